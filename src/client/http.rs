@@ -1,0 +1,210 @@
+//! What both clients share: one connection pool, credentials, errors from answers, retries.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use chrono::TimeDelta;
+use reqwest::{RequestBuilder, Response};
+use serde::de::DeserializeOwned;
+
+use crate::security::ticket::Sender;
+use crate::security::{ServerCredential, Signer};
+use crate::types::api::{ErrorBody, REQUEST_ID_HEADER};
+use crate::types::error::IoContext;
+use crate::types::limits::{CONNECT_TIMEOUT, REQUEST_TIMEOUT, STALL_TIMEOUT};
+use crate::types::{Error, ErrorCode, Result};
+
+/// Longest body of an error that is read.
+const ERROR_BODY_BYTES_MAX: usize = 64 << 10;
+/// How long a server's credential is good for.
+const CREDENTIAL_TTL: TimeDelta = TimeDelta::minutes(5);
+
+/// Gives the cluster and epoch that requests are sent under; both may change while the program runs.
+pub type Membership = Arc<dyn Fn() -> (Option<uuid::Uuid>, i64) + Send + Sync>;
+
+/// Who a client is.
+#[derive(Clone)]
+pub enum Credentials {
+    /// Nobody.
+    None,
+    /// A person or program with a bearer token.
+    Token(String),
+    /// A server, which signs each request.
+    Server {
+        /// Signs.
+        signer: Signer,
+        /// Who sends.
+        sender: Sender,
+        /// Under which cluster and epoch.
+        membership: Membership,
+    },
+}
+
+impl Credentials {
+    /// The value of the `Authorization` header.
+    fn header(&self) -> Result<Option<String>> {
+        Ok(match self {
+            Self::None => None,
+            Self::Token(token) => Some(format!("Bearer {token}")),
+            Self::Server { signer, sender, membership } => {
+                let (cluster, epoch) = membership();
+                let expires = chrono::Utc::now() + CREDENTIAL_TTL;
+                let credential = ServerCredential { sender: sender.clone(), expires };
+                Some(format!("Holdfast {}", signer.sign(cluster, epoch, &credential)?))
+            }
+        })
+    }
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "Credentials::None",
+            Self::Token(_) => "Credentials::Token(…)",
+            Self::Server { .. } => "Credentials::Server(…)",
+        })
+    }
+}
+
+/// A connection pool. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct HttpClient {
+    inner: reqwest::Client,
+}
+
+impl HttpClient {
+    /// A pool that trusts the system's certificates and those in `ca_cert` (PEM).
+    pub fn new(ca_cert: Option<&Path>) -> Result<Self> {
+        install_crypto_provider();
+        let mut builder = reqwest::Client::builder()
+            .tcp_nodelay(true)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .read_timeout(STALL_TIMEOUT)
+            .pool_idle_timeout(Duration::from_secs(30))
+            .redirect(reqwest::redirect::Policy::none())
+            .user_agent(concat!("holdfast/", env!("CARGO_PKG_VERSION")));
+        if let Some(path) = ca_cert {
+            let pem = std::fs::read(path).io_context(|| format!("reading the certificates in {}", path.display()))?;
+            let certificates = reqwest::Certificate::from_pem_bundle(&pem)
+                .map_err(|e| Error::invalid(format!("{} holds no PEM certificates", path.display())).with_source(e))?;
+            builder = builder.tls_certs_merge(certificates);
+        }
+        let inner = builder.build().map_err(|e| Error::internal("cannot set up the HTTP client").with_source(e))?;
+        Ok(Self { inner })
+    }
+
+    /// The pool itself, to build requests from.
+    pub fn raw(&self) -> &reqwest::Client {
+        &self.inner
+    }
+}
+
+/// Makes ring the TLS implementation of the process; harmless when repeated.
+pub fn install_crypto_provider() {
+    // An error means that one is installed already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
+/// Whether a failed request certainly never reached the server.
+pub struct Failure {
+    /// What to report.
+    pub error: Error,
+    /// The server has not acted on it.
+    pub not_sent: bool,
+}
+
+/// Sends a small request and reads its JSON answer.
+pub async fn send_json<T: DeserializeOwned>(request: RequestBuilder, credentials: &Credentials) -> Result<T, Failure> {
+    let response = send(request.timeout(REQUEST_TIMEOUT), credentials).await?;
+    let url = without_query(response.url());
+    response.json().await.map_err(|error| Failure {
+        error: Error::unavailable(format!("the answer of {url} could not be read")).with_source(error.without_url()),
+        not_sent: false,
+    })
+}
+
+/// Sends a request; an answer that is not a success becomes the error that its body tells.
+pub async fn send(request: RequestBuilder, credentials: &Credentials) -> Result<Response, Failure> {
+    let request = match credentials.header() {
+        Ok(Some(value)) => request.header(reqwest::header::AUTHORIZATION, value),
+        Ok(None) => request,
+        Err(error) => return Err(Failure { error, not_sent: true }),
+    };
+    let response = request.send().await.map_err(|error| {
+        let at = error.url().map(without_query).unwrap_or_default();
+        let not_sent = error.is_connect() || error.is_builder();
+        let why = if error.is_connect() {
+            "cannot be reached"
+        } else if error.is_timeout() {
+            "did not answer in time"
+        } else {
+            "broke off the connection"
+        };
+        let error = Error::unavailable(format!("{at} {why}")).with_source(error.without_url());
+        Failure { error, not_sent }
+    })?;
+    if response.status().is_success() {
+        return Ok(response);
+    }
+    Err(Failure { error: error_of(response).await, not_sent: false })
+}
+
+/// The error that an answer's body tells; one made from the status when it has no such body.
+async fn error_of(mut response: Response) -> Error {
+    let (status, url) = (response.status(), without_query(response.url()));
+    let header = response.headers().get(REQUEST_ID_HEADER).and_then(|value| value.to_str().ok()).map(String::from);
+    let mut body = Vec::new();
+    while let Ok(Some(chunk)) = response.chunk().await {
+        body.extend_from_slice(&chunk);
+        if body.len() > ERROR_BODY_BYTES_MAX {
+            break;
+        }
+    }
+    if let Ok(body) = serde_json::from_slice::<ErrorBody>(&body) {
+        return Error::new(body.code, body.message).with_request_id(body.request_id.or(header));
+    }
+    let code = match status.as_u16() {
+        401 => ErrorCode::Unauthorized,
+        403 => ErrorCode::Forbidden,
+        404 => ErrorCode::NotFound,
+        500.. => ErrorCode::Unavailable,
+        _ => ErrorCode::InvalidRequest,
+    };
+    Error::new(code, format!("{url} answered {status}")).with_request_id(header)
+}
+
+/// A URL as it may be shown: tickets are in the query.
+fn without_query(url: &reqwest::Url) -> String {
+    let mut url = url.clone();
+    url.set_query(None);
+    url.to_string()
+}
+
+/// Waits between tries: from 100 ms, doubling to 2 s, with jitter, `tries` times.
+pub fn backoff(tries: usize) -> impl Iterator<Item = Duration> {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(100))
+        .with_max_delay(Duration::from_secs(2))
+        .with_max_times(tries)
+        .with_jitter()
+        .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_never_print_their_secret() {
+        assert!(!format!("{:?}", Credentials::Token("hf_geheim".into())).contains("geheim"));
+    }
+
+    #[test]
+    fn a_shown_url_has_no_ticket() {
+        let url = reqwest::Url::parse("http://127.0.0.1:1/file?ticket=secret").unwrap();
+        assert_eq!(without_query(&url), "http://127.0.0.1:1/file");
+    }
+}

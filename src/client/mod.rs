@@ -1,0 +1,9 @@
+//! Typed HTTP clients of both kinds of servers, used by everyone who calls them.
+
+pub mod http;
+pub mod name_server;
+pub mod storage;
+
+pub use http::{Credentials, HttpClient};
+pub use name_server::NameServerClient;
+pub use storage::StorageClient;

@@ -1,0 +1,306 @@
+//! The name server's client. Takes a list of name servers and fails over between them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use reqwest::{Method, RequestBuilder};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::http::{Credentials, Failure, HttpClient, backoff, send_json};
+use crate::types::api::*;
+use crate::types::{DfsPath, Error, ErrorCode, Result, ServerId, Version};
+
+/// Further tries of a request that failed for a passing reason.
+const RETRIES_MAX: usize = 5;
+
+/// Whether a request may be repeated when nobody knows if it was carried out.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Repeat {
+    /// It changes nothing, or a second time changes nothing.
+    Safe,
+    /// Only when it certainly was not carried out.
+    IfNotDone,
+}
+
+/// Calls the name servers. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct NameServerClient {
+    http: HttpClient,
+    urls: Arc<Vec<String>>,
+    /// Index of the one that answered last.
+    current: Arc<AtomicUsize>,
+    credentials: Credentials,
+    retries: usize,
+}
+
+impl NameServerClient {
+    /// A client of the name servers at these base URLs.
+    pub fn new(http: HttpClient, urls: Vec<String>, credentials: Credentials) -> Result<Self> {
+        if urls.is_empty() {
+            return Err(Error::invalid("no name server is given"));
+        }
+        let urls = urls.into_iter().map(|url| normal_base_url(&url)).collect::<Result<_>>()?;
+        let (urls, current) = (Arc::new(urls), Arc::new(AtomicUsize::new(0)));
+        Ok(Self { http, urls, current, credentials, retries: RETRIES_MAX })
+    }
+
+    /// The same client with another number of further tries.
+    pub fn with_retries(mut self, retries: usize) -> Self {
+        self.retries = retries;
+        self
+    }
+
+    /// The base URLs, normalized.
+    pub fn urls(&self) -> &[String] {
+        &self.urls
+    }
+
+    async fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        repeat: Repeat,
+        fill: impl Fn(RequestBuilder) -> RequestBuilder,
+    ) -> Result<T> {
+        let mut waits = backoff(self.retries);
+        loop {
+            let failure = match self.call_once(&method, path, &fill).await {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => failure,
+            };
+            let done_for_certain_not = failure.not_sent || failure.error.code() == ErrorCode::Busy;
+            let may_repeat = match repeat {
+                Repeat::Safe => matches!(failure.error.code(), ErrorCode::Busy | ErrorCode::Unavailable),
+                Repeat::IfNotDone => done_for_certain_not,
+            };
+            match waits.next() {
+                Some(wait) if may_repeat => tokio::time::sleep(wait).await,
+                _ => return Err(failure.error),
+            }
+        }
+    }
+
+    /// Tries each name server once, from the one that answered last.
+    async fn call_once<T: DeserializeOwned>(
+        &self,
+        method: &Method,
+        path: &str,
+        fill: &impl Fn(RequestBuilder) -> RequestBuilder,
+    ) -> Result<T, Failure> {
+        let first = self.current.load(Ordering::Relaxed);
+        let mut last_failure = None;
+        for step in 0..self.urls.len() {
+            let index = (first + step) % self.urls.len();
+            let url = format!("{}{path}", self.urls[index]);
+            let request = fill(self.http.raw().request(method.clone(), url));
+            match send_json(request, &self.credentials).await {
+                Ok(answer) => {
+                    self.current.store(index, Ordering::Relaxed);
+                    return Ok(answer);
+                }
+                Err(failure) if failure.not_sent => last_failure = Some(failure),
+                Err(failure) => return Err(failure),
+            }
+        }
+        Err(last_failure.unwrap_or_else(|| Failure { error: Error::internal("no name server"), not_sent: true }))
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str, query: &(impl Serialize + Sync)) -> Result<T> {
+        self.call(Method::GET, path, Repeat::Safe, |request| request.query(query)).await
+    }
+
+    async fn post<T: DeserializeOwned>(&self, path: &str, body: &(impl Serialize + Sync), repeat: Repeat) -> Result<T> {
+        self.call(Method::POST, path, repeat, |request| request.json(body)).await
+    }
+
+    /// Where to write a file.
+    pub async fn available(&self, query: &AvailableQuery) -> Result<AvailableResponse> {
+        self.get("/api/v1/available", query).await
+    }
+
+    /// Commits uploads (storage servers). Repeating a report is harmless.
+    pub async fn commit(&self, request: &CommitRequest) -> Result<CommitResponse> {
+        self.post("/api/v1/file", request, Repeat::Safe).await
+    }
+
+    /// Asks about pending replicas (storage servers).
+    pub async fn pending(&self, request: &PendingRequest) -> Result<PendingResponse> {
+        self.post("/api/v1/pending", request, Repeat::Safe).await
+    }
+
+    /// Announces a storage server.
+    pub async fn register(&self, request: &RegisterRequest) -> Result<RegisterResponse> {
+        self.post("/api/v1/register", request, Repeat::Safe).await
+    }
+
+    /// A file with its copies and tickets to read them, or a directory.
+    pub async fn stat(&self, path: &DfsPath) -> Result<Entry> {
+        self.get("/api/v1/file", &PathQuery { path: path.clone() }).await
+    }
+
+    /// One page of a listing.
+    pub async fn list(&self, query: &ListQuery) -> Result<ListResponse> {
+        self.get("/api/v1/ls", query).await
+    }
+
+    /// Makes a directory.
+    pub async fn mkdir(&self, path: &DfsPath, parents: bool) -> Result<Changed> {
+        let repeat = if parents { Repeat::Safe } else { Repeat::IfNotDone };
+        self.post("/api/v1/mkdir", &MkdirRequest { path: path.clone(), parents }, repeat).await
+    }
+
+    /// Removes an empty directory.
+    pub async fn rmdir(&self, path: &DfsPath) -> Result<Changed> {
+        self.post("/api/v1/rmdir", &PathQuery { path: path.clone() }, Repeat::IfNotDone).await
+    }
+
+    /// Makes an empty file, or renews the time of one that is there.
+    pub async fn touch(&self, path: &DfsPath) -> Result<Changed> {
+        self.post("/api/v1/touch", &PathQuery { path: path.clone() }, Repeat::Safe).await
+    }
+
+    /// Moves a file or directory to exactly `to`.
+    pub async fn mv(&self, from: &DfsPath, to: &DfsPath) -> Result<Changed> {
+        let request = TransferRequest { from: from.clone(), to: to.clone(), recursive: false };
+        self.post("/api/v1/mv", &request, Repeat::IfNotDone).await
+    }
+
+    /// Copies a file, or with `recursive` a directory, to exactly `to`.
+    pub async fn cp(&self, from: &DfsPath, to: &DfsPath, recursive: bool) -> Result<Changed> {
+        let request = TransferRequest { from: from.clone(), to: to.clone(), recursive };
+        // A copy of a large directory takes as long as it takes; the server bounds each of its steps.
+        self.call(Method::POST, "/api/v1/cp", Repeat::IfNotDone, |builder| {
+            builder.json(&request).timeout(std::time::Duration::from_secs(24 * 3_600))
+        })
+        .await
+    }
+
+    /// Removes a file, or with `recursive` a directory with all that is in it.
+    pub async fn delete(&self, path: &DfsPath, recursive: bool, if_match: Option<Version>) -> Result<Changed> {
+        let query = DeleteQuery { path: path.clone(), recursive, if_match };
+        self.call(Method::DELETE, "/api/v1/file", Repeat::IfNotDone, |request| request.query(&query)).await
+    }
+
+    /// The storage servers.
+    pub async fn servers(&self) -> Result<ServersResponse> {
+        self.get("/api/v1/servers", &()).await
+    }
+
+    /// Drains, undrains or removes a server; `action` is the endpoint's last name.
+    pub async fn server_action(&self, server: ServerId, action: &str) -> Result<ServerInfo> {
+        self.post(&format!("/api/v1/servers/{server}/{action}"), &serde_json::json!({}), Repeat::Safe).await
+    }
+
+    /// Whether data is in danger.
+    pub async fn report(&self) -> Result<Report> {
+        self.get("/api/v1/report", &()).await
+    }
+
+    /// The actors.
+    pub async fn actors(&self) -> Result<ActorsResponse> {
+        self.get("/api/v1/actors", &()).await
+    }
+
+    /// What happened.
+    pub async fn events(&self, query: &EventsQuery) -> Result<EventsResponse> {
+        self.get("/api/v1/events", query).await
+    }
+
+    /// One file explained.
+    pub async fn why(&self, path: &DfsPath) -> Result<Why> {
+        self.get("/api/v1/why", &PathQuery { path: path.clone() }).await
+    }
+
+    /// Makes a token.
+    pub async fn token_create(&self, request: &TokenRequest) -> Result<TokenCreated> {
+        self.post("/api/v1/tokens", request, Repeat::IfNotDone).await
+    }
+
+    /// All tokens.
+    pub async fn token_list(&self) -> Result<TokensResponse> {
+        self.get("/api/v1/tokens", &()).await
+    }
+
+    /// Revokes a token.
+    pub async fn token_revoke(&self, name: &str) -> Result<Changed> {
+        let path = format!("/api/v1/tokens/{}", encode_component(name));
+        self.call(Method::DELETE, &path, Repeat::IfNotDone, |request| request).await
+    }
+
+    /// Whether a name server can serve.
+    pub async fn status(&self) -> Result<NameServerStatus> {
+        self.get("/status", &()).await
+    }
+}
+
+/// Checks a base URL and takes its trailing slash away.
+pub fn normal_base_url(url: &str) -> Result<String> {
+    let wrong = |why: &str| {
+        Error::invalid(format!("{url:?} is not a server's URL: {why} (for instance http://127.0.0.1:7400)"))
+    };
+    let parsed = reqwest::Url::parse(url).map_err(|error| wrong(&error.to_string()))?;
+    if !matches!(parsed.scheme(), "http" | "https") || parsed.host_str().is_none() {
+        return Err(wrong("it must start with http:// or https://"));
+    }
+    if parsed.query().is_some() || parsed.fragment().is_some() {
+        return Err(wrong("it has a query or a fragment"));
+    }
+    Ok(url.trim_end_matches('/').to_string())
+}
+
+/// All but the unreserved characters of RFC 3986.
+const COMPONENT: &AsciiSet = &CONTROLS
+    .add(b' ')
+    .add(b'!')
+    .add(b'"')
+    .add(b'#')
+    .add(b'$')
+    .add(b'%')
+    .add(b'&')
+    .add(b'\'')
+    .add(b'(')
+    .add(b')')
+    .add(b'*')
+    .add(b'+')
+    .add(b',')
+    .add(b'/')
+    .add(b':')
+    .add(b';')
+    .add(b'<')
+    .add(b'=')
+    .add(b'>')
+    .add(b'?')
+    .add(b'@')
+    .add(b'[')
+    .add(b'\\')
+    .add(b']')
+    .add(b'^')
+    .add(b'`')
+    .add(b'{')
+    .add(b'|')
+    .add(b'}');
+
+/// Text as one component of a URL's path.
+pub fn encode_component(text: &str) -> String {
+    utf8_percent_encode(text, COMPONENT).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base_urls() {
+        assert_eq!(normal_base_url("http://h:1/").unwrap(), "http://h:1");
+        for wrong in ["", "h:1", "ftp://h", "http://", "http://h/?a=b"] {
+            assert!(normal_base_url(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn components_are_encoded() {
+        assert_eq!(encode_component("a b/ü%"), "a%20b%2F%C3%BC%25");
+    }
+}

@@ -1,0 +1,153 @@
+//! A storage server's client: transfers by ticket, and what servers ask each other.
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use serde::de::DeserializeOwned;
+
+use super::http::{Credentials, Failure, HttpClient, send, send_json};
+use crate::types::api::{Committed, SHA256_HEADER};
+use crate::types::limits::INVENTORY_PAGE_ROWS_MAX;
+use crate::types::storage_api::*;
+use crate::types::{Error, ErrorCode, Result, Sha256};
+
+/// Calls storage servers. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct StorageClient {
+    http: HttpClient,
+    credentials: Credentials,
+}
+
+/// What a sender knows of the body that it sends.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct BodyFacts {
+    /// Bytes.
+    pub size: Option<u64>,
+    /// Digest.
+    pub sha256: Option<Sha256>,
+}
+
+/// Bytes on their way in.
+pub struct Download {
+    response: reqwest::Response,
+    /// Bytes of the whole answer, if the server told.
+    pub size: Option<u64>,
+}
+
+impl Download {
+    /// The next piece; `None` at the end. Each piece must come within the stall timeout.
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>> {
+        self.response
+            .chunk()
+            .await
+            .map_err(|error| Error::unavailable("the transfer broke off").with_source(error.without_url()))
+    }
+}
+
+impl StorageClient {
+    /// A client that shows these credentials (transfers need none: they have tickets).
+    pub fn new(http: HttpClient, credentials: Credentials) -> Self {
+        Self { http, credentials }
+    }
+
+    /// Uploads a body to the first server of a placement, which passes it on and commits it.
+    pub async fn upload<S>(&self, base: &str, ticket: &str, facts: BodyFacts, body: S) -> Result<Committed>
+    where
+        S: Stream<Item = std::io::Result<Bytes>> + Send + 'static,
+    {
+        self.send_body(base, &[("ticket", ticket)], facts, body).await
+    }
+
+    /// Sends a copy to one of the other servers of a placement, or the target of a replication.
+    pub async fn upload_copy<S>(&self, base: &str, ticket: &str, facts: BodyFacts, body: S) -> Result<CopyStored>
+    where
+        S: Stream<Item = std::io::Result<Bytes>> + Send + 'static,
+    {
+        self.send_body(base, &[("ticket", ticket), ("role", "copy")], facts, body).await
+    }
+
+    async fn send_body<S, T>(&self, base: &str, query: &[(&str, &str)], facts: BodyFacts, body: S) -> Result<T>
+    where
+        S: Stream<Item = std::io::Result<Bytes>> + Send + 'static,
+        T: DeserializeOwned,
+    {
+        let mut request =
+            self.http.raw().post(format!("{base}/file")).query(query).body(reqwest::Body::wrap_stream(body));
+        if let Some(size) = facts.size {
+            request = request.header(reqwest::header::CONTENT_LENGTH, size);
+        }
+        if let Some(sha256) = facts.sha256 {
+            request = request.header(SHA256_HEADER, sha256.to_string());
+        }
+        let response = send(request, &Credentials::None).await.map_err(error)?;
+        response.json().await.map_err(|error| {
+            Error::unavailable(format!("the answer of {base} to an upload could not be read"))
+                .with_source(error.without_url())
+        })
+    }
+
+    /// Downloads from a location's URL (it has the ticket), from byte `from` on.
+    pub async fn download(&self, url: &str, from: u64) -> Result<Download> {
+        let mut request = self.http.raw().get(url);
+        if from > 0 {
+            request = request.header(reqwest::header::RANGE, format!("bytes={from}-"));
+        }
+        let response = send(request, &Credentials::None).await.map_err(error)?;
+        if from > 0 && response.status() != reqwest::StatusCode::PARTIAL_CONTENT {
+            return Err(Error::unavailable("the server does not answer ranges"));
+        }
+        Ok(Download { size: response.content_length(), response })
+    }
+
+    /// Its health.
+    pub async fn status(&self, base: &str, timeout: std::time::Duration) -> Result<StorageStatus> {
+        let request = self.http.raw().get(format!("{base}/status"));
+        match tokio::time::timeout(timeout, send_json(request, &self.credentials)).await {
+            Ok(answer) => answer.map_err(error),
+            Err(_) => Err(Error::unavailable(format!("{base} did not answer within {} ms", timeout.as_millis()))),
+        }
+    }
+
+    /// Removes copies; those that are not there count as removed.
+    pub async fn delete(&self, base: &str, request: &DeleteRequest) -> Result<DeleteResponse> {
+        let builder = self.http.raw().delete(format!("{base}/file")).json(request);
+        send_json(builder, &self.credentials).await.map_err(error)
+    }
+
+    /// Makes it send a copy to another server; answers when the copy is fsynced there.
+    pub async fn replicate(&self, base: &str, request: &ReplicateRequest) -> Result<CopyStored> {
+        let builder = self.http.raw().post(format!("{base}/replicate")).json(request);
+        let response = send(builder, &self.credentials).await.map_err(error)?;
+        response.json().await.map_err(|error| {
+            Error::unavailable(format!("the answer of {base} to a replication could not be read"))
+                .with_source(error.without_url())
+        })
+    }
+
+    /// One page of its inventory, after a copy.
+    pub async fn inventory(&self, base: &str, after: Option<ReplicaKey>) -> Result<Vec<InventoryLine>> {
+        let mut query = vec![("limit", INVENTORY_PAGE_ROWS_MAX.to_string())];
+        query.extend(after.map(|key| ("after", key.to_string())));
+        let request = self.http.raw().get(format!("{base}/dump_tree")).query(&query);
+        let response = send(request, &self.credentials).await.map_err(error)?;
+        let mut body = Vec::new();
+        let mut stream = response.bytes_stream();
+        while let Some(piece) = stream.next().await {
+            body.extend_from_slice(&piece.map_err(|e| {
+                Error::unavailable(format!("the inventory of {base} broke off")).with_source(e.without_url())
+            })?);
+        }
+        body.split(|byte| *byte == b'\n')
+            .filter(|line| !line.is_empty())
+            .map(|line| {
+                serde_json::from_slice(line).map_err(|e| {
+                    Error::new(ErrorCode::Internal, format!("{base} sent a line of inventory that is none"))
+                        .with_source(e)
+                })
+            })
+            .collect()
+    }
+}
+
+fn error(failure: Failure) -> Error {
+    failure.error
+}

@@ -1,0 +1,652 @@
+//! What travels to and from the name server, as JSON.
+
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::{DfsPath, ErrorCode, Generation, ObjectId, ServerId, Sha256, Time, Version};
+
+/// Header with the SHA-256 (64 hexadecimal digits) that the sender computed of a body, or that the
+/// server knows of what it sends.
+pub const SHA256_HEADER: &str = "Holdfast-Sha256";
+/// Header with the id of a request; taken from the caller when it sends one.
+pub const REQUEST_ID_HEADER: &str = "X-Request-Id";
+
+/// The body of every error.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct ErrorBody {
+    /// What programs decide by.
+    pub code: ErrorCode,
+    /// What people read.
+    pub message: String,
+    /// Finds the log lines of the request.
+    #[serde(default)]
+    pub request_id: Option<String>,
+}
+
+/// File or directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// A file.
+    File,
+    /// A directory.
+    Directory,
+}
+
+/// A condition on what a write replaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Condition {
+    /// Whatever is there is replaced.
+    #[default]
+    Any,
+    /// Nothing may be there (`If-None-Match: *`).
+    Absent,
+    /// Exactly this version must be there (`If-Match: "7"`).
+    Version(Version),
+}
+
+/// Asks where to write a file.
+#[derive(Debug, Clone, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct AvailableQuery {
+    /// Where the file shall be.
+    #[param(value_type = String)]
+    pub path: DfsPath,
+    /// Its size in bytes, if it is known; the upload must then have exactly that size.
+    pub size: Option<u64>,
+    /// How many placements, each for an object of its own (default 1).
+    pub count: Option<u32>,
+    /// The object id of an earlier try whose outcome is unknown or that found too few servers.
+    #[param(value_type = Option<String>)]
+    pub object: Option<ObjectId>,
+    /// Comma-separated ids of servers that failed just now.
+    pub exclude: Option<String>,
+    /// The write shall replace exactly this version.
+    pub if_match: Option<Version>,
+    /// `true`: the write shall replace nothing.
+    pub if_none_match: Option<bool>,
+}
+
+/// Where to write, and the permission to do so.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Placement {
+    /// The new object.
+    #[schema(value_type = String)]
+    pub object: ObjectId,
+    /// The number that its copies will carry.
+    #[schema(value_type = String)]
+    pub generation: Generation,
+    /// Goes into the upload's URL.
+    pub ticket: String,
+    /// Where the body goes: to the first, which streams it to the others.
+    pub servers: Vec<Target>,
+    /// Copies that must be fsynced before the write is acknowledged.
+    pub min_write_copies: u32,
+    /// When the ticket ends.
+    pub expires: Time,
+}
+
+/// A storage server as a transfer's end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Target {
+    /// The server.
+    #[schema(value_type = String)]
+    pub server: ServerId,
+    /// Its base URL.
+    pub url: String,
+}
+
+/// The answer to [`AvailableQuery`].
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct AvailableResponse {
+    /// As many as asked for.
+    pub placements: Vec<Placement>,
+}
+
+/// One upload that a storage server has fsynced, with its other holders.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct CommitReport {
+    /// The write ticket.
+    pub ticket: String,
+    /// Bytes received.
+    pub size: u64,
+    /// Their digest.
+    #[schema(value_type = String)]
+    pub sha256: Sha256,
+    /// Servers that have fsynced them.
+    #[schema(value_type = Vec<String>)]
+    pub holders: Vec<ServerId>,
+}
+
+/// Reports travel together.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct CommitRequest {
+    /// At most `COMMIT_BATCH_ITEMS_MAX`.
+    pub reports: Vec<CommitReport>,
+}
+
+/// What was committed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Committed {
+    /// The file's path at its commit.
+    #[schema(value_type = String)]
+    pub path: DfsPath,
+    /// Its bytes.
+    #[schema(value_type = String)]
+    pub object: ObjectId,
+    /// Its version.
+    pub version: Version,
+    /// Bytes.
+    pub size: u64,
+    /// Digest of the bytes.
+    #[schema(value_type = String)]
+    pub sha256: Sha256,
+    /// Copies that are fsynced now.
+    pub copies: u32,
+    /// Copies wanted.
+    pub copies_wanted: u32,
+}
+
+/// The outcome of one report.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CommitOutcome {
+    /// It is committed.
+    Committed(Committed),
+    /// It is not, and this is why.
+    Failed(ErrorBody),
+}
+
+/// Outcomes in the order of the reports.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct CommitResponse {
+    /// One for each report.
+    pub outcomes: Vec<CommitOutcome>,
+}
+
+/// A pending replica whose fate its server asks for.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct PendingReplica {
+    /// The object.
+    #[schema(value_type = String)]
+    pub object: ObjectId,
+    /// The copy.
+    #[schema(value_type = String)]
+    pub generation: Generation,
+    /// When the ticket that brought it ends.
+    pub ticket_expires: Time,
+    /// The epoch of that ticket.
+    pub epoch: i64,
+}
+
+/// A storage server asks about its pending replicas.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct PendingRequest {
+    /// Who asks.
+    #[schema(value_type = String)]
+    pub server: ServerId,
+    /// At most `PENDING_BATCH_ITEMS_MAX`.
+    pub replicas: Vec<PendingReplica>,
+}
+
+/// What shall become of a pending replica.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PendingFate {
+    /// Not decided; ask again.
+    Wait,
+    /// The metadata lists it.
+    Keep {
+        /// The object's version.
+        version: Version,
+        /// The path at its commit.
+        label: String,
+    },
+    /// No one will ever ask for it.
+    Delete,
+}
+
+/// Fates in the order of the questions.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct PendingResponse {
+    /// One for each replica.
+    pub fates: Vec<PendingFate>,
+}
+
+/// One copy of a file and how to read it.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct ReplicaLocation {
+    /// The server.
+    #[schema(value_type = String)]
+    pub server: ServerId,
+    /// Its name.
+    pub name: String,
+    /// The machine it runs on.
+    pub host: String,
+    /// Where to read, with a ticket; only for copies that can be read now.
+    pub url: Option<String>,
+    /// `present` or `copying`.
+    pub state: String,
+    /// The server's health.
+    pub health: Health,
+    /// When its bytes were last checked.
+    pub verified: Option<Time>,
+}
+
+/// A file or directory.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Entry {
+    /// In a listing relative to the listed directory; else the whole path.
+    pub path: String,
+    /// File or directory.
+    pub kind: Kind,
+    /// Bytes (files).
+    #[serde(default)]
+    pub size: Option<u64>,
+    /// Digest of the bytes (files).
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub sha256: Option<Sha256>,
+    /// The bytes' id (files).
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub object: Option<ObjectId>,
+    /// The change that made it what it is.
+    pub version: Version,
+    /// When it was made.
+    pub created: Time,
+    /// When it was last changed.
+    pub modified: Time,
+    /// Copies wanted: of a file, or for new files of a directory.
+    pub copies_wanted: u32,
+    /// Healthy copies (files).
+    #[serde(default)]
+    pub copies: Option<u32>,
+    /// Where they are, best first; only when asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub replicas: Vec<ReplicaLocation>,
+}
+
+/// Names a path.
+#[derive(Debug, Clone, Serialize, Deserialize, IntoParams, ToSchema)]
+#[into_params(parameter_in = Query)]
+pub struct PathQuery {
+    /// The path.
+    #[param(value_type = String)]
+    #[schema(value_type = String)]
+    pub path: DfsPath,
+}
+
+/// Names what to remove.
+#[derive(Debug, Clone, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct DeleteQuery {
+    /// The path.
+    #[param(value_type = String)]
+    pub path: DfsPath,
+    /// Directories too, with all that is in them.
+    #[serde(default)]
+    pub recursive: bool,
+    /// Only this version.
+    pub if_match: Option<Version>,
+}
+
+/// Asks for one page of a listing.
+#[derive(Debug, Clone, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct ListQuery {
+    /// The directory.
+    #[param(value_type = String)]
+    pub path: DfsPath,
+    /// The cursor: the `next` of the page before.
+    pub after: Option<String>,
+    /// Rows wanted; at most and by default `LIST_PAGE_ROWS_MAX`.
+    pub limit: Option<usize>,
+    /// All that lies below, a directory before its contents.
+    #[serde(default)]
+    pub recursive: bool,
+    /// With each file's copies and tickets to read them.
+    #[serde(default)]
+    pub locations: bool,
+}
+
+/// One page of a listing, in the order of the names' bytes.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct ListResponse {
+    /// Paths are relative to the listed directory.
+    pub entries: Vec<Entry>,
+    /// The cursor of the next page; none after the last.
+    pub next: Option<String>,
+}
+
+/// Makes a directory.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct MkdirRequest {
+    /// The path.
+    #[schema(value_type = String)]
+    pub path: DfsPath,
+    /// Missing parents too, and no error when it is there already.
+    #[serde(default)]
+    pub parents: bool,
+}
+
+/// Moves or copies.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct TransferRequest {
+    /// What.
+    #[schema(value_type = String)]
+    pub from: DfsPath,
+    /// The exact new path (not a directory to put it into).
+    #[schema(value_type = String)]
+    pub to: DfsPath,
+    /// For copies: directories too.
+    #[serde(default)]
+    pub recursive: bool,
+}
+
+/// What a change of the namespace answers.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Changed {
+    /// The version of the change; of the newest change before it when there was nothing to do.
+    pub version: Version,
+}
+
+/// A storage server announces itself.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct RegisterRequest {
+    /// The UUID that it made for itself.
+    #[schema(value_type = String)]
+    pub identity: uuid::Uuid,
+    /// What people call it.
+    pub name: String,
+    /// The machine it runs on.
+    pub host: String,
+    /// Where servers reach it.
+    pub url: String,
+    /// Where clients reach it.
+    pub public_url: String,
+    /// Rack, room or site; may be empty.
+    #[serde(default)]
+    pub zone: String,
+    /// New with each start.
+    #[schema(value_type = String)]
+    pub boot_id: uuid::Uuid,
+    /// The cluster that its data belongs to, if it ever belonged to one.
+    #[schema(value_type = Option<String>)]
+    pub cluster: Option<uuid::Uuid>,
+    /// The newest epoch that it has seen.
+    pub epoch: i64,
+    /// Bytes of its file system.
+    pub capacity_bytes: u64,
+    /// Bytes that new objects may take.
+    pub free_bytes: u64,
+}
+
+/// The answer to [`RegisterRequest`].
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct RegisterResponse {
+    /// Its id from now on.
+    #[schema(value_type = String)]
+    pub server: ServerId,
+    /// The cluster.
+    #[schema(value_type = String)]
+    pub cluster: uuid::Uuid,
+    /// The cluster's epoch.
+    pub epoch: i64,
+    /// The database's time, by which tickets are judged.
+    pub time: Time,
+}
+
+/// A server's health, from checks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Health {
+    /// It answers.
+    Live,
+    /// It missed a check; it gets no new files.
+    Suspect,
+    /// It has missed checks for long.
+    Down,
+}
+
+/// A server's administrative state, from a person.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AdminState {
+    /// It takes files.
+    InService,
+    /// It takes none, and its files are to be copied away.
+    Draining,
+    /// Nothing needs it any more.
+    Drained,
+}
+
+/// A storage server as the cluster sees it.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct ServerInfo {
+    /// Its id.
+    #[schema(value_type = String)]
+    pub server: ServerId,
+    /// What people call it.
+    pub name: String,
+    /// The machine it runs on.
+    pub host: String,
+    /// Where servers reach it.
+    pub url: String,
+    /// Rack, room or site.
+    pub zone: String,
+    /// From checks.
+    pub health: Health,
+    /// Why, when it is not live.
+    pub reason: Option<String>,
+    /// From a person.
+    pub admin_state: AdminState,
+    /// Bytes of its file system.
+    pub capacity_bytes: u64,
+    /// Bytes that new objects may take.
+    pub free_bytes: u64,
+    /// Replicas that the metadata lists on it.
+    pub replicas: u64,
+    /// When it last answered.
+    pub last_seen: Option<Time>,
+}
+
+/// All storage servers.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct ServersResponse {
+    /// In the order of their names.
+    pub servers: Vec<ServerInfo>,
+}
+
+/// How many objects have how many copies.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct CopiesCount {
+    /// Copies on servers that are not down.
+    pub copies: u32,
+    /// Objects with that many, though they want more.
+    pub objects: u64,
+}
+
+/// Whether data is in danger.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Report {
+    /// `healthy`, `degraded` (copies are short) or `danger` (something cannot be read, or hangs on one copy).
+    pub verdict: String,
+    /// Why, in sentences; the worst first.
+    pub problems: Vec<String>,
+    /// Servers by health.
+    pub servers_live: u32,
+    /// Missed a check.
+    pub servers_suspect: u32,
+    /// Down.
+    pub servers_down: u32,
+    /// Live objects.
+    pub objects: u64,
+    /// Their bytes, once each.
+    pub bytes: u64,
+    /// Objects short of copies, the fewest copies first.
+    pub under_replicated: Vec<CopiesCount>,
+    /// Objects with no copy on a server that answers.
+    pub missing_objects: u64,
+    /// Deletions that storage servers still have to carry out.
+    pub outbox: u64,
+    /// The cluster's last version.
+    pub version: Version,
+    /// `normal`, `read_only` or `restoring`.
+    pub mode: String,
+}
+
+/// One thing that happened.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Event {
+    /// Rising.
+    pub id: i64,
+    /// When.
+    pub time: Time,
+    /// What sort of thing (`server_down`, `replica_deleted`, …).
+    pub kind: String,
+    /// The object, if it is about one.
+    #[schema(value_type = Option<String>)]
+    pub object: Option<ObjectId>,
+    /// The server, if it is about one.
+    #[schema(value_type = Option<String>)]
+    pub server: Option<ServerId>,
+    /// What happened and why.
+    pub detail: String,
+}
+
+/// Asks for events, the newest first.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct EventsQuery {
+    /// Only older than this id.
+    pub before: Option<i64>,
+    /// Rows wanted.
+    pub limit: Option<usize>,
+}
+
+/// One page of events.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct EventsResponse {
+    /// The newest first.
+    pub events: Vec<Event>,
+    /// The `before` of the next page.
+    pub next: Option<i64>,
+}
+
+/// One file explained.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Why {
+    /// The file with its copies.
+    pub entry: Entry,
+    /// Whether it is in danger, and why, in sentences.
+    pub findings: Vec<String>,
+    /// What happened to its object, the newest first.
+    pub events: Vec<Event>,
+}
+
+/// An actor as its supervisor sees it.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct ActorInfo {
+    /// Its name.
+    pub name: String,
+    /// `running`, `waiting`, `restarting`.
+    pub state: String,
+    /// When its last pass ended.
+    pub last_pass: Option<Time>,
+    /// How long that took, in seconds.
+    pub last_pass_seconds: Option<f64>,
+    /// What the last pass did.
+    pub last_report: Option<String>,
+    /// The error of the last pass, if it failed.
+    pub last_error: Option<String>,
+    /// How often it was restarted.
+    pub restarts: u64,
+    /// What its last panic said.
+    pub last_panic: Option<String>,
+}
+
+/// All actors.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct ActorsResponse {
+    /// By name.
+    pub actors: Vec<ActorInfo>,
+}
+
+/// What a token allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Reads.
+    Reader,
+    /// Reads and writes.
+    Writer,
+    /// Everything.
+    Superuser,
+}
+
+/// Makes a token.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct TokenRequest {
+    /// Its name, by which it is revoked.
+    pub name: String,
+    /// What it allows.
+    pub role: Role,
+    /// Only at and below this path.
+    #[schema(value_type = Option<String>)]
+    pub prefix: Option<DfsPath>,
+    /// For how long from now; for ever when absent.
+    pub ttl_seconds: Option<u64>,
+}
+
+/// A new token; the only time that its text is shown.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct TokenCreated {
+    /// Its name.
+    pub name: String,
+    /// The secret text.
+    pub token: String,
+}
+
+/// A token without its secret.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct TokenInfo {
+    /// Its name.
+    pub name: String,
+    /// What it allows.
+    pub role: Role,
+    /// Only at and below this path.
+    pub prefix: Option<String>,
+    /// When it ends.
+    pub expires: Option<Time>,
+}
+
+/// All tokens.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct TokensResponse {
+    /// By name.
+    pub tokens: Vec<TokenInfo>,
+}
+
+/// Whether a name server can serve.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct NameServerStatus {
+    /// `ok` or `unavailable`.
+    pub status: String,
+    /// The program's version.
+    pub program_version: String,
+    /// The cluster.
+    #[schema(value_type = String)]
+    pub cluster: uuid::Uuid,
+    /// The cluster's epoch.
+    pub epoch: i64,
+    /// The last version.
+    pub version: Version,
+    /// `normal`, `read_only` or `restoring`.
+    pub mode: String,
+    /// Live storage servers.
+    pub servers_live: u32,
+    /// The database's time.
+    pub time: Time,
+}

@@ -1,0 +1,38 @@
+//! Every limit that both sides of a wire rely on, named with its unit last.
+
+use std::time::Duration;
+
+/// Bytes of one name in a path.
+pub const COMPONENT_BYTES_MAX: usize = 255;
+/// Bytes of a whole path.
+pub const PATH_BYTES_MAX: usize = 4_096;
+
+/// Bytes of a JSON request body.
+pub const JSON_BODY_BYTES_MAX: usize = 4 << 20;
+/// Entries in one page of a listing.
+pub const LIST_PAGE_ROWS_MAX: usize = 1_000;
+/// Replicas in one page of an inventory.
+pub const INVENTORY_PAGE_ROWS_MAX: usize = 1_000;
+/// Deletions in one `DELETE /file`.
+pub const DELETE_BATCH_ITEMS_MAX: usize = 1_000;
+/// Reports in one `POST /api/v1/file`.
+pub const COMMIT_BATCH_ITEMS_MAX: usize = 256;
+/// Questions in one `POST /api/v1/pending`.
+pub const PENDING_BATCH_ITEMS_MAX: usize = 1_000;
+/// Placements that one `/available` hands out.
+pub const PLACEMENTS_MAX: u32 = 256;
+/// Copies of one object.
+pub const REPLICATION_MAX: u32 = 16;
+/// Bytes of one object.
+pub const OBJECT_BYTES_MAX: u64 = 1 << 44;
+
+/// Objects up to this size live inside the storage server's index instead of a file of their own: they
+/// then cost a share of a group commit instead of three fsyncs.
+pub const INLINE_BYTES_MAX: u64 = 64 << 10;
+
+/// How long a connection may take to be made.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a small request may take as a whole.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a transfer of bytes may stand still before it counts as failed.
+pub const STALL_TIMEOUT: Duration = Duration::from_secs(30);

@@ -1,0 +1,23 @@
+//! Domain types: the words of the system, with no I/O.
+//!
+//! Everything else imports from here and this imports from nowhere. What travels between programs is in
+//! [`api`] (the name server's endpoints) and [`storage_api`] (the storage servers').
+
+pub mod api;
+pub mod error;
+pub mod hash;
+pub mod id;
+pub mod limits;
+pub mod path;
+pub mod storage_api;
+
+pub use error::{Error, ErrorCode, Result};
+pub use hash::Sha256;
+pub use id::{EntryId, Generation, ObjectId, ServerId};
+pub use path::DfsPath;
+
+/// A time in UTC. The database stores it without a zone; the wire carries RFC 3339.
+pub type Time = chrono::DateTime<chrono::Utc>;
+
+/// The number of a metadata change: dense and rising over the whole cluster, in commit order.
+pub type Version = i64;

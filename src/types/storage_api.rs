@@ -1,0 +1,108 @@
+//! What travels to and from a storage server, as JSON.
+
+use serde::{Deserialize, Serialize};
+
+use super::api::Target;
+use super::{Generation, ObjectId, ServerId, Sha256, Time, Version};
+
+/// The answer to `GET /status`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StorageStatus {
+    /// `ok`.
+    pub status: String,
+    /// The UUID that it made for itself.
+    pub identity: uuid::Uuid,
+    /// The cluster that its data belongs to.
+    pub cluster: Option<uuid::Uuid>,
+    /// Its id, once it is registered.
+    pub server: Option<ServerId>,
+    /// The newest epoch that it has seen.
+    pub epoch: i64,
+    /// New with each start.
+    pub boot_id: uuid::Uuid,
+    /// Bytes of its file system.
+    pub capacity_bytes: u64,
+    /// Bytes that new objects may take.
+    pub free_bytes: u64,
+    /// Replicas, pending ones included.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// The program's version.
+    pub program_version: String,
+}
+
+/// What a holder that is not the first answers to an upload.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyStored {
+    /// The object.
+    pub object: ObjectId,
+    /// The copy.
+    pub generation: Generation,
+    /// Bytes received and fsynced.
+    pub size: u64,
+    /// Their digest.
+    pub sha256: Sha256,
+}
+
+/// Names one copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ReplicaKey {
+    /// The object.
+    pub object: ObjectId,
+    /// The copy.
+    pub generation: Generation,
+}
+
+impl std::fmt::Display for ReplicaKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.object, self.generation)
+    }
+}
+
+/// The body of `DELETE /file`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DeleteRequest {
+    /// At most `DELETE_BATCH_ITEMS_MAX`.
+    pub replicas: Vec<ReplicaKey>,
+}
+
+/// The answer to `DELETE /file`: everything named is gone, whether or not it was there.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DeleteResponse {
+    /// How many were there.
+    pub deleted: usize,
+}
+
+/// The body of `POST /replicate`: send a copy of what you have to another server.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ReplicateRequest {
+    /// The copy to send.
+    pub replica: ReplicaKey,
+    /// Where to.
+    pub target: Target,
+    /// The target's permission to take it.
+    pub ticket: String,
+}
+
+/// One line of `GET /dump_tree`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InventoryLine {
+    /// The copy.
+    #[serde(flatten)]
+    pub replica: ReplicaKey,
+    /// Bytes.
+    pub size: u64,
+    /// Their digest.
+    pub sha256: Sha256,
+    /// The path at the commit, or at which the upload aimed.
+    pub label: String,
+    /// The epoch of the ticket that brought it.
+    pub epoch: i64,
+    /// The object's version, once it is known to be committed.
+    pub version: Option<Version>,
+    /// When the ticket that brought it ends.
+    pub ticket_expires: Time,
+    /// When its bytes were last checked.
+    pub verified: Time,
+}
