@@ -22,5 +22,6 @@
 //! To follow one file through the code, read `docs/architecture.md`.
 
 pub mod client;
+pub mod db;
 pub mod security;
 pub mod types;

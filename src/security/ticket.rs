@@ -43,6 +43,8 @@ pub struct WriteTicket {
     pub min_write_copies: u32,
     /// Condition on what is replaced.
     pub condition: Condition,
+    /// Directories above the path are made when they are missing.
+    pub make_parents: bool,
     /// When it ends.
     pub expires: Time,
 }

@@ -1,9 +1,10 @@
 //! What travels to and from the name server, as JSON.
 
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::{DfsPath, ErrorCode, Generation, ObjectId, ServerId, Sha256, Time, Version};
+use super::{DfsPath, ErrorCode, Generation, ObjectId, ServerId, Sha256, Version};
 
 /// Header with the SHA-256 (64 hexadecimal digits) that the sender computed of a body, or that the
 /// server knows of what it sends.
@@ -66,6 +67,8 @@ pub struct AvailableQuery {
     pub if_match: Option<Version>,
     /// `true`: the write shall replace nothing.
     pub if_none_match: Option<bool>,
+    /// `true`: directories above the path are made when they are missing.
+    pub parents: Option<bool>,
 }
 
 /// Where to write, and the permission to do so.
@@ -84,7 +87,7 @@ pub struct Placement {
     /// Copies that must be fsynced before the write is acknowledged.
     pub min_write_copies: u32,
     /// When the ticket ends.
-    pub expires: Time,
+    pub expires: DateTime<Utc>,
 }
 
 /// A storage server as a transfer's end.
@@ -175,7 +178,7 @@ pub struct PendingReplica {
     #[schema(value_type = String)]
     pub generation: Generation,
     /// When the ticket that brought it ends.
-    pub ticket_expires: Time,
+    pub ticket_expires: DateTime<Utc>,
     /// The epoch of that ticket.
     pub epoch: i64,
 }
@@ -231,7 +234,7 @@ pub struct ReplicaLocation {
     /// The server's health.
     pub health: Health,
     /// When its bytes were last checked.
-    pub verified: Option<Time>,
+    pub verified: Option<DateTime<Utc>>,
 }
 
 /// A file or directory.
@@ -255,9 +258,9 @@ pub struct Entry {
     /// The change that made it what it is.
     pub version: Version,
     /// When it was made.
-    pub created: Time,
+    pub created: DateTime<Utc>,
     /// When it was last changed.
-    pub modified: Time,
+    pub modified: DateTime<Utc>,
     /// Copies wanted: of a file, or for new files of a directory.
     pub copies_wanted: u32,
     /// Healthy copies (files).
@@ -395,7 +398,7 @@ pub struct RegisterResponse {
     /// The cluster's epoch.
     pub epoch: i64,
     /// The database's time, by which tickets are judged.
-    pub time: Time,
+    pub time: DateTime<Utc>,
 }
 
 /// A server's health, from checks.
@@ -449,7 +452,7 @@ pub struct ServerInfo {
     /// Replicas that the metadata lists on it.
     pub replicas: u64,
     /// When it last answered.
-    pub last_seen: Option<Time>,
+    pub last_seen: Option<DateTime<Utc>>,
 }
 
 /// All storage servers.
@@ -503,7 +506,7 @@ pub struct Event {
     /// Rising.
     pub id: i64,
     /// When.
-    pub time: Time,
+    pub time: DateTime<Utc>,
     /// What sort of thing (`server_down`, `replica_deleted`, …).
     pub kind: String,
     /// The object, if it is about one.
@@ -554,7 +557,7 @@ pub struct ActorInfo {
     /// `running`, `waiting`, `restarting`.
     pub state: String,
     /// When its last pass ended.
-    pub last_pass: Option<Time>,
+    pub last_pass: Option<DateTime<Utc>>,
     /// How long that took, in seconds.
     pub last_pass_seconds: Option<f64>,
     /// What the last pass did.
@@ -619,7 +622,7 @@ pub struct TokenInfo {
     /// Only at and below this path.
     pub prefix: Option<String>,
     /// When it ends.
-    pub expires: Option<Time>,
+    pub expires: Option<DateTime<Utc>>,
 }
 
 /// All tokens.
@@ -648,5 +651,5 @@ pub struct NameServerStatus {
     /// Live storage servers.
     pub servers_live: u32,
     /// The database's time.
-    pub time: Time,
+    pub time: DateTime<Utc>,
 }

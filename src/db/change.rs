@@ -1,0 +1,206 @@
+//! The unit of work of every journaled transaction.
+//!
+//! [`Changes::begin`] locks the cluster row before anything is read. Each change then takes the next dense
+//! version when it first writes a row, and records every row that it changes. [`Changes::finish`] appends
+//! the journal rows and moves the cluster's version and tip, in the same transaction. A change that is
+//! refused must have written nothing: it checks first and writes after.
+
+use chrono::NaiveDateTime;
+use diesel::prelude::*;
+use serde::Serialize;
+
+use super::connection::AnyConnection;
+use super::error::{Failure, Step};
+use super::rows::*;
+use super::{dialect, journal, schema};
+use crate::types::{Error, ErrorCode, Version};
+
+/// Holds the cluster row's lock until the transaction ends.
+pub struct Changes<'c> {
+    /// The connection inside the transaction.
+    pub connection: &'c mut AnyConnection,
+    /// The database's time at the start, never before the stored floor.
+    pub now: NaiveDateTime,
+    cluster: ClusterRow,
+    journal: Vec<JournalRow>,
+    /// Rows that the current change has recorded.
+    item_rows: i32,
+}
+
+impl<'c> Changes<'c> {
+    /// Locks the cluster row; refuses when the cluster takes no changes.
+    pub fn begin(connection: &'c mut AnyConnection) -> Step<Self> {
+        let cluster = dialect::lock_cluster(connection)?;
+        if cluster.mode != "normal" {
+            let reason = cluster.mode_reason.as_deref().unwrap_or("no reason was noted");
+            return Err(Error::new(ErrorCode::ReadOnly, format!("the cluster takes no changes now: {reason}")).into());
+        }
+        let now = dialect::clock(connection)?.max(cluster.clock_floor);
+        Ok(Self { connection, now, cluster, journal: Vec::new(), item_rows: 0 })
+    }
+
+    /// The version of the current change.
+    pub fn version(&self) -> Version {
+        self.cluster.last_version + 1
+    }
+
+    /// The cluster's epoch.
+    pub fn epoch(&self) -> i64 {
+        self.cluster.epoch
+    }
+
+    /// Ends the current change; the next one gets the next version. Answers the version of this change, or
+    /// of the last one before it when this one had nothing to write.
+    pub fn end_item(&mut self) -> Version {
+        if self.item_rows > 0 {
+            self.cluster.last_version += 1;
+            self.item_rows = 0;
+        }
+        self.cluster.last_version
+    }
+
+    /// Whether the current change has written something.
+    pub fn item_has_written(&self) -> bool {
+        self.item_rows > 0
+    }
+
+    /// Writes the journal rows and the cluster row. Without it the transaction has no effect on either.
+    pub fn finish(mut self) -> Step<()> {
+        self.end_item();
+        if self.journal.is_empty() {
+            return Ok(());
+        }
+        dialect::insert_journal(self.connection, &self.journal)?;
+        diesel::update(schema::cluster::table)
+            .set((
+                schema::cluster::last_version.eq(self.cluster.last_version),
+                schema::cluster::tip.eq(&self.cluster.tip),
+            ))
+            .execute(self.connection)?;
+        Ok(())
+    }
+
+    /// Notes a changed row, with its new content or `None` when it is gone.
+    pub fn record<T: Serialize>(&mut self, table: &str, key: impl ToString, content: Option<&T>) -> Step<()> {
+        let content = match content {
+            Some(row) => Some(serde_json::to_string(row).map_err(|error| {
+                Failure::Database(Error::internal("cannot encode a row for the journal").with_source(error))
+            })?),
+            None => None,
+        };
+        let (version, seq, key) = (self.version(), self.item_rows, key.to_string());
+        self.cluster.tip = journal::next_tip(&self.cluster.tip, version, seq, table, &key, content.as_deref());
+        self.journal.push(JournalRow {
+            version,
+            seq,
+            table_name: table.into(),
+            row_key: key,
+            content,
+            tip: self.cluster.tip.clone(),
+            created: self.now,
+        });
+        self.item_rows += 1;
+        Ok(())
+    }
+
+    /// Inserts entries of the current change.
+    pub fn insert_entries(&mut self, rows: &[EntryRow]) -> Step<()> {
+        dialect::insert_entries(self.connection, rows)?;
+        for row in rows {
+            self.record("entries", row.id, Some(row))?;
+        }
+        Ok(())
+    }
+
+    /// Gives an entry its new content.
+    pub fn update_entry(&mut self, row: &EntryRow) -> Step<()> {
+        use schema::entries::dsl;
+        diesel::update(dsl::entries.find(row.id))
+            .set((
+                dsl::parent.eq(row.parent),
+                dsl::name.eq(&row.name),
+                dsl::object.eq(row.object),
+                dsl::replication.eq(row.replication),
+                dsl::version.eq(row.version),
+                dsl::modified.eq(row.modified),
+            ))
+            .execute(self.connection)?;
+        self.record("entries", row.id, Some(row))
+    }
+
+    /// Removes entries.
+    pub fn delete_entries(&mut self, ids: &[i64]) -> Step<()> {
+        diesel::delete(schema::entries::table.filter(schema::entries::id.eq_any(ids))).execute(self.connection)?;
+        for id in ids {
+            self.record::<EntryRow>("entries", id, None)?;
+        }
+        Ok(())
+    }
+
+    /// Gives an object its new content.
+    pub fn update_object(&mut self, row: &ObjectRow) -> Step<()> {
+        use schema::objects::dsl;
+        diesel::update(dsl::objects.find(row.id))
+            .set((
+                dsl::state.eq(&row.state),
+                dsl::copies_wanted.eq(row.copies_wanted),
+                dsl::forget_after.eq(row.forget_after),
+            ))
+            .execute(self.connection)?;
+        self.record("objects", row.id, Some(row))
+    }
+
+    /// Lets go of objects that entries no longer refer to: those that no entry refers to any more become
+    /// *deleted*, their replica rows go, and the outbox tells their servers, in this transaction.
+    pub fn release_objects(&mut self, candidates: &[i64], times: &ReleaseTimes) -> Step<()> {
+        use schema::{entries, objects, replicas};
+        let mut ids = candidates.to_vec();
+        ids.sort_unstable();
+        ids.dedup();
+        let still: Vec<Option<i64>> = entries::table
+            .filter(entries::object.eq_any(&ids))
+            .select(entries::object)
+            .distinct()
+            .load(self.connection)?;
+        ids.retain(|id| !still.contains(&Some(*id)));
+        if ids.is_empty() {
+            return Ok(());
+        }
+        dialect::lock_objects(self.connection, &ids)?;
+        let rows: Vec<ObjectRow> =
+            objects::table.filter(objects::id.eq_any(&ids)).select(ObjectRow::as_select()).load(self.connection)?;
+        let copies: Vec<ReplicaRow> =
+            replicas::table.filter(replicas::object.eq_any(&ids)).select(ReplicaRow::as_select()).load(self.connection)?;
+        let version = self.version();
+        let outbox: Vec<OutboxRow> = copies
+            .iter()
+            .map(|copy| OutboxRow {
+                server: copy.server,
+                object: copy.object,
+                generation: copy.generation,
+                version,
+                queued: self.now,
+                not_before: self.now + times.read_ticket,
+            })
+            .collect();
+        dialect::insert_outbox(self.connection, &outbox)?;
+        diesel::delete(replicas::table.filter(replicas::object.eq_any(&ids))).execute(self.connection)?;
+        diesel::delete(schema::repair_queue::table.filter(schema::repair_queue::object.eq_any(&ids)))
+            .execute(self.connection)?;
+        for mut row in rows {
+            row.state = ObjectRow::DELETED.into();
+            row.forget_after = Some(self.now + times.write_ticket);
+            self.update_object(&row)?;
+        }
+        Ok(())
+    }
+}
+
+/// How long tickets may name an object that is deleted now.
+#[derive(Debug, Clone, Copy)]
+pub struct ReleaseTimes {
+    /// Read tickets: the bytes stay as long.
+    pub read_ticket: chrono::TimeDelta,
+    /// Write tickets, at most: the row stays as long, so that a late report finds it.
+    pub write_ticket: chrono::TimeDelta,
+}

@@ -1,0 +1,185 @@
+//! All that differs between the backends: locks, clocks, bulk inserts, tree walks.
+//!
+//! diesel's multi-backend has no batch inserts and no `ON CONFLICT`; both backends have them, so those
+//! statements are built here once per backend, from one macro.
+
+use chrono::{NaiveDateTime, Utc};
+use diesel::prelude::*;
+use diesel::sql_types::{Array, BigInt, Text, Timestamp};
+
+use super::connection::AnyConnection;
+use super::rows::*;
+use super::schema;
+
+/// Rows of one INSERT statement: well below both backends' limits on bound values.
+const INSERT_ROWS_MAX: usize = 500;
+
+/// An `INSERT` of many rows; rows whose key exists already are skipped when `$ignore` says so.
+macro_rules! bulk_insert {
+    ($(#[$doc:meta])* $name:ident, $row:ty, $table:ident) => {
+        $(#[$doc])*
+        pub fn $name(connection: &mut AnyConnection, rows: &[$row]) -> QueryResult<usize> {
+            let mut inserted = 0;
+            for chunk in rows.chunks(INSERT_ROWS_MAX) {
+                let statement = diesel::insert_into(schema::$table::table).values(chunk);
+                inserted += match connection {
+                    AnyConnection::Postgres(connection) => statement.execute(connection)?,
+                    AnyConnection::Sqlite(connection) => statement.execute(connection)?,
+                };
+            }
+            Ok(inserted)
+        }
+    };
+    ($(#[$doc:meta])* $name:ident, $row:ty, $table:ident, ignore) => {
+        $(#[$doc])*
+        pub fn $name(connection: &mut AnyConnection, rows: &[$row]) -> QueryResult<usize> {
+            let mut inserted = 0;
+            for chunk in rows.chunks(INSERT_ROWS_MAX) {
+                let table = schema::$table::table;
+                inserted += match connection {
+                    AnyConnection::Postgres(connection) => {
+                        diesel::insert_into(table).values(chunk).on_conflict_do_nothing().execute(connection)?
+                    }
+                    AnyConnection::Sqlite(connection) => {
+                        diesel::insert_or_ignore_into(table).values(chunk).execute(connection)?
+                    }
+                };
+            }
+            Ok(inserted)
+        }
+    };
+}
+
+bulk_insert! {
+    /// New objects.
+    insert_objects, ObjectRow, objects
+}
+bulk_insert! {
+    /// New objects; those whose id is taken are left as they are.
+    insert_objects_if_absent, ObjectRow, objects, ignore
+}
+bulk_insert! {
+    /// New entries.
+    insert_entries, EntryRow, entries
+}
+bulk_insert! {
+    /// New replicas; where the object already has one on the server, that one stays.
+    insert_replicas_if_absent, ReplicaRow, replicas, ignore
+}
+bulk_insert! {
+    /// Objects to look at again; those that are queued already keep their place.
+    queue_repairs, RepairRow, repair_queue, ignore
+}
+bulk_insert! {
+    /// Deletions to carry out.
+    insert_outbox, OutboxRow, outbox, ignore
+}
+bulk_insert! {
+    /// Journal rows.
+    insert_journal, JournalRow, journal
+}
+bulk_insert! {
+    /// Events.
+    insert_events, EventRow, events
+}
+
+/// Locks the cluster row until the end of the transaction. The first statement of each change: on SQLite,
+/// being a write, it takes the write lock before anything is read (as `BEGIN IMMEDIATE` does).
+pub fn lock_cluster(connection: &mut AnyConnection) -> QueryResult<ClusterRow> {
+    use schema::cluster::dsl;
+    match connection {
+        AnyConnection::Postgres(connection) => {
+            dsl::cluster.select(ClusterRow::as_select()).for_update().first(connection)
+        }
+        AnyConnection::Sqlite(connection) => {
+            diesel::update(dsl::cluster).set(dsl::epoch.eq(dsl::epoch)).execute(connection)?;
+            dsl::cluster.select(ClusterRow::as_select()).first(connection)
+        }
+    }
+}
+
+/// Locks objects by id, in the order of their ids, until the end of the transaction. SQLite has one writer.
+pub fn lock_objects(connection: &mut AnyConnection, ids: &[i64]) -> QueryResult<()> {
+    if let AnyConnection::Postgres(connection) = connection {
+        diesel::sql_query("SELECT id FROM objects WHERE id = ANY($1) ORDER BY id FOR UPDATE")
+            .bind::<Array<BigInt>, _>(ids)
+            .execute(connection)?;
+    }
+    Ok(())
+}
+
+/// The database's clock, in UTC: it moves on inside a transaction.
+pub fn clock(connection: &mut AnyConnection) -> QueryResult<NaiveDateTime> {
+    match connection {
+        AnyConnection::Postgres(connection) => {
+            diesel::select(diesel::dsl::sql::<Timestamp>("clock_timestamp() AT TIME ZONE 'UTC'")).get_result(connection)
+        }
+        // SQLite's clock is this machine's.
+        AnyConnection::Sqlite(_) => Ok(Utc::now().naive_utc()),
+    }
+}
+
+/// Whether the tables exist.
+pub fn has_tables(connection: &mut AnyConnection) -> QueryResult<bool> {
+    let count: i64 = match connection {
+        AnyConnection::Postgres(connection) => diesel::select(diesel::dsl::sql::<BigInt>(
+            "(SELECT count(*) FROM information_schema.tables WHERE table_schema = 'public' AND table_name = 'cluster')",
+        ))
+        .get_result(connection)?,
+        AnyConnection::Sqlite(connection) => diesel::select(diesel::dsl::sql::<BigInt>(
+            "(SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'cluster')",
+        ))
+        .get_result(connection)?,
+    };
+    Ok(count > 0)
+}
+
+/// The columns of an entry, for the walks below.
+macro_rules! entry_columns {
+    () => {
+        "e.id, e.parent, e.name, e.kind, e.object, e.replication, e.version, e.created, e.modified"
+    };
+}
+
+/// One level down in each step: `$1` is a JSON list of names.
+const WALK_POSTGRES: &str = concat!(
+    "WITH RECURSIVE names AS (
+         SELECT ordinality AS depth, value COLLATE \"C\" AS name
+         FROM json_array_elements_text($1::json) WITH ORDINALITY),
+     walk AS (
+         SELECT 0::bigint AS depth, ",
+    entry_columns!(),
+    " FROM entries e WHERE e.id = 1
+         UNION ALL
+         SELECT w.depth + 1, ",
+    entry_columns!(),
+    " FROM walk w JOIN names n ON n.depth = w.depth + 1 JOIN entries e ON e.parent = w.id AND e.name = n.name)
+     SELECT ",
+    entry_columns!(),
+    " FROM walk e ORDER BY e.depth"
+);
+
+const WALK_SQLITE: &str = concat!(
+    "WITH RECURSIVE names AS MATERIALIZED (SELECT key + 1 AS depth, value AS name FROM json_each(?1)),
+     walk AS (
+         SELECT 0 AS depth, ",
+    entry_columns!(),
+    " FROM entries e WHERE e.id = 1
+         UNION ALL
+         SELECT w.depth + 1, ",
+    entry_columns!(),
+    " FROM walk w CROSS JOIN names n ON n.depth = w.depth + 1 CROSS JOIN entries e ON e.parent = w.id AND e.name = n.name)
+     SELECT ",
+    entry_columns!(),
+    " FROM walk e ORDER BY e.depth"
+);
+
+/// The entries from the root down along `names` (JSON list), as far as they exist: one query for any depth.
+pub fn walk(connection: &mut AnyConnection, names_json: &str) -> QueryResult<Vec<EntryRow>> {
+    match connection {
+        AnyConnection::Postgres(connection) => {
+            diesel::sql_query(WALK_POSTGRES).bind::<Text, _>(names_json).load(connection)
+        }
+        AnyConnection::Sqlite(connection) => diesel::sql_query(WALK_SQLITE).bind::<Text, _>(names_json).load(connection),
+    }
+}

@@ -1,0 +1,35 @@
+//! What happened, and why. Only ever added to.
+
+use chrono::NaiveDateTime;
+use diesel::prelude::*;
+
+use super::connection::AnyConnection;
+use super::rows::{EventRow, utc};
+use super::schema::events::dsl;
+use crate::types::api::Event;
+use crate::types::{ObjectId, Result, ServerId};
+
+/// A new event; object and server are for the caller to set.
+pub fn row(time: NaiveDateTime, kind: &str, detail: String) -> EventRow {
+    EventRow { id: ObjectId::generate().0, time, kind: kind.into(), object: None, server: None, detail }
+}
+
+/// One page, the newest first, optionally of one object.
+pub fn page(connection: &mut AnyConnection, object: Option<i64>, before: Option<i64>, limit: usize) -> Result<Vec<Event>> {
+    let mut query = dsl::events.order(dsl::id.desc()).limit(limit as i64).select(EventRow::as_select()).into_boxed();
+    if let Some(object) = object {
+        query = query.filter(dsl::object.eq(object));
+    }
+    if let Some(before) = before {
+        query = query.filter(dsl::id.lt(before));
+    }
+    let event = |row: EventRow| Event {
+        id: row.id,
+        time: utc(row.time),
+        kind: row.kind,
+        object: row.object.map(ObjectId),
+        server: row.server.map(ServerId),
+        detail: row.detail,
+    };
+    Ok(query.load(connection)?.into_iter().map(event).collect())
+}

@@ -1,0 +1,177 @@
+//! Rows as they are stored. Times are naive UTC; ids are plain numbers.
+#![allow(missing_docs, reason = "the migrations comment each column")]
+
+use chrono::NaiveDateTime;
+use diesel::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::schema::*;
+use crate::types::{Result, Sha256, Time};
+
+/// A stored time as the rest of the program has it.
+pub fn utc(time: NaiveDateTime) -> Time {
+    time.and_utc()
+}
+
+#[derive(Debug, Clone, Queryable, Selectable, Insertable)]
+#[diesel(table_name = cluster)]
+pub struct ClusterRow {
+    pub id: i16,
+    pub cluster_id: String,
+    pub history_id: String,
+    pub epoch: i64,
+    pub mode: String,
+    pub mode_reason: Option<String>,
+    pub last_version: i64,
+    pub tip: Vec<u8>,
+    pub clock_floor: NaiveDateTime,
+    pub created: NaiveDateTime,
+}
+
+#[derive(Debug, Clone, PartialEq, Queryable, Selectable, Insertable, AsChangeset, Serialize, Deserialize)]
+#[diesel(table_name = servers)]
+pub struct ServerRow {
+    pub id: i64,
+    pub identity: String,
+    pub name: String,
+    pub host: String,
+    pub url: String,
+    pub public_url: String,
+    pub zone: String,
+    pub admin_state: String,
+    pub registered: NaiveDateTime,
+}
+
+#[derive(Debug, Clone, PartialEq, Queryable, Selectable, Insertable, AsChangeset)]
+#[diesel(table_name = server_health, treat_none_as_null = true)]
+pub struct ServerHealthRow {
+    pub server: i64,
+    pub health: String,
+    pub since: NaiveDateTime,
+    pub reason: Option<String>,
+    pub boot_id: String,
+    pub capacity_bytes: i64,
+    pub free_bytes: i64,
+    pub last_seen: Option<NaiveDateTime>,
+}
+
+#[derive(Debug, Clone, PartialEq, Queryable, Selectable, Insertable, Serialize, Deserialize)]
+#[diesel(table_name = objects, treat_none_as_default_value = false)]
+pub struct ObjectRow {
+    pub id: i64,
+    pub state: String,
+    pub size: i64,
+    #[serde(with = "hex::serde")]
+    pub sha256: Vec<u8>,
+    pub copies_wanted: i32,
+    pub label: String,
+    pub version: i64,
+    pub created: NaiveDateTime,
+    pub forget_after: Option<NaiveDateTime>,
+}
+
+impl ObjectRow {
+    pub const LIVE: &'static str = "live";
+    pub const DELETED: &'static str = "deleted";
+    pub const ABORTED: &'static str = "aborted";
+
+    pub fn digest(&self) -> Result<Sha256> {
+        Sha256::from_slice(&self.sha256)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Queryable, Selectable, Insertable, QueryableByName, Serialize, Deserialize)]
+#[diesel(table_name = entries, treat_none_as_default_value = false)]
+pub struct EntryRow {
+    pub id: i64,
+    pub parent: Option<i64>,
+    pub name: String,
+    pub kind: String,
+    pub object: Option<i64>,
+    pub replication: Option<i32>,
+    pub version: i64,
+    pub created: NaiveDateTime,
+    pub modified: NaiveDateTime,
+}
+
+impl EntryRow {
+    pub const FILE: &'static str = "file";
+    pub const DIRECTORY: &'static str = "directory";
+
+    pub fn is_directory(&self) -> bool {
+        self.kind == Self::DIRECTORY
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Queryable, Selectable, Insertable)]
+#[diesel(table_name = replicas, treat_none_as_default_value = false)]
+pub struct ReplicaRow {
+    pub object: i64,
+    pub server: i64,
+    pub generation: i64,
+    pub state: String,
+    pub created: NaiveDateTime,
+    pub verified: Option<NaiveDateTime>,
+}
+
+impl ReplicaRow {
+    pub const COPYING: &'static str = "copying";
+    pub const PRESENT: &'static str = "present";
+}
+
+#[derive(Debug, Clone, PartialEq, Queryable, Selectable, Insertable)]
+#[diesel(table_name = repair_queue, treat_none_as_default_value = false)]
+pub struct RepairRow {
+    pub object: i64,
+    pub copies: i32,
+    pub queued: NaiveDateTime,
+    pub next_attempt: NaiveDateTime,
+    pub attempts: i32,
+    pub last_error: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Queryable, Selectable, Insertable)]
+#[diesel(table_name = outbox)]
+pub struct OutboxRow {
+    pub server: i64,
+    pub object: i64,
+    pub generation: i64,
+    pub version: i64,
+    pub queued: NaiveDateTime,
+    pub not_before: NaiveDateTime,
+}
+
+#[derive(Debug, Clone, PartialEq, Queryable, Selectable, Insertable)]
+#[diesel(table_name = journal, treat_none_as_default_value = false)]
+pub struct JournalRow {
+    pub version: i64,
+    pub seq: i32,
+    pub table_name: String,
+    pub row_key: String,
+    pub content: Option<String>,
+    pub tip: Vec<u8>,
+    pub created: NaiveDateTime,
+}
+
+#[derive(Debug, Clone, PartialEq, Queryable, Selectable, Insertable, Serialize, Deserialize)]
+#[diesel(table_name = tokens, treat_none_as_default_value = false)]
+pub struct TokenRow {
+    pub name: String,
+    #[serde(with = "hex::serde")]
+    pub sha256: Vec<u8>,
+    pub role: String,
+    pub prefix: Option<String>,
+    pub created: NaiveDateTime,
+    pub expires: Option<NaiveDateTime>,
+}
+
+#[derive(Debug, Clone, PartialEq, Queryable, Selectable, Insertable)]
+#[diesel(table_name = events, treat_none_as_default_value = false)]
+pub struct EventRow {
+    pub id: i64,
+    pub time: NaiveDateTime,
+    pub kind: String,
+    pub object: Option<i64>,
+    pub server: Option<i64>,
+    pub detail: String,
+}

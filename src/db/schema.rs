@@ -1,0 +1,160 @@
+//! The tables, as diesel sees them on both backends. `tests/db/schema.rs` compares this with real databases.
+#![allow(missing_docs, reason = "the migrations comment each table and column")]
+
+diesel::table! {
+    cluster (id) {
+        id -> SmallInt,
+        cluster_id -> Text,
+        history_id -> Text,
+        epoch -> BigInt,
+        mode -> Text,
+        mode_reason -> Nullable<Text>,
+        last_version -> BigInt,
+        tip -> Binary,
+        clock_floor -> Timestamp,
+        created -> Timestamp,
+    }
+}
+
+diesel::table! {
+    servers (id) {
+        id -> BigInt,
+        identity -> Text,
+        name -> Text,
+        host -> Text,
+        url -> Text,
+        public_url -> Text,
+        zone -> Text,
+        admin_state -> Text,
+        registered -> Timestamp,
+    }
+}
+
+diesel::table! {
+    server_health (server) {
+        server -> BigInt,
+        health -> Text,
+        since -> Timestamp,
+        reason -> Nullable<Text>,
+        boot_id -> Text,
+        capacity_bytes -> BigInt,
+        free_bytes -> BigInt,
+        last_seen -> Nullable<Timestamp>,
+    }
+}
+
+diesel::table! {
+    objects (id) {
+        id -> BigInt,
+        state -> Text,
+        size -> BigInt,
+        sha256 -> Binary,
+        copies_wanted -> Integer,
+        label -> Text,
+        version -> BigInt,
+        created -> Timestamp,
+        forget_after -> Nullable<Timestamp>,
+    }
+}
+
+diesel::table! {
+    entries (id) {
+        id -> BigInt,
+        parent -> Nullable<BigInt>,
+        name -> Text,
+        kind -> Text,
+        object -> Nullable<BigInt>,
+        replication -> Nullable<Integer>,
+        version -> BigInt,
+        created -> Timestamp,
+        modified -> Timestamp,
+    }
+}
+
+diesel::table! {
+    building (entry) {
+        entry -> BigInt,
+        deadline -> Timestamp,
+    }
+}
+
+diesel::table! {
+    replicas (object, server) {
+        object -> BigInt,
+        server -> BigInt,
+        generation -> BigInt,
+        state -> Text,
+        created -> Timestamp,
+        verified -> Nullable<Timestamp>,
+    }
+}
+
+diesel::table! {
+    repair_queue (object) {
+        object -> BigInt,
+        copies -> Integer,
+        queued -> Timestamp,
+        next_attempt -> Timestamp,
+        attempts -> Integer,
+        last_error -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
+    outbox (server, object, generation) {
+        server -> BigInt,
+        object -> BigInt,
+        generation -> BigInt,
+        version -> BigInt,
+        queued -> Timestamp,
+        not_before -> Timestamp,
+    }
+}
+
+diesel::table! {
+    journal (version, seq) {
+        version -> BigInt,
+        seq -> Integer,
+        table_name -> Text,
+        row_key -> Text,
+        content -> Nullable<Text>,
+        tip -> Binary,
+        created -> Timestamp,
+    }
+}
+
+diesel::table! {
+    leases (name) {
+        name -> Text,
+        holder -> Text,
+        term -> BigInt,
+        expires -> Timestamp,
+    }
+}
+
+diesel::table! {
+    tokens (name) {
+        name -> Text,
+        sha256 -> Binary,
+        role -> Text,
+        prefix -> Nullable<Text>,
+        created -> Timestamp,
+        expires -> Nullable<Timestamp>,
+    }
+}
+
+diesel::table! {
+    events (id) {
+        id -> BigInt,
+        time -> Timestamp,
+        kind -> Text,
+        object -> Nullable<BigInt>,
+        server -> Nullable<BigInt>,
+        detail -> Text,
+    }
+}
+
+diesel::allow_tables_to_appear_in_same_query!(
+    cluster, servers, server_health, objects, entries, building, replicas, repair_queue, outbox, journal, leases, tokens,
+    events,
+);

@@ -1,0 +1,211 @@
+//! Storage servers: registration and administrative state (journaled), and the view of them for placement.
+
+use std::collections::HashMap;
+
+use diesel::prelude::*;
+
+use super::change::Changes;
+use super::connection::AnyConnection;
+use super::error::{Failure, Step};
+use super::rows::*;
+use super::schema::{outbox, replicas, server_health, servers};
+use crate::types::api::{AdminState, Health, RegisterRequest};
+use crate::types::{Error, ErrorCode, Result, ServerId};
+
+/// A server with its health.
+#[derive(Debug, Clone)]
+pub struct ServerView {
+    /// The server.
+    pub row: ServerRow,
+    /// What the checks saw last, if there was a check.
+    pub checked: Option<ServerHealthRow>,
+    /// Its health; `down` when it was never checked.
+    pub health: Health,
+    /// Its administrative state.
+    pub admin_state: AdminState,
+}
+
+/// The stored word for a health.
+pub fn health_word(health: Health) -> &'static str {
+    match health {
+        Health::Live => "live",
+        Health::Suspect => "suspect",
+        Health::Down => "down",
+    }
+}
+
+fn health_of(word: &str) -> Health {
+    match word {
+        "live" => Health::Live,
+        "suspect" => Health::Suspect,
+        _ => Health::Down,
+    }
+}
+
+/// The stored word for an administrative state.
+pub fn admin_state_word(state: AdminState) -> &'static str {
+    match state {
+        AdminState::InService => "in_service",
+        AdminState::Draining => "draining",
+        AdminState::Drained => "drained",
+    }
+}
+
+fn admin_state_of(word: &str) -> AdminState {
+    match word {
+        "in_service" => AdminState::InService,
+        "draining" => AdminState::Draining,
+        _ => AdminState::Drained,
+    }
+}
+
+/// All servers, by name.
+pub fn server_views(connection: &mut AnyConnection) -> QueryResult<Vec<ServerView>> {
+    let rows: Vec<(ServerRow, Option<ServerHealthRow>)> = servers::table
+        .left_join(server_health::table.on(server_health::server.eq(servers::id)))
+        .order((servers::name, servers::id))
+        .select((ServerRow::as_select(), Option::<ServerHealthRow>::as_select()))
+        .load(connection)?;
+    let view = |(row, checked): (ServerRow, Option<ServerHealthRow>)| ServerView {
+        health: checked.as_ref().map_or(Health::Down, |checked| health_of(&checked.health)),
+        admin_state: admin_state_of(&row.admin_state),
+        row,
+        checked,
+    };
+    Ok(rows.into_iter().map(view).collect())
+}
+
+/// How many replicas the metadata lists on each server.
+pub fn replica_counts(connection: &mut AnyConnection) -> QueryResult<HashMap<i64, i64>> {
+    let rows: Vec<(i64, i64)> =
+        replicas::table.group_by(replicas::server).select((replicas::server, diesel::dsl::count_star())).load(connection)?;
+    Ok(rows.into_iter().collect())
+}
+
+/// A server's row.
+pub fn find(connection: &mut AnyConnection, id: ServerId) -> QueryResult<Option<ServerRow>> {
+    servers::table.find(id.0).select(ServerRow::as_select()).first(connection).optional()
+}
+
+/// Takes a server's announcement. Writes (and journals) only what has changed.
+pub fn register(changes: &mut Changes<'_>, request: &RegisterRequest) -> Step<ServerId> {
+    let id = ServerId::of_identity(request.identity);
+    let known = find(changes.connection, id)?;
+    if let Some(known) = &known {
+        refuse_twin(changes, known, request)?;
+    }
+    let row = ServerRow {
+        id: id.0,
+        identity: request.identity.to_string(),
+        name: request.name.clone(),
+        host: request.host.clone(),
+        url: request.url.clone(),
+        public_url: request.public_url.clone(),
+        zone: request.zone.clone(),
+        admin_state: known.as_ref().map_or_else(|| "in_service".into(), |known| known.admin_state.clone()),
+        registered: known.as_ref().map_or(changes.now, |known| known.registered),
+    };
+    match known {
+        None => {
+            diesel::insert_into(servers::table).values(&row).execute(changes.connection)?;
+            changes.record("servers", row.id, Some(&row))?;
+        }
+        Some(known) if known != row => {
+            diesel::update(servers::table.find(row.id)).set(&row).execute(changes.connection)?;
+            changes.record("servers", row.id, Some(&row))?;
+        }
+        Some(_) => {}
+    }
+    note_boot(changes, id, request)?;
+    Ok(id)
+}
+
+/// A copied data directory would make two servers one: the second is refused while the first answers.
+fn refuse_twin(changes: &mut Changes<'_>, known: &ServerRow, request: &RegisterRequest) -> Step<()> {
+    if known.identity != request.identity.to_string() {
+        let message = format!("the identity {} collides with that of {}; join with an empty directory", request.identity, known.name);
+        return Err(Error::new(ErrorCode::AlreadyExists, message).into());
+    }
+    let health: Option<ServerHealthRow> =
+        server_health::table.find(known.id).select(ServerHealthRow::as_select()).first(changes.connection).optional()?;
+    let other_is_live = health.is_some_and(|health| {
+        health_of(&health.health) == Health::Live && health.boot_id != request.boot_id.to_string()
+    });
+    if other_is_live && known.url != request.url {
+        let message = format!(
+            "the identity {} is already live at {}; a data directory must not be copied (this one announced itself from {})",
+            request.identity, known.url, request.url
+        );
+        return Err(Error::new(ErrorCode::AlreadyExists, message).into());
+    }
+    Ok(())
+}
+
+/// Notes start and room; the health is for the checks to say.
+fn note_boot(changes: &mut Changes<'_>, id: ServerId, request: &RegisterRequest) -> Step<()> {
+    use server_health::dsl;
+    let (boot_id, capacity) = (request.boot_id.to_string(), request.capacity_bytes as i64);
+    let updated = diesel::update(dsl::server_health.find(id.0))
+        .set((dsl::boot_id.eq(&boot_id), dsl::capacity_bytes.eq(capacity), dsl::free_bytes.eq(request.free_bytes as i64)))
+        .execute(changes.connection)?;
+    if updated == 0 {
+        let row = ServerHealthRow {
+            server: id.0,
+            health: "suspect".into(),
+            since: changes.now,
+            reason: Some("it has registered and was not checked yet".into()),
+            boot_id,
+            capacity_bytes: capacity,
+            free_bytes: request.free_bytes as i64,
+            last_seen: None,
+        };
+        diesel::insert_into(server_health::table).values(&row).execute(changes.connection)?;
+    }
+    Ok(())
+}
+
+/// Sets what a person decided.
+pub fn set_admin_state(changes: &mut Changes<'_>, id: ServerId, state: AdminState) -> Step<()> {
+    let mut row = require(changes, id)?;
+    let word = admin_state_word(state);
+    if row.admin_state == word {
+        return Ok(());
+    }
+    row.admin_state = word.into();
+    diesel::update(servers::table.find(row.id)).set(&row).execute(changes.connection)?;
+    changes.record("servers", row.id, Some(&row))
+}
+
+/// Forgets a server that nothing needs: it holds no replicas, or it is down for good and `force` says so.
+pub fn remove(changes: &mut Changes<'_>, id: ServerId) -> Step<()> {
+    let row = require(changes, id)?;
+    let held: i64 = replicas::table.filter(replicas::server.eq(id.0)).count().get_result(changes.connection)?;
+    if held > 0 {
+        let message = format!("{} still holds {held} replicas; drain it first, and wait until it holds none", row.name);
+        return Err(Error::new(ErrorCode::PreconditionFailed, message).into());
+    }
+    diesel::delete(outbox::table.filter(outbox::server.eq(id.0))).execute(changes.connection)?;
+    diesel::delete(server_health::table.find(id.0)).execute(changes.connection)?;
+    diesel::delete(servers::table.find(id.0)).execute(changes.connection)?;
+    changes.record::<ServerRow>("servers", id.0, None)
+}
+
+fn require(changes: &mut Changes<'_>, id: ServerId) -> Step<ServerRow> {
+    find(changes.connection, id)?
+        .ok_or_else(|| Failure::Refused(Error::not_found(format!("no storage server has the id {id}"))))
+}
+
+/// Finds a server by its id's text or its name.
+pub fn resolve(connection: &mut AnyConnection, text: &str) -> Result<ServerId> {
+    if let Ok(id) = text.parse::<ServerId>() {
+        if find(connection, id)?.is_some() {
+            return Ok(id);
+        }
+    }
+    let ids: Vec<i64> = servers::table.filter(servers::name.eq(text)).select(servers::id).load(connection)?;
+    match ids[..] {
+        [id] => Ok(ServerId(id)),
+        [] => Err(Error::not_found(format!("no storage server has the id or name {text:?}; holdfast servers lists them"))),
+        _ => Err(Error::invalid(format!("{} storage servers are named {text:?}; use an id", ids.len()))),
+    }
+}

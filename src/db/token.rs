@@ -1,0 +1,89 @@
+//! Bearer tokens, by their hashes.
+
+use chrono::NaiveDateTime;
+use diesel::prelude::*;
+
+use super::change::Changes;
+use super::connection::AnyConnection;
+use super::error::Step;
+use super::rows::{TokenRow, utc};
+use super::schema::tokens;
+use crate::security::token::Grant;
+use crate::types::api::{Role, TokenInfo};
+use crate::types::{DfsPath, Error, ErrorCode, Result, Sha256};
+
+fn role_word(role: Role) -> &'static str {
+    match role {
+        Role::Reader => "reader",
+        Role::Writer => "writer",
+        Role::Superuser => "superuser",
+    }
+}
+
+fn role_of(word: &str) -> Result<Role> {
+    match word {
+        "reader" => Ok(Role::Reader),
+        "writer" => Ok(Role::Writer),
+        "superuser" => Ok(Role::Superuser),
+        _ => Err(Error::internal(format!("the database has a token with the unknown role {word:?}"))),
+    }
+}
+
+/// Adds a token.
+pub fn insert(
+    changes: &mut Changes<'_>,
+    name: &str,
+    sha256: Sha256,
+    role: Role,
+    prefix: Option<&DfsPath>,
+    expires: Option<NaiveDateTime>,
+) -> Step<()> {
+    let taken: Option<String> = tokens::table.find(name).select(tokens::name).first(changes.connection).optional()?;
+    if taken.is_some() {
+        return Err(Error::new(ErrorCode::AlreadyExists, format!("there is a token named {name:?} already")).into());
+    }
+    let row = TokenRow {
+        name: name.into(),
+        sha256: sha256.0.to_vec(),
+        role: role_word(role).into(),
+        prefix: prefix.map(DfsPath::to_string),
+        created: changes.now,
+        expires,
+    };
+    diesel::insert_into(tokens::table).values(&row).execute(changes.connection)?;
+    changes.record("tokens", name, Some(&row))
+}
+
+/// Takes a token away.
+pub fn revoke(changes: &mut Changes<'_>, name: &str) -> Step<()> {
+    if diesel::delete(tokens::table.find(name)).execute(changes.connection)? == 0 {
+        return Err(Error::not_found(format!("there is no token named {name:?}")).into());
+    }
+    changes.record::<TokenRow>("tokens", name, None)
+}
+
+/// What the token with this hash allows, if it exists and has not ended.
+pub fn find(connection: &mut AnyConnection, sha256: Sha256) -> Result<Option<Grant>> {
+    let row: Option<TokenRow> = tokens::table
+        .filter(tokens::sha256.eq(sha256.0.to_vec()))
+        .select(TokenRow::as_select())
+        .first(connection)
+        .optional()?;
+    let Some(row) = row else { return Ok(None) };
+    let now = super::cluster::state(connection)?.now.naive_utc();
+    if row.expires.is_some_and(|expires| expires < now) {
+        return Ok(None);
+    }
+    let prefix = row.prefix.as_deref().map(DfsPath::parse).transpose()?;
+    Ok(Some(Grant { name: row.name, role: role_of(&row.role)?, prefix }))
+}
+
+/// All tokens, by name.
+pub fn list(connection: &mut AnyConnection) -> Result<Vec<TokenInfo>> {
+    let rows: Vec<TokenRow> = tokens::table.order(tokens::name).select(TokenRow::as_select()).load(connection)?;
+    rows.into_iter()
+        .map(|row| {
+            Ok(TokenInfo { role: role_of(&row.role)?, name: row.name, prefix: row.prefix, expires: row.expires.map(utc) })
+        })
+        .collect()
+}
