@@ -21,7 +21,10 @@
 //!
 //! To follow one file through the code, read `docs/architecture.md`.
 
+pub mod actors;
 pub mod client;
 pub mod db;
+pub mod decisions;
 pub mod security;
 pub mod types;
+pub mod web;

@@ -169,8 +169,10 @@ impl<'c> Changes<'c> {
         dialect::lock_objects(self.connection, &ids)?;
         let rows: Vec<ObjectRow> =
             objects::table.filter(objects::id.eq_any(&ids)).select(ObjectRow::as_select()).load(self.connection)?;
-        let copies: Vec<ReplicaRow> =
-            replicas::table.filter(replicas::object.eq_any(&ids)).select(ReplicaRow::as_select()).load(self.connection)?;
+        let copies: Vec<ReplicaRow> = replicas::table
+            .filter(replicas::object.eq_any(&ids))
+            .select(ReplicaRow::as_select())
+            .load(self.connection)?;
         let version = self.version();
         let outbox: Vec<OutboxRow> = copies
             .iter()

@@ -5,6 +5,7 @@
 //! A set holds each path and each object once (the caller sees to it), so items do not depend on each other.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry::Vacant;
 
 use chrono::TimeDelta;
 use diesel::prelude::*;
@@ -52,11 +53,11 @@ pub fn commit(
     let known = load_objects(changes, &ids)?;
     let mut parents = HashMap::new();
     for upload in uploads {
-        if let Some((path, _)) = upload.ticket.path.split() {
-            if !parents.contains_key(&path) {
-                let walk = tree::walk(changes.connection, &path)?;
-                parents.insert(path, walk);
-            }
+        if let Some((path, _)) = upload.ticket.path.split()
+            && let Vacant(place) = parents.entry(path)
+        {
+            let walk = tree::walk(changes.connection, place.key())?;
+            place.insert(walk);
         }
     }
     let existing = load_entries(changes, uploads, &parents)?;
@@ -171,7 +172,8 @@ fn repeat(changes: &mut Changes<'_>, upload: &Upload, object: &ObjectRow, new: &
         && object.sha256 == upload.sha256.0
         && object.label == upload.ticket.path.as_str();
     if !same {
-        let message = format!("object {} is committed already with other content or another path", upload.ticket.object);
+        let message =
+            format!("object {} is committed already with other content or another path", upload.ticket.object);
         return Err(Error::new(ErrorCode::AlreadyExists, message).into());
     }
     let in_time = upload.ticket.expires.naive_utc() >= changes.now && upload.epoch == changes.epoch();
@@ -277,7 +279,11 @@ fn write_entry(
         },
     };
     changes.record("entries", row.id, Some(&row))?;
-    if target.is_some() { new.updated_entries.push(row) } else { new.entries.push(row) }
+    if target.is_some() {
+        new.updated_entries.push(row)
+    } else {
+        new.entries.push(row)
+    }
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 //! diesel's `MultiConnection` tries one backend after the other with the same URL; a Postgres that is down
 //! would then become a SQLite file with a strange name. So the scheme decides here, and the pool's manager
 //! makes exactly that kind of connection.
+#![allow(missing_docs, reason = "diesel's derive makes public items without any")]
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -163,10 +164,10 @@ impl<E: std::error::Error> r2d2::HandleError<E> for LogPoolErrors {
 
 /// Connects once, outside any pool, so that the reason of a failure is known at once.
 pub(super) fn connect_once(url: &DatabaseUrl) -> Result<AnyConnection> {
-    if let DatabaseUrl::Sqlite(path) = url {
-        if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            std::fs::create_dir_all(parent).io_context(|| format!("making the directory {}", parent.display()))?;
-        }
+    if let DatabaseUrl::Sqlite(path) = url
+        && let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty())
+    {
+        std::fs::create_dir_all(parent).io_context(|| format!("making the directory {}", parent.display()))?;
     }
     connect(url, Use::Write).map_err(|error| {
         Error::new(ErrorCode::Unavailable, format!("cannot connect to the database: {error}")).with_source(error)
@@ -194,7 +195,9 @@ mod tests {
 
     #[test]
     fn only_two_schemes() {
-        assert!(matches!(DatabaseUrl::parse("postgres://u@h/d").unwrap(), DatabaseUrl::Postgres(url) if url.contains("connect_timeout=3")));
+        assert!(
+            matches!(DatabaseUrl::parse("postgres://u@h/d").unwrap(), DatabaseUrl::Postgres(url) if url.contains("connect_timeout=3"))
+        );
         assert_eq!(DatabaseUrl::parse("sqlite://a/b").unwrap(), DatabaseUrl::Sqlite("a/b".into()));
         for wrong in ["mysql://h/d", "a.sqlite", "sqlite://", ""] {
             assert!(DatabaseUrl::parse(wrong).is_err(), "{wrong}");

@@ -102,7 +102,8 @@ pub fn step(changes: &mut Changes<'_>, mut copy: Copy) -> Step<(Copy, bool)> {
 fn renew_deadline(changes: &mut Changes<'_>, root: i64) -> Step<()> {
     use schema::building::dsl;
     let deadline: NaiveDateTime = changes.now + BUILD_DEADLINE;
-    let renewed = diesel::update(dsl::building.find(root)).set(dsl::deadline.eq(deadline)).execute(changes.connection)?;
+    let renewed =
+        diesel::update(dsl::building.find(root)).set(dsl::deadline.eq(deadline)).execute(changes.connection)?;
     if renewed == 0 {
         return Err(Error::unavailable("the copy took too long between two steps and was removed; try again").into());
     }

@@ -180,6 +180,8 @@ pub fn walk(connection: &mut AnyConnection, names_json: &str) -> QueryResult<Vec
         AnyConnection::Postgres(connection) => {
             diesel::sql_query(WALK_POSTGRES).bind::<Text, _>(names_json).load(connection)
         }
-        AnyConnection::Sqlite(connection) => diesel::sql_query(WALK_SQLITE).bind::<Text, _>(names_json).load(connection),
+        AnyConnection::Sqlite(connection) => {
+            diesel::sql_query(WALK_SQLITE).bind::<Text, _>(names_json).load(connection)
+        }
     }
 }

@@ -50,9 +50,8 @@ impl From<DieselError> for Failure {
 impl From<DieselError> for Error {
     fn from(error: DieselError) -> Self {
         let (code, message) = match &error {
-            DieselError::DatabaseError(DatabaseErrorKind::ClosedConnection, _) | DieselError::BrokenTransactionManager => {
-                (ErrorCode::Unavailable, "the database connection is lost")
-            }
+            DieselError::DatabaseError(DatabaseErrorKind::ClosedConnection, _)
+            | DieselError::BrokenTransactionManager => (ErrorCode::Unavailable, "the database connection is lost"),
             DieselError::DatabaseError(DatabaseErrorKind::SerializationFailure, _) => {
                 (ErrorCode::Busy, "the database asks to try again")
             }
@@ -69,9 +68,17 @@ fn of_message(message: &str) -> (ErrorCode, &'static str) {
     let has = |parts: &[&str]| parts.iter().any(|part| lower.contains(part));
     if has(&["database or disk is full", "no space left", "could not extend file"]) {
         (ErrorCode::OutOfSpace, "the database has no room left; free some on its disk")
-    } else if has(&["lock timeout", "statement timeout", "database is locked", "database table is locked", "deadlock"]) {
+    } else if has(&["lock timeout", "statement timeout", "database is locked", "database table is locked", "deadlock"])
+    {
         (ErrorCode::Busy, "the database is overloaded; try again")
-    } else if has(&["server closed the connection", "terminating connection", "connection", "shutting down", "starting up", "no results"]) {
+    } else if has(&[
+        "server closed the connection",
+        "terminating connection",
+        "connection",
+        "shutting down",
+        "starting up",
+        "no results",
+    ]) {
         (ErrorCode::Unavailable, "the database connection is lost")
     } else if has(&["read-only transaction", "recovery is in progress", "readonly database"]) {
         (ErrorCode::Unavailable, "the database takes no writes now")

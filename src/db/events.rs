@@ -15,7 +15,12 @@ pub fn row(time: NaiveDateTime, kind: &str, detail: String) -> EventRow {
 }
 
 /// One page, the newest first, optionally of one object.
-pub fn page(connection: &mut AnyConnection, object: Option<i64>, before: Option<i64>, limit: usize) -> Result<Vec<Event>> {
+pub fn page(
+    connection: &mut AnyConnection,
+    object: Option<i64>,
+    before: Option<i64>,
+    limit: usize,
+) -> Result<Vec<Event>> {
     let mut query = dsl::events.order(dsl::id.desc()).limit(limit as i64).select(EventRow::as_select()).into_boxed();
     if let Some(object) = object {
         query = query.filter(dsl::object.eq(object));

@@ -49,7 +49,11 @@ pub fn page(
             None => drop(stack.pop()),
             Some(entry) => {
                 let below = entry.replication.unwrap_or(frame.copies_wanted);
-                let path = if frame.prefix.is_empty() { entry.name.clone() } else { format!("{}/{}", frame.prefix, entry.name) };
+                let path = if frame.prefix.is_empty() {
+                    entry.name.clone()
+                } else {
+                    format!("{}/{}", frame.prefix, entry.name)
+                };
                 if recursive && entry.is_directory() {
                     stack.push(Frame::new(entry.id, path.clone(), below));
                 }

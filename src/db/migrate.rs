@@ -34,7 +34,10 @@ pub fn prepare(url: &DatabaseUrl, initialize: bool, secret: &ClusterSecret, defa
     let clusters: i64 = schema::cluster::table.count().get_result(&mut connection)?;
     if clusters == 0 {
         if !initialize {
-            return Err(Error::new(ErrorCode::InvalidRequest, "the database has no cluster; start with --initialize to make one"));
+            return Err(Error::new(
+                ErrorCode::InvalidRequest,
+                "the database has no cluster; start with --initialize to make one",
+            ));
         }
         transaction(&mut connection, |connection| first_rows(connection, secret, default_copies))
             .map_err(super::Failure::into_error)?;

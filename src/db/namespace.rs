@@ -157,7 +157,9 @@ fn check_replaceable(
     to: &DfsPath,
 ) -> Step<()> {
     match (entry.is_directory(), target.is_directory()) {
-        (false, true) => refuse(ErrorCode::IsADirectory, format!("{to} is a directory and cannot be replaced by a file")),
+        (false, true) => {
+            refuse(ErrorCode::IsADirectory, format!("{to} is a directory and cannot be replaced by a file"))
+        }
         (true, false) => refuse(ErrorCode::NotADirectory, format!("{to} is a file and {from} is a directory")),
         (true, true) if tree::has_children(changes.connection, target.id)? => {
             refuse(ErrorCode::DirectoryNotEmpty, format!("{to} is a directory that is not empty"))
@@ -218,7 +220,8 @@ pub(super) fn raise_copies(changes: &mut Changes<'_>, object: i64, copies: i32) 
     changes.update_object(&row)?;
     let have: i64 = replicas::table.filter(replicas::object.eq(object)).count().get_result(changes.connection)?;
     let now = changes.now;
-    let repair = RepairRow { object, copies: have as i32, queued: now, next_attempt: now, attempts: 0, last_error: None };
+    let repair =
+        RepairRow { object, copies: have as i32, queued: now, next_attempt: now, attempts: 0, last_error: None };
     dialect::queue_repairs(changes.connection, &[repair])?;
     Ok(())
 }

@@ -18,7 +18,11 @@ use crate::types::api::{PendingFate, PendingReplica};
 use crate::types::{Result, ServerId};
 
 /// Answers without a lock where that is safe; `None` where [`decide`] has to look.
-pub fn known(connection: &mut AnyConnection, server: ServerId, asked: &[PendingReplica]) -> Result<Vec<Option<PendingFate>>> {
+pub fn known(
+    connection: &mut AnyConnection,
+    server: ServerId,
+    asked: &[PendingReplica],
+) -> Result<Vec<Option<PendingFate>>> {
     let state = super::cluster::state(connection)?;
     let kept = kept(connection, server, asked)?;
     let fate = |replica: &PendingReplica| match kept.get(&(replica.object.0, replica.generation.0)) {
@@ -46,7 +50,10 @@ pub fn decide(
     for replica in asked {
         if let Some(keep) = kept.get(&(replica.object.0, replica.generation.0)) {
             fates.push(keep.clone());
-        } else if replica.ticket_expires.naive_utc() >= now || replica.epoch != cluster.epoch || cluster.mode != "normal" {
+        } else if replica.ticket_expires.naive_utc() >= now
+            || replica.epoch != cluster.epoch
+            || cluster.mode != "normal"
+        {
             fates.push(PendingFate::Wait);
         } else {
             aborted.push(ObjectRow {

@@ -57,10 +57,8 @@ fn next_detached(changes: &mut Changes<'_>) -> Step<Option<i64>> {
 /// Whether [`empty_detached`] or [`forget_objects`] has anything to do; a cheap look without a lock.
 pub fn has_work(connection: &mut super::AnyConnection) -> crate::types::Result<bool> {
     let now = super::cluster::state(connection)?.now.naive_utc();
-    let detached: i64 = entries::table
-        .filter(entries::parent.is_null().and(entries::id.ne(ROOT.0)))
-        .count()
-        .get_result(connection)?;
+    let detached: i64 =
+        entries::table.filter(entries::parent.is_null().and(entries::id.ne(ROOT.0))).count().get_result(connection)?;
     let building_now: i64 = building::table.filter(building::deadline.gt(now)).count().get_result(connection)?;
     let dead: Option<i64> =
         objects::table.filter(objects::forget_after.lt(now)).select(objects::id).first(connection).optional()?;

@@ -46,9 +46,8 @@ const UNDER_REPLICATED: &str = "
 pub fn counts(connection: &mut AnyConnection) -> Result<Counts> {
     let live = objects::table.filter(objects::state.eq("live"));
     let objects: i64 = live.count().get_result(connection)?;
-    let bytes: i64 = live
-        .select(diesel::dsl::sql::<BigInt>("CAST(coalesce(sum(size), 0) AS BIGINT)"))
-        .get_result(connection)?;
+    let bytes: i64 =
+        live.select(diesel::dsl::sql::<BigInt>("CAST(coalesce(sum(size), 0) AS BIGINT)")).get_result(connection)?;
     let short: Vec<CopiesRow> = diesel::sql_query(UNDER_REPLICATED).load(connection)?;
     let outbox = super::outbox::length(connection)?;
     Ok(Counts {

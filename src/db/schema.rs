@@ -155,6 +155,17 @@ diesel::table! {
 }
 
 diesel::allow_tables_to_appear_in_same_query!(
-    cluster, servers, server_health, objects, entries, building, replicas, repair_queue, outbox, journal, leases, tokens,
+    cluster,
+    servers,
+    server_health,
+    objects,
+    entries,
+    building,
+    replicas,
+    repair_queue,
+    outbox,
+    journal,
+    leases,
+    tokens,
     events,
 );

@@ -77,8 +77,10 @@ pub fn server_views(connection: &mut AnyConnection) -> QueryResult<Vec<ServerVie
 
 /// How many replicas the metadata lists on each server.
 pub fn replica_counts(connection: &mut AnyConnection) -> QueryResult<HashMap<i64, i64>> {
-    let rows: Vec<(i64, i64)> =
-        replicas::table.group_by(replicas::server).select((replicas::server, diesel::dsl::count_star())).load(connection)?;
+    let rows: Vec<(i64, i64)> = replicas::table
+        .group_by(replicas::server)
+        .select((replicas::server, diesel::dsl::count_star()))
+        .load(connection)?;
     Ok(rows.into_iter().collect())
 }
 
@@ -123,11 +125,17 @@ pub fn register(changes: &mut Changes<'_>, request: &RegisterRequest) -> Step<Se
 /// A copied data directory would make two servers one: the second is refused while the first answers.
 fn refuse_twin(changes: &mut Changes<'_>, known: &ServerRow, request: &RegisterRequest) -> Step<()> {
     if known.identity != request.identity.to_string() {
-        let message = format!("the identity {} collides with that of {}; join with an empty directory", request.identity, known.name);
+        let message = format!(
+            "the identity {} collides with that of {}; join with an empty directory",
+            request.identity, known.name
+        );
         return Err(Error::new(ErrorCode::AlreadyExists, message).into());
     }
-    let health: Option<ServerHealthRow> =
-        server_health::table.find(known.id).select(ServerHealthRow::as_select()).first(changes.connection).optional()?;
+    let health: Option<ServerHealthRow> = server_health::table
+        .find(known.id)
+        .select(ServerHealthRow::as_select())
+        .first(changes.connection)
+        .optional()?;
     let other_is_live = health.is_some_and(|health| {
         health_of(&health.health) == Health::Live && health.boot_id != request.boot_id.to_string()
     });
@@ -146,7 +154,11 @@ fn note_boot(changes: &mut Changes<'_>, id: ServerId, request: &RegisterRequest)
     use server_health::dsl;
     let (boot_id, capacity) = (request.boot_id.to_string(), request.capacity_bytes as i64);
     let updated = diesel::update(dsl::server_health.find(id.0))
-        .set((dsl::boot_id.eq(&boot_id), dsl::capacity_bytes.eq(capacity), dsl::free_bytes.eq(request.free_bytes as i64)))
+        .set((
+            dsl::boot_id.eq(&boot_id),
+            dsl::capacity_bytes.eq(capacity),
+            dsl::free_bytes.eq(request.free_bytes as i64),
+        ))
         .execute(changes.connection)?;
     if updated == 0 {
         let row = ServerHealthRow {
@@ -197,15 +209,17 @@ fn require(changes: &mut Changes<'_>, id: ServerId) -> Step<ServerRow> {
 
 /// Finds a server by its id's text or its name.
 pub fn resolve(connection: &mut AnyConnection, text: &str) -> Result<ServerId> {
-    if let Ok(id) = text.parse::<ServerId>() {
-        if find(connection, id)?.is_some() {
-            return Ok(id);
-        }
+    if let Ok(id) = text.parse::<ServerId>()
+        && find(connection, id)?.is_some()
+    {
+        return Ok(id);
     }
     let ids: Vec<i64> = servers::table.filter(servers::name.eq(text)).select(servers::id).load(connection)?;
     match ids[..] {
         [id] => Ok(ServerId(id)),
-        [] => Err(Error::not_found(format!("no storage server has the id or name {text:?}; holdfast servers lists them"))),
+        [] => {
+            Err(Error::not_found(format!("no storage server has the id or name {text:?}; holdfast servers lists them")))
+        }
         _ => Err(Error::invalid(format!("{} storage servers are named {text:?}; use an id", ids.len()))),
     }
 }

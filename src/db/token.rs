@@ -83,7 +83,12 @@ pub fn list(connection: &mut AnyConnection) -> Result<Vec<TokenInfo>> {
     let rows: Vec<TokenRow> = tokens::table.order(tokens::name).select(TokenRow::as_select()).load(connection)?;
     rows.into_iter()
         .map(|row| {
-            Ok(TokenInfo { role: role_of(&row.role)?, name: row.name, prefix: row.prefix, expires: row.expires.map(utc) })
+            Ok(TokenInfo {
+                role: role_of(&row.role)?,
+                name: row.name,
+                prefix: row.prefix,
+                expires: row.expires.map(utc),
+            })
         })
         .collect()
 }

@@ -20,7 +20,8 @@ pub struct Walk {
 /// Walks down a path, in one query.
 pub fn walk(connection: &mut AnyConnection, path: &DfsPath) -> Step<Walk> {
     let names: Vec<&str> = path.components().collect();
-    let json = serde_json::to_string(&names).map_err(|error| Error::internal("cannot encode a path").with_source(error))?;
+    let json =
+        serde_json::to_string(&names).map_err(|error| Error::internal("cannot encode a path").with_source(error))?;
     let found = dialect::walk(connection, &json)?;
     Ok(Walk { path: path.clone(), wanted: names.len() + 1, found })
 }

@@ -1,0 +1,219 @@
+//! The shell of actors that do together what many asked for: group commit.
+//!
+//! What is submitted waits in a bounded queue. One batch is under way at a time; what comes meanwhile makes the
+//! next one, so that under load the batches grow and each costs about the same (one transaction and its fsync,
+//! or one request). The work belongs to the actor: a caller that goes away undoes nothing.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actix::prelude::*;
+use futures_util::future::BoxFuture;
+use tokio::sync::oneshot;
+
+use super::board::Board;
+use super::pass::panic_message;
+use super::supervisor::{Handle, Ping, Supervisor, lost};
+use crate::types::{Error, ErrorCode, Result};
+
+/// Items that wait for their batch; one more is answered `busy`.
+const QUEUE_ITEMS_MAX: usize = 4_096;
+
+/// Does batches.
+pub trait BatchWork: Send + Sync + 'static {
+    /// What is submitted.
+    type Item: Send + Unpin + 'static;
+    /// What each submission is answered.
+    type Answer: Send + Unpin + 'static;
+
+    /// Items of one batch at most.
+    fn batch_items_max(&self) -> usize;
+
+    /// Whether an item may be in the same batch as those before it; one that may not waits for the next, and
+    /// so do all behind it.
+    fn fits(&self, _batch: &[Self::Item], _item: &Self::Item) -> bool {
+        true
+    }
+
+    /// Does a batch; one answer for each item, in order.
+    fn run(&self, items: Vec<Self::Item>) -> BoxFuture<'static, Vec<Result<Self::Answer>>>;
+}
+
+type Reply<A> = oneshot::Sender<Result<A>>;
+
+/// The shell.
+pub struct Batcher<W: BatchWork> {
+    name: &'static str,
+    work: Arc<W>,
+    board: Board,
+    queue: VecDeque<(W::Item, Reply<W::Answer>)>,
+    running: bool,
+}
+
+/// Hands work in; the answer comes through the channel.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Submit<I: Send + 'static, A: Send + 'static> {
+    item: I,
+    reply: Reply<A>,
+}
+
+impl<W: BatchWork> Batcher<W> {
+    /// Starts one under a supervisor.
+    pub fn supervise(supervisor: &Supervisor, board: &Board, name: &'static str, work: W) -> Handle<Self> {
+        let (work, board) = (Arc::new(work), board.clone());
+        supervisor.supervise(name, move || Self {
+            name,
+            work: work.clone(),
+            board: board.clone(),
+            queue: VecDeque::new(),
+            running: false,
+        })
+    }
+
+    fn flush(&mut self, context: &mut Context<Self>) {
+        if self.running || self.queue.is_empty() {
+            return;
+        }
+        let (mut items, mut replies) = (Vec::new(), Vec::new());
+        while let Some((item, _)) = self.queue.front() {
+            if items.len() >= self.work.batch_items_max() || !self.work.fits(&items, item) {
+                break;
+            }
+            if let Some((item, reply)) = self.queue.pop_front() {
+                items.push(item);
+                replies.push(reply);
+            }
+        }
+        self.running = true;
+        self.board.state(self.name, "running");
+        let (name, started, count) = (self.name, Instant::now(), items.len());
+        // A task of its own: a panic in it is an error here and leaves the shell alive.
+        let task = tokio::spawn(self.work.run(items));
+        let batch = task.into_actor(self).map(move |joined, actor, context| {
+            let outcome = match joined {
+                Ok(answers) => {
+                    for (reply, answer) in replies.into_iter().zip(answers) {
+                        // The caller may have gone away; the work is done all the same.
+                        let _ = reply.send(answer);
+                    }
+                    Ok(format!("{count} done together"))
+                }
+                Err(error) => {
+                    let message = panic_message(error);
+                    log::error!("{name}: a batch panicked: {message}");
+                    actor.board.panicked(name, &message);
+                    Err(format!("a batch panicked: {message}"))
+                }
+            };
+            actor.board.pass(name, started.elapsed(), outcome);
+            actor.running = false;
+            actor.flush(context);
+        });
+        context.spawn(batch);
+    }
+}
+
+impl<W: BatchWork> Handle<Batcher<W>> {
+    /// Hands an item in and waits for its answer, at most for `deadline`. When that passes, the item may still
+    /// be done later: the outcome is unknown, and the error says so.
+    pub async fn submit(&self, item: W::Item, deadline: Duration) -> Result<W::Answer> {
+        let answer = self.hand_in(item, deadline).await?;
+        match tokio::time::timeout(deadline, answer).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(lost("that had the work")),
+            Err(_) => {
+                Err(Error::unavailable(format!("no answer within {deadline:?}; whether it was done is not known")))
+            }
+        }
+    }
+
+    /// Hands an item in; the answer comes through the channel, which may be dropped.
+    pub async fn hand_in(&self, item: W::Item, deadline: Duration) -> Result<oneshot::Receiver<Result<W::Answer>>> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Submit { item, reply }, deadline).await?;
+        Ok(answer)
+    }
+}
+
+impl<W: BatchWork> Actor for Batcher<W> {
+    type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Self::Context) {
+        context.set_mailbox_capacity(QUEUE_ITEMS_MAX);
+    }
+}
+
+impl<W: BatchWork> Handler<Ping> for Batcher<W> {
+    type Result = ();
+    fn handle(&mut self, _: Ping, _: &mut Self::Context) {}
+}
+
+impl<W: BatchWork> Handler<Submit<W::Item, W::Answer>> for Batcher<W> {
+    type Result = ();
+    fn handle(&mut self, submit: Submit<W::Item, W::Answer>, context: &mut Self::Context) {
+        if self.queue.len() >= QUEUE_ITEMS_MAX {
+            let message = format!("{} has {QUEUE_ITEMS_MAX} requests waiting; try again", self.name);
+            let _ = submit.reply.send(Err(Error::new(ErrorCode::Busy, message)));
+            return;
+        }
+        self.queue.push_back((submit.item, submit.reply));
+        self.flush(context);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+
+    /// Doubles numbers; no batch holds a number twice; 13 is bad luck.
+    struct Doubler {
+        batches: Arc<Mutex<Vec<Vec<u32>>>>,
+    }
+
+    impl BatchWork for Doubler {
+        type Item = u32;
+        type Answer = u32;
+        fn batch_items_max(&self) -> usize {
+            8
+        }
+        fn fits(&self, batch: &[u32], item: &u32) -> bool {
+            !batch.contains(item)
+        }
+        fn run(&self, items: Vec<u32>) -> BoxFuture<'static, Vec<Result<u32>>> {
+            self.batches.lock().unwrap().push(items.clone());
+            Box::pin(async move {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                assert!(!items.contains(&13), "bad luck");
+                items.iter().map(|number| Ok(number * 2)).collect()
+            })
+        }
+    }
+
+    #[actix::test]
+    async fn work_is_done_together_in_order_and_a_panic_loses_only_its_batch() {
+        let board = Board::default();
+        let batches = Arc::new(Mutex::new(Vec::new()));
+        let work = Doubler { batches: batches.clone() };
+        let handle = Batcher::supervise(&Supervisor::new(board.clone()), &board, "doubler", work);
+        let deadline = Duration::from_secs(5);
+        let asked = (0..40u32).map(|number| handle.submit(number % 20, deadline));
+        let answers = futures_util::future::join_all(asked).await;
+        for (number, answer) in answers.into_iter().enumerate() {
+            match number as u32 % 20 {
+                13 => assert_eq!(answer.unwrap_err().code(), ErrorCode::Unavailable),
+                expected => {
+                    if let Ok(answer) = answer {
+                        assert_eq!(answer, expected * 2);
+                    }
+                }
+            }
+        }
+        let batches = batches.lock().unwrap();
+        assert!(batches.len() < 20, "40 items took {} batches", batches.len());
+        assert!(batches.iter().all(|batch| batch.len() <= 8));
+        assert_eq!(handle.submit(4, deadline).await.unwrap(), 8);
+    }
+}

@@ -1,0 +1,66 @@
+//! Where actors and their supervisor write down how they are, for `holdfast actors` and the metrics.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::types::api::ActorInfo;
+
+/// A shared board. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Board {
+    actors: Arc<Mutex<BTreeMap<String, ActorInfo>>>,
+}
+
+impl Board {
+    fn change(&self, name: &str, change: impl FnOnce(&mut ActorInfo)) {
+        let mut actors = self.actors.lock().unwrap_or_else(PoisonError::into_inner);
+        let info = actors.entry(name.into()).or_insert_with(|| ActorInfo {
+            name: name.into(),
+            state: "waiting".into(),
+            last_pass: None,
+            last_pass_seconds: None,
+            last_report: None,
+            last_error: None,
+            restarts: 0,
+            last_panic: None,
+        });
+        change(info);
+    }
+
+    /// It works, waits or is being restarted.
+    pub fn state(&self, name: &str, state: &str) {
+        self.change(name, |info| info.state = state.into());
+    }
+
+    /// A pass has ended.
+    pub fn pass(&self, name: &str, took: Duration, outcome: Result<String, String>) {
+        self.change(name, |info| {
+            info.state = "waiting".into();
+            info.last_pass = Some(chrono::Utc::now());
+            info.last_pass_seconds = Some(took.as_secs_f64());
+            match outcome {
+                Ok(report) => {
+                    info.last_report = Some(report);
+                    info.last_error = None;
+                }
+                Err(error) => info.last_error = Some(error),
+            }
+        });
+    }
+
+    /// It panicked.
+    pub fn panicked(&self, name: &str, message: &str) {
+        self.change(name, |info| info.last_panic = Some(message.into()));
+    }
+
+    /// It was replaced.
+    pub fn restarted(&self, name: &str) {
+        self.change(name, |info| info.restarts += 1);
+    }
+
+    /// All actors, by name.
+    pub fn all(&self) -> Vec<ActorInfo> {
+        self.actors.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+}

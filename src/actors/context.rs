@@ -1,0 +1,166 @@
+//! What the name server's actors and endpoints work with.
+
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use chrono::TimeDelta;
+use uuid::Uuid;
+
+use crate::client::StorageClient;
+use crate::client::http::Membership;
+use crate::db::change::{Changes, ReleaseTimes};
+use crate::db::server::{ServerView, server_views};
+use crate::db::{Db, Step};
+use crate::security::Signer;
+use crate::types::api::{AdminState, Health};
+use crate::types::{Result, Version};
+
+/// How old the view of the servers may be.
+const SERVERS_TTL: Duration = Duration::from_millis(500);
+
+/// Numbers that an operator may set.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Copies that must be fsynced before a write is acknowledged; by default the smaller of 2 and the
+    /// number wanted.
+    pub min_write_copies: Option<u32>,
+    /// Whether two copies of an object may be on one host.
+    pub allow_same_host: bool,
+    /// How long a write ticket is good for, beyond the time that its bytes need at a slow rate.
+    pub upload_ttl: TimeDelta,
+    /// How long a read ticket is good for.
+    pub read_ttl: TimeDelta,
+    /// Time between two rounds of health checks.
+    pub health_interval: Duration,
+    /// Misses for as long make a server down.
+    pub down_after: TimeDelta,
+    /// How long an object may be short of copies before it is repaired.
+    pub repair_delay: TimeDelta,
+}
+
+/// The slowest upload that its ticket outlives, in bytes a second.
+const SLOWEST_UPLOAD_BYTES_PER_SECOND: u64 = 256 << 10;
+/// No ticket is good for longer.
+const UPLOAD_TTL_MAX: TimeDelta = TimeDelta::days(3);
+
+impl Settings {
+    /// How long the ticket of an upload of this size is good for.
+    pub fn upload_ttl_of(&self, size: Option<u64>) -> TimeDelta {
+        let seconds = size.map_or(12 * 3_600, |size| size / SLOWEST_UPLOAD_BYTES_PER_SECOND);
+        (self.upload_ttl + TimeDelta::seconds(seconds.min(1 << 30) as i64)).min(UPLOAD_TTL_MAX.max(self.upload_ttl))
+    }
+
+    /// How long tickets may name an object that is deleted now.
+    pub fn release_times(&self) -> ReleaseTimes {
+        ReleaseTimes { read_ticket: self.read_ttl, write_ticket: UPLOAD_TTL_MAX.max(self.upload_ttl) }
+    }
+
+    /// Copies that must be fsynced before a write of something that wants `copies` is acknowledged.
+    pub fn min_write_copies_of(&self, copies: u32) -> u32 {
+        self.min_write_copies.unwrap_or(2).min(copies).max(1)
+    }
+}
+
+/// Shared by all actors and endpoints. Cheap to clone.
+#[derive(Clone)]
+pub struct Context {
+    /// The metadata store.
+    pub db: Db,
+    /// Calls storage servers, as this name server.
+    pub storage: StorageClient,
+    /// Signs tickets.
+    pub signer: Signer,
+    /// What an operator set.
+    pub settings: Arc<Settings>,
+    membership: Arc<RwLock<(Uuid, i64)>>,
+    servers: Arc<Mutex<Option<(Instant, Arc<Vec<ServerView>>)>>>,
+}
+
+impl Context {
+    /// A context over its parts; `membership` is shared with the credentials inside `storage`.
+    pub fn new(
+        db: Db,
+        storage: StorageClient,
+        signer: Signer,
+        settings: Settings,
+        membership: Arc<RwLock<(Uuid, i64)>>,
+    ) -> Self {
+        Self { db, storage, signer, settings: Arc::new(settings), membership, servers: Arc::default() }
+    }
+
+    /// The cluster and its epoch.
+    pub fn membership(&self) -> (Uuid, i64) {
+        *self.membership.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A journaled transaction of a single change. Answers its version too.
+    pub async fn change<T, F>(&self, work: F) -> Result<(T, Version)>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Changes<'_>) -> Step<T> + Send + 'static,
+    {
+        self.db
+            .write(move |connection| {
+                let mut changes = Changes::begin(connection)?;
+                let answer = work(&mut changes)?;
+                let version = changes.end_item();
+                changes.finish()?;
+                Ok((answer, version))
+            })
+            .await
+    }
+
+    /// The storage servers, at most half a second old.
+    pub async fn servers(&self) -> Result<Arc<Vec<ServerView>>> {
+        let cached = self.servers.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match cached {
+            Some((at, servers)) if at.elapsed() < SERVERS_TTL => Ok(servers),
+            _ => self.fresh_servers().await,
+        }
+    }
+
+    /// The storage servers as they are now.
+    pub async fn fresh_servers(&self) -> Result<Arc<Vec<ServerView>>> {
+        let servers = Arc::new(self.db.read(|connection| Ok(server_views(connection)?)).await?);
+        *self.servers.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), servers.clone()));
+        Ok(servers)
+    }
+}
+
+/// Whether a server may get new copies.
+pub fn takes_files(server: &ServerView) -> bool {
+    server.health == Health::Live && server.admin_state == AdminState::InService
+}
+
+/// The membership as a client's credentials want it.
+pub fn membership_of(shared: &Arc<RwLock<(Uuid, i64)>>) -> Membership {
+    let shared = shared.clone();
+    Arc::new(move || {
+        let (cluster, epoch) = *shared.read().unwrap_or_else(PoisonError::into_inner);
+        (Some(cluster), epoch)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tickets_outlive_slow_uploads_and_not_more() {
+        let settings = Settings {
+            min_write_copies: None,
+            allow_same_host: false,
+            upload_ttl: TimeDelta::hours(1),
+            read_ttl: TimeDelta::minutes(1),
+            health_interval: Duration::from_secs(2),
+            down_after: TimeDelta::seconds(6),
+            repair_delay: TimeDelta::seconds(30),
+        };
+        assert_eq!(settings.upload_ttl_of(Some(0)), TimeDelta::hours(1));
+        assert_eq!(settings.upload_ttl_of(Some(1 << 30)), TimeDelta::hours(1) + TimeDelta::seconds(4_096));
+        assert_eq!(settings.upload_ttl_of(Some(u64::MAX)), UPLOAD_TTL_MAX);
+        for (copies, want) in [(1, 1), (2, 2), (3, 2)] {
+            assert_eq!(settings.min_write_copies_of(copies), want);
+        }
+    }
+}

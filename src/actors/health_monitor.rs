@@ -1,0 +1,183 @@
+//! The `HealthMonitor`: asks every storage server how it is, all at once, each with its own deadline.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use chrono::{NaiveDateTime, TimeDelta, Utc};
+use futures_util::future::{BoxFuture, join_all};
+
+use super::context::Context;
+use super::pass::{PassReport, Timing, Work};
+use crate::db::rows::{EventRow, ServerHealthRow};
+use crate::db::server::{ServerView, health_word};
+use crate::db::{dialect, events, health};
+use crate::decisions::health::{Watched, after_check, round_counts};
+use crate::types::api::Health;
+use crate::types::storage_api::StorageStatus;
+use crate::types::{Result, Time};
+
+/// Free room and the time of the last answer are written when they are older than this, or health changes.
+const REFRESH: TimeDelta = TimeDelta::seconds(10);
+/// Longest time that one check may take.
+const CHECK_TIMEOUT_MAX: Duration = Duration::from_secs(2);
+
+/// The work of the actor. What it remembers between rounds is only what the database has too.
+pub struct CheckServers {
+    context: Context,
+    memory: Arc<Mutex<Memory>>,
+}
+
+struct Memory {
+    /// Times are this instant's wall clock plus what a monotonic clock says, so that they never jump.
+    started: (Time, Instant),
+    last_round: Option<Time>,
+    watched: HashMap<i64, Watched>,
+}
+
+impl Memory {
+    fn now(&self) -> Time {
+        self.started.0 + TimeDelta::from_std(self.started.1.elapsed()).unwrap_or_default()
+    }
+}
+
+impl CheckServers {
+    /// With an empty memory: the health that the database has counts.
+    pub fn new(context: Context) -> Self {
+        let memory = Memory { started: (Utc::now(), Instant::now()), last_round: None, watched: HashMap::new() };
+        Self { context, memory: Arc::new(Mutex::new(memory)) }
+    }
+
+    /// A round each `interval`.
+    pub fn timing(interval: Duration) -> Timing {
+        Timing { interval, deadline: CHECK_TIMEOUT_MAX + Duration::from_secs(10) }
+    }
+}
+
+impl Work for CheckServers {
+    fn pass(&self) -> BoxFuture<'static, Result<PassReport>> {
+        Box::pin(round(self.context.clone(), self.memory.clone()))
+    }
+}
+
+/// What a check found.
+enum Found {
+    Answered(StorageStatus),
+    Missed(String),
+}
+
+async fn round(context: Context, memory: Arc<Mutex<Memory>>) -> Result<PassReport> {
+    let servers = context.fresh_servers().await?;
+    let timeout = context.settings.health_interval.min(CHECK_TIMEOUT_MAX);
+    let checks = servers.iter().map(|server| check(&context, server, timeout));
+    let found = join_all(checks).await;
+    let rows = judge(&context, &memory, &servers, found);
+    let (changed, written): (Vec<_>, usize) = (rows.iter().filter(|(_, event)| event.is_some()).collect(), rows.len());
+    let mut report =
+        PassReport { counts: vec![("servers", servers.len()), ("changes of health", changed.len())], more: false };
+    if written > 0 {
+        for event in rows.iter().filter_map(|(_, event)| event.as_ref()) {
+            log::warn!("{}", event.detail);
+        }
+        context
+            .db
+            .write(move |connection| {
+                let (rows, events): (Vec<_>, Vec<_>) = rows.into_iter().unzip();
+                health::save(connection, &rows)?;
+                dialect::insert_events(connection, &events.into_iter().flatten().collect::<Vec<_>>())?;
+                Ok(())
+            })
+            .await?;
+        context.fresh_servers().await?;
+        report.counts.push(("rows written", written));
+    }
+    Ok(report)
+}
+
+async fn check(context: &Context, server: &ServerView, timeout: Duration) -> Found {
+    let (cluster, epoch) = context.membership();
+    match context.storage.status(&server.row.url, timeout).await {
+        Err(error) => Found::Missed(error.message().to_string()),
+        Ok(status) if status.identity.to_string() != server.row.identity => {
+            Found::Missed(format!("another server (identity {}) answers at {}", status.identity, server.row.url))
+        }
+        Ok(status) if status.cluster != Some(cluster) => {
+            Found::Missed(format!("the server at {} belongs to another cluster", server.row.url))
+        }
+        Ok(status) if status.epoch > epoch => {
+            Found::Missed(format!("it has seen epoch {}, the database is in epoch {epoch}", status.epoch))
+        }
+        Ok(status) => Found::Answered(status),
+    }
+}
+
+/// The rows to write, each with an event when the health changed.
+fn judge(
+    context: &Context,
+    memory: &Mutex<Memory>,
+    servers: &[ServerView],
+    found: Vec<Found>,
+) -> Vec<(ServerHealthRow, Option<EventRow>)> {
+    let mut memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
+    let now = memory.now();
+    let interval = TimeDelta::from_std(context.settings.health_interval).unwrap_or(TimeDelta::seconds(2));
+    let counts = memory.last_round.is_none_or(|last| round_counts(now - last, interval));
+    memory.last_round = Some(now);
+    let mut rows = Vec::new();
+    for (server, found) in servers.iter().zip(found) {
+        if !counts && matches!(found, Found::Missed(_)) {
+            continue;
+        }
+        let before = memory
+            .watched
+            .get(&server.row.id)
+            .copied()
+            .filter(|watched| watched.health == server.health)
+            .unwrap_or(Watched { health: server.health, missing_since: None });
+        let answered = matches!(found, Found::Answered(_));
+        let after = after_check(before, answered, now, context.settings.down_after);
+        memory.watched.insert(server.row.id, after);
+        rows.extend(row(server, after.health, found, now.naive_utc()));
+    }
+    memory.watched.retain(|id, _| servers.iter().any(|server| server.row.id == *id));
+    rows
+}
+
+/// A server's new row, when there is something new in it.
+fn row(
+    server: &ServerView,
+    health: Health,
+    found: Found,
+    now: NaiveDateTime,
+) -> Option<(ServerHealthRow, Option<EventRow>)> {
+    let before = server.checked.as_ref()?;
+    let changed = server.health != health;
+    let mut row = ServerHealthRow { health: health_word(health).into(), ..before.clone() };
+    if changed {
+        row.since = now;
+    }
+    match found {
+        Found::Answered(status) => {
+            row.reason = None;
+            row.boot_id = status.boot_id.to_string();
+            row.capacity_bytes = status.capacity_bytes as i64;
+            row.free_bytes = status.free_bytes as i64;
+            row.last_seen = Some(now);
+        }
+        Found::Missed(reason) => row.reason = Some(reason),
+    }
+    let stale = row.last_seen.zip(before.last_seen).is_none_or(|(new, old)| new - old >= REFRESH);
+    if !changed
+        && row.boot_id == before.boot_id
+        && row.reason == before.reason
+        && !(stale && row.last_seen != before.last_seen)
+    {
+        return None;
+    }
+    let event = changed.then(|| {
+        let why = row.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
+        let detail = format!("storage server {} is {} (it was {}){why}", server.row.name, row.health, before.health);
+        EventRow { server: Some(server.row.id), ..events::row(now, &format!("server_{}", row.health), detail) }
+    });
+    Some((row, event))
+}

@@ -1,0 +1,19 @@
+//! The supervisor, the shells that all actors share, and the name server's actors.
+//!
+//! An actor here is a thin shell around a plain async function over its dependencies. There are two shells:
+//! [`pass`] does one bounded pass after the other, [`batch`] collects what is sent to it and does it together.
+//! [`supervisor`] keeps them alive. State is in the database; an actor that restarts has lost nothing.
+
+pub mod batch;
+pub mod board;
+pub mod context;
+pub mod health_monitor;
+pub mod metadata_writer;
+pub mod pass;
+pub mod reaper;
+pub mod supervisor;
+
+pub use batch::Batcher;
+pub use board::Board;
+pub use pass::{PassActor, PassReport};
+pub use supervisor::{Handle, Supervisor};

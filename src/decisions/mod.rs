@@ -1,0 +1,4 @@
+//! Pure decisions, without I/O and without a clock of their own: tested by tables and by properties.
+
+pub mod health;
+pub mod placement;

@@ -1,0 +1,116 @@
+//! Listening: addresses, TLS, and the refusal to serve strangers in clear text.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use structopt::StructOpt;
+
+use crate::client::http::install_crypto_provider;
+use crate::types::error::IoContext;
+use crate::types::{Error, ErrorCode, Result};
+
+/// Where a server listens, and how.
+#[derive(Debug, Clone, StructOpt)]
+pub struct ListenOptions {
+    /// Address and port to listen on
+    #[structopt(long, default_value = "127.0.0.1:7400")]
+    pub listen: SocketAddr,
+    /// Certificate chain (PEM); with --tls-key it turns TLS on
+    #[structopt(long, requires = "tls-key")]
+    pub tls_cert: Option<PathBuf>,
+    /// Private key of the certificate (PEM)
+    #[structopt(long, requires = "tls-cert")]
+    pub tls_key: Option<PathBuf>,
+    /// Serve other machines without TLS: whoever can listen on the network can then read everything
+    #[structopt(long)]
+    pub insecure_http: bool,
+}
+
+impl ListenOptions {
+    /// Takes the address, so that a taken port is known before anything else starts.
+    pub fn bind(&self) -> Result<TcpListener> {
+        if !self.listen.ip().is_loopback() && self.tls_cert.is_none() && !self.insecure_http {
+            return Err(Error::invalid(format!(
+                "{} can be reached from other machines: give --tls-cert and --tls-key, or say --insecure-http",
+                self.listen
+            )));
+        }
+        TcpListener::bind(self.listen).map_err(|error| match error.kind() {
+            std::io::ErrorKind::AddrInUse => {
+                let message = format!("port {} is in use by another program; choose another one", self.listen.port());
+                Error::new(ErrorCode::AlreadyExists, message).with_source(error)
+            }
+            _ => Error::io(format!("listening on {}", self.listen), error),
+        })
+    }
+
+    /// The TLS side, if it is wanted.
+    pub fn tls(&self) -> Result<Option<rustls::ServerConfig>> {
+        let (Some(cert), Some(key)) = (&self.tls_cert, &self.tls_key) else { return Ok(None) };
+        install_crypto_provider();
+        let certificates = CertificateDer::pem_file_iter(cert)
+            .and_then(Iterator::collect::<std::result::Result<Vec<_>, _>>)
+            .map_err(|e| unreadable(cert, e))?;
+        let key = PrivateKeyDer::from_pem_file(key).map_err(|e| unreadable(key, e))?;
+        let config = rustls::ServerConfig::builder()
+            .with_no_client_auth()
+            .with_single_cert(certificates, key)
+            .map_err(|e| Error::invalid(format!("the certificate and key do not go together: {e}")).with_source(e))?;
+        Ok(Some(config))
+    }
+
+    /// The URL that reaches a listener from this machine.
+    pub fn local_url(&self, listener: &TcpListener) -> Result<String> {
+        let address = listener.local_addr().io_context(|| "asking for the address".into())?;
+        let scheme = if self.tls_cert.is_some() { "https" } else { "http" };
+        Ok(format!("{scheme}://{address}"))
+    }
+}
+
+fn unreadable(path: &Path, error: rustls::pki_types::pem::Error) -> Error {
+    Error::invalid(format!("cannot read {}: {error}", path.display())).with_source(error)
+}
+
+/// Starts an [`actix_web::HttpServer`] on a listener, with TLS if it is wanted, and waits for its end. A
+/// macro, because the type of an application cannot be named.
+#[macro_export]
+#[doc(hidden)]
+macro_rules! serve_http {
+    ($options:expr, $listener:expr, $app:expr) => {{
+        use $crate::types::error::IoContext as _;
+        let server = actix_web::HttpServer::new($app)
+            .tcp_nodelay(true)
+            .keep_alive(std::time::Duration::from_secs(75))
+            .client_request_timeout(std::time::Duration::from_secs(10))
+            .client_disconnect_timeout(std::time::Duration::from_secs(2))
+            .shutdown_timeout(3);
+        let context = || "listening".to_string();
+        let server = match $options.tls()? {
+            Some(tls) => server.listen_rustls_0_23($listener, tls).io_context(context)?,
+            None => server.listen($listener).io_context(context)?,
+        };
+        server.run()
+    }};
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strangers_are_not_served_in_clear_text() {
+        let options = |listen: &str, insecure_http| ListenOptions {
+            listen: listen.parse().unwrap(),
+            tls_cert: None,
+            tls_key: None,
+            insecure_http,
+        };
+        assert_eq!(options("0.0.0.0:0", false).bind().unwrap_err().code(), ErrorCode::InvalidRequest);
+        assert!(options("0.0.0.0:0", true).bind().is_ok());
+        let listener = options("127.0.0.1:0", false).bind().unwrap();
+        let taken = listener.local_addr().unwrap().to_string();
+        assert!(options(&taken, false).bind().unwrap_err().message().contains("in use"));
+    }
+}

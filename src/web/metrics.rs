@@ -1,0 +1,39 @@
+//! Prometheus metrics that every server has, and the text that `/metrics` answers.
+
+use prometheus::{Encoder, HistogramOpts, HistogramVec, Registry, TextEncoder};
+
+use crate::types::{Error, Result};
+
+/// A registry with the histogram of HTTP requests in it.
+#[derive(Clone)]
+pub struct Metrics {
+    /// Where further metrics are registered.
+    pub registry: Registry,
+    /// `holdfast_http_request_duration_seconds`.
+    pub http: HistogramVec,
+}
+
+impl Metrics {
+    /// A new registry.
+    pub fn new() -> Result<Self> {
+        let options =
+            HistogramOpts::new("holdfast_http_request_duration_seconds", "Time to answer HTTP requests, in seconds")
+                .buckets(vec![0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0]);
+        let http = HistogramVec::new(options, &["route", "method", "status"]).map_err(wrong)?;
+        let registry = Registry::new();
+        registry.register(Box::new(http.clone())).map_err(wrong)?;
+        Ok(Self { registry, http })
+    }
+
+    /// The text exposition format.
+    pub fn text(&self) -> Result<String> {
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text).map_err(wrong)?;
+        String::from_utf8(text).map_err(|error| Error::internal("the metrics are not UTF-8").with_source(error))
+    }
+}
+
+/// A failure of the metrics library.
+pub fn wrong(error: prometheus::Error) -> Error {
+    Error::internal("the metrics are not right").with_source(error)
+}
