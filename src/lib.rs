@@ -25,6 +25,8 @@ pub mod actors;
 pub mod client;
 pub mod db;
 pub mod decisions;
+pub mod http;
 pub mod security;
+pub mod storage;
 pub mod types;
 pub mod web;

@@ -61,6 +61,9 @@ impl Settings {
     }
 }
 
+/// The servers, and when they were read.
+type Seen = (Instant, Arc<Vec<ServerView>>);
+
 /// Shared by all actors and endpoints. Cheap to clone.
 #[derive(Clone)]
 pub struct Context {
@@ -73,7 +76,7 @@ pub struct Context {
     /// What an operator set.
     pub settings: Arc<Settings>,
     membership: Arc<RwLock<(Uuid, i64)>>,
-    servers: Arc<Mutex<Option<(Instant, Arc<Vec<ServerView>>)>>>,
+    servers: Arc<Mutex<Option<Seen>>>,
 }
 
 impl Context {

@@ -45,6 +45,17 @@ impl ClusterSecret {
         Self::from_text(&text).map_err(|error| error.context(path.display()))
     }
 
+    /// The secret, from the one place where it was given: the text itself, or a file.
+    pub fn from_text_or_file(text: Option<&str>, file: Option<&Path>) -> Result<Self> {
+        match (text, file) {
+            (Some(text), _) => Self::from_text(text),
+            (None, Some(file)) => Self::from_file(file),
+            (None, None) => Err(Error::invalid(
+                "the cluster secret is missing: give --cluster-secret-file or set HOLDFAST_CLUSTER_SECRET",
+            )),
+        }
+    }
+
     /// The key for one purpose: HMAC-SHA256 (RFC 2104) of the purpose under the secret.
     pub fn derive(&self, purpose: &str) -> [u8; 32] {
         mac(&self.0, &[purpose.as_bytes()])

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::api::Target;
-use super::{Generation, ObjectId, ServerId, Sha256, Time, Version};
+use super::{Error, Generation, ObjectId, Result, ServerId, Sha256, Time, Version};
 
 /// The answer to `GET /status`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -105,4 +105,14 @@ pub struct InventoryLine {
     pub ticket_expires: Time,
     /// When its bytes were last checked.
     pub verified: Time,
+}
+
+impl std::str::FromStr for ReplicaKey {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let wrong = || Error::invalid(format!("{text:?} does not name a replica (OBJECT.GENERATION)"));
+        let (object, generation) = text.split_once('.').ok_or_else(wrong)?;
+        Ok(Self { object: object.parse()?, generation: generation.parse()? })
+    }
 }

@@ -1,0 +1,53 @@
+//! Who sends a request, and what that allows.
+
+use actix_web::HttpRequest;
+
+use super::state::App;
+use crate::security::ticket::{Sender, ServerCredential};
+use crate::security::token::{self, Grant};
+use crate::types::api::Role;
+use crate::types::{DfsPath, Error, ErrorCode, Result};
+use crate::web::auth;
+
+/// The grant of the bearer's token.
+pub async fn bearer(request: &HttpRequest, app: &App) -> Result<Grant> {
+    let refuse = |message: &str| Error::new(ErrorCode::Unauthorized, message);
+    let Some(text) = auth::credential(request, "Bearer") else {
+        return Err(refuse(
+            "a bearer token is needed (header Authorization: Bearer …); client.toml of the cluster has one",
+        ));
+    };
+    app.grant(token::hash(text))
+        .await?
+        .ok_or_else(|| refuse("the token is not valid: it is unknown, was revoked or has ended"))
+}
+
+/// Checks that the bearer may act in `role` at `path`.
+pub async fn allow(request: &HttpRequest, app: &App, role: Role, path: &DfsPath) -> Result<()> {
+    bearer(request, app).await?.check(role, path)
+}
+
+/// Checks that the bearer may act in `role`, for what is about the whole cluster. A token for a part of the
+/// namespace may not look at the rest of it.
+pub async fn allow_cluster(request: &HttpRequest, app: &App, role: Role) -> Result<()> {
+    bearer(request, app).await?.check(role, &DfsPath::root())
+}
+
+/// Checks that a storage server of this cluster sends the request. One that has not joined yet names none.
+pub fn storage_server(request: &HttpRequest, app: &App) -> Result<uuid::Uuid> {
+    let verified = auth::server(request, &app.context.signer)?;
+    let (cluster, _) = app.context.membership();
+    if verified.cluster.is_some_and(|theirs| theirs != cluster) {
+        return Err(Error::new(
+            ErrorCode::Forbidden,
+            format!(
+                "this storage server belongs to another cluster than this name server ({cluster}); join with an empty directory"
+            ),
+        ));
+    }
+    // Expiry is not judged here: a server that has just started may not know the cluster's time yet.
+    match verified.claims {
+        ServerCredential { sender: Sender::Storage { identity }, .. } => Ok(identity),
+        ServerCredential { .. } => Err(Error::new(ErrorCode::Forbidden, "only storage servers may ask this")),
+    }
+}

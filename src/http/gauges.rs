@@ -1,0 +1,84 @@
+//! Metrics of the name server.
+
+use prometheus::{Gauge, GaugeVec, IntGauge, IntGaugeVec, Opts};
+
+use crate::db::report::Counts;
+use crate::types::Result;
+use crate::types::api::{ActorInfo, Health};
+use crate::web::Metrics;
+use crate::web::metrics::wrong;
+
+/// The gauges that are read from the database when somebody asks.
+pub struct Gauges {
+    servers: IntGaugeVec,
+    objects: IntGauge,
+    bytes: Gauge,
+    under_replicated: IntGaugeVec,
+    missing: IntGauge,
+    outbox: IntGauge,
+    restarts: GaugeVec,
+    last_pass: GaugeVec,
+}
+
+impl Gauges {
+    /// Registers them.
+    pub fn new(metrics: &Metrics) -> Result<Self> {
+        let gauges = Self {
+            servers: IntGaugeVec::new(Opts::new("holdfast_servers", "Storage servers by health"), &["state"])
+                .map_err(wrong)?,
+            objects: IntGauge::new("holdfast_objects", "Live objects").map_err(wrong)?,
+            bytes: Gauge::new("holdfast_bytes", "Bytes of live objects, once each").map_err(wrong)?,
+            under_replicated: IntGaugeVec::new(
+                Opts::new("holdfast_under_replicated", "Objects short of copies, by copies left"),
+                &["copies"],
+            )
+            .map_err(wrong)?,
+            missing: IntGauge::new("holdfast_missing_objects", "Objects with no copy on a server that answers")
+                .map_err(wrong)?,
+            outbox: IntGauge::new("holdfast_outbox_length", "Deletions that wait for storage servers")
+                .map_err(wrong)?,
+            restarts: GaugeVec::new(Opts::new("holdfast_actor_restarts_total", "Restarts of actors"), &["actor"])
+                .map_err(wrong)?,
+            last_pass: GaugeVec::new(
+                Opts::new("holdfast_actor_last_pass_seconds", "Time that an actor's last pass took"),
+                &["actor"],
+            )
+            .map_err(wrong)?,
+        };
+        let all: [Box<dyn prometheus::core::Collector>; 8] = [
+            Box::new(gauges.servers.clone()),
+            Box::new(gauges.objects.clone()),
+            Box::new(gauges.bytes.clone()),
+            Box::new(gauges.under_replicated.clone()),
+            Box::new(gauges.missing.clone()),
+            Box::new(gauges.outbox.clone()),
+            Box::new(gauges.restarts.clone()),
+            Box::new(gauges.last_pass.clone()),
+        ];
+        for collector in all {
+            metrics.registry.register(collector).map_err(wrong)?;
+        }
+        Ok(gauges)
+    }
+
+    /// Shows these numbers.
+    pub fn set(&self, counted: &Counts, healths: &[Health], actors: &[ActorInfo]) {
+        for (health, word) in [(Health::Live, "live"), (Health::Suspect, "suspect"), (Health::Down, "down")] {
+            let count = healths.iter().filter(|other| **other == health).count();
+            self.servers.with_label_values(&[word]).set(count as i64);
+        }
+        self.objects.set(counted.objects as i64);
+        self.bytes.set(counted.bytes as f64);
+        self.outbox.set(counted.outbox as i64);
+        self.under_replicated.reset();
+        for row in &counted.under_replicated {
+            self.under_replicated.with_label_values(&[&row.copies.to_string()]).set(row.objects as i64);
+        }
+        let missing = counted.under_replicated.iter().find(|row| row.copies == 0).map_or(0, |row| row.objects);
+        self.missing.set(missing as i64);
+        for actor in actors {
+            self.restarts.with_label_values(&[&actor.name]).set(actor.restarts as f64);
+            self.last_pass.with_label_values(&[&actor.name]).set(actor.last_pass_seconds.unwrap_or(0.0));
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! The API's description, generated from the handlers.
+
+use actix_web::{HttpResponse, get};
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::{Modify, OpenApi};
+
+use super::{files, namespace, operation, servers, tokens};
+use crate::types::api::ErrorBody;
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Holdfast name server",
+        description = "Errors are `{code, message, request_id}`. Bytes travel to and from storage servers, by tickets; \
+                       `GET`, `HEAD`, `PUT` and `DELETE /files/{path}` redirect there (307), so that `curl -L` works."
+    ),
+    paths(
+        files::available, files::commit, files::stat, files::delete, files::list,
+        namespace::mkdir, namespace::rmdir, namespace::touch, namespace::mv, namespace::cp,
+        servers::register, servers::pending_fates, servers::list, servers::drain, servers::undrain, servers::remove,
+        operation::report, operation::actors_list, operation::events_list, operation::why, operation::status, operation::metrics_text,
+        tokens::create, tokens::list, tokens::revoke,
+    ),
+    components(schemas(ErrorBody)),
+    modifiers(&Prefix, &Bearer)
+)]
+struct Description;
+
+/// The handlers' paths are those inside their scope.
+struct Prefix;
+
+impl Modify for Prefix {
+    fn modify(&self, description: &mut utoipa::openapi::OpenApi) {
+        let outside = ["/status", "/metrics"];
+        let paths = std::mem::take(&mut description.paths.paths);
+        description.paths.paths = paths
+            .into_iter()
+            .map(
+                |(path, item)| {
+                    if outside.contains(&path.as_str()) { (path, item) } else { (format!("/api/v1{path}"), item) }
+                },
+            )
+            .collect();
+    }
+}
+
+struct Bearer;
+
+impl Modify for Bearer {
+    fn modify(&self, description: &mut utoipa::openapi::OpenApi) {
+        let scheme = SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build());
+        description.components.get_or_insert_with(Default::default).add_security_scheme("token", scheme);
+        description.security = Some(vec![utoipa::openapi::SecurityRequirement::new("token", Vec::<String>::new())]);
+    }
+}
+
+/// This description.
+#[get("/openapi.json")]
+pub async fn document() -> HttpResponse {
+    HttpResponse::Ok().json(Description::openapi())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_endpoint_of_the_contract_is_described() {
+        let description = Description::openapi();
+        for path in [
+            "available",
+            "file",
+            "ls",
+            "mkdir",
+            "rmdir",
+            "touch",
+            "mv",
+            "cp",
+            "register",
+            "servers",
+            "report",
+            "actors",
+            "events",
+            "why",
+            "servers/{id}/drain",
+            "servers/{id}/undrain",
+            "servers/{id}/remove",
+        ] {
+            assert!(description.paths.paths.contains_key(&format!("/api/v1/{path}")), "{path}");
+        }
+        assert!(description.paths.paths.contains_key("/status"));
+    }
+}

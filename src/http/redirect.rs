@@ -1,0 +1,111 @@
+//! `/files/{path}` for curl and browsers: redirects to a storage server, which has the bytes.
+
+use actix_web::http::header;
+use actix_web::{HttpRequest, HttpResponse, web};
+use percent_encoding::percent_decode_str;
+
+use super::auth;
+use super::files::{placements, stat_path};
+use super::state::{Data, version_of};
+use crate::actors::metadata_writer::Change;
+use crate::types::api::*;
+use crate::types::{DfsPath, Error, ErrorCode, Result, Version};
+
+/// The path behind `/files`, decoded once.
+fn path_of(request: &HttpRequest) -> Result<DfsPath> {
+    let raw = request.uri().path().strip_prefix("/files").unwrap_or_default();
+    let text = percent_decode_str(raw)
+        .decode_utf8()
+        .map_err(|_| Error::new(ErrorCode::InvalidPath, "the path in the URL is not UTF-8"))?;
+    DfsPath::parse(&text)
+}
+
+fn header_text<'r>(request: &'r HttpRequest, name: &header::HeaderName) -> Result<Option<&'r str>> {
+    let Some(value) = request.headers().get(name) else { return Ok(None) };
+    value.to_str().map(Some).map_err(|_| Error::invalid(format!("the header {name} is not text")))
+}
+
+/// The version in an entity tag.
+fn version_in(tag: &str) -> Result<Version> {
+    tag.trim().trim_matches('"').parse().map_err(|_| Error::invalid(format!("{tag} is not a version such as \"7\"")))
+}
+
+/// `If-Match` and `If-None-Match` as a version and a wish for absence.
+fn conditions(request: &HttpRequest) -> Result<(Option<Version>, bool)> {
+    let if_match = match header_text(request, &header::IF_MATCH)? {
+        None | Some("*") => None,
+        Some(tag) => Some(version_in(tag)?),
+    };
+    match header_text(request, &header::IF_NONE_MATCH)? {
+        None => Ok((if_match, false)),
+        Some("*") => Ok((if_match, true)),
+        Some(other) => Err(Error::invalid(format!("If-None-Match: {other} is not understood for writes; only * is"))),
+    }
+}
+
+fn redirect(url: String) -> HttpResponse {
+    HttpResponse::TemporaryRedirect()
+        .insert_header((header::LOCATION, url))
+        // The URL has a ticket for this request alone.
+        .insert_header((header::CACHE_CONTROL, "no-store"))
+        .finish()
+}
+
+/// `GET` and `HEAD`: to the best copy.
+pub async fn read(request: HttpRequest, app: Data) -> Result<HttpResponse> {
+    let path = path_of(&request)?;
+    auth::allow(&request, &app, Role::Reader, &path).await?;
+    let (entry, _) = stat_path(&app, &path).await?;
+    if entry.kind == Kind::Directory {
+        return Err(Error::new(
+            ErrorCode::IsADirectory,
+            format!("{path} is a directory; list it with /api/v1/ls?path="),
+        ));
+    }
+    match entry.replicas.into_iter().find_map(|replica| replica.url) {
+        Some(url) => Ok(redirect(url)),
+        None => Err(Error::unavailable(format!(
+            "no server that has {path} answers now; holdfast stat shows where its copies are"
+        ))),
+    }
+}
+
+/// `PUT`: to the first of the servers chosen. Directories above the path are made when they are missing.
+pub async fn write(request: HttpRequest, app: Data) -> Result<HttpResponse> {
+    let path = path_of(&request)?;
+    auth::allow(&request, &app, Role::Writer, &path).await?;
+    let size = match header_text(&request, &header::CONTENT_LENGTH)? {
+        None => None,
+        Some(text) => Some(text.parse().map_err(|_| Error::invalid("Content-Length is not a number"))?),
+    };
+    let (if_match, absent) = conditions(&request)?;
+    let query = AvailableQuery {
+        path,
+        size,
+        count: None,
+        object: None,
+        exclude: None,
+        if_match,
+        if_none_match: Some(absent),
+        parents: Some(true),
+    };
+    let placement = placements(&app, query).await?.pop().ok_or_else(|| Error::internal("no placement"))?;
+    let first = placement.servers.first().ok_or_else(|| Error::internal("a placement has no servers"))?;
+    Ok(redirect(format!("{}/file?ticket={}", first.url, placement.ticket)))
+}
+
+/// `DELETE`: a file, or with `?recursive=true` a directory.
+pub async fn delete(request: HttpRequest, app: Data) -> Result<HttpResponse> {
+    #[derive(serde::Deserialize)]
+    struct Flags {
+        #[serde(default)]
+        recursive: bool,
+    }
+    let path = path_of(&request)?;
+    auth::allow(&request, &app, Role::Writer, &path).await?;
+    let flags = web::Query::<Flags>::from_query(request.query_string()).map_err(|e| Error::invalid(e.to_string()))?;
+    let (if_match, _) = conditions(&request)?;
+    let change = Change::Remove { path, recursive: flags.recursive, if_match };
+    let version = version_of(app.change(change).await?)?;
+    Ok(HttpResponse::Ok().json(Changed { version }))
+}

@@ -1,0 +1,143 @@
+//! The name server: options, start, end.
+
+use std::path::PathBuf;
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use actix_web::{App as WebApp, middleware, web};
+use chrono::TimeDelta;
+use structopt::StructOpt;
+
+use super::gauges::Gauges;
+use super::routes;
+use super::state::App;
+use crate::actors::context::{Context, Settings, membership_of};
+use crate::actors::health_monitor::CheckServers;
+use crate::actors::metadata_writer::WriteChanges;
+use crate::actors::reaper::Reap;
+use crate::actors::{Batcher, Board, PassActor, Supervisor};
+use crate::client::{Credentials, HttpClient, StorageClient};
+use crate::db::{Db, cluster, migrate};
+use crate::security::ticket::Sender;
+use crate::security::{ClusterSecret, Signer};
+use crate::types::limits::REPLICATION_MAX;
+use crate::types::{Error, Result};
+use crate::web::{ListenOptions, Metrics, request};
+
+/// The name server of Holdfast: keeps the metadata and decides where copies go
+#[derive(Debug, Clone, StructOpt)]
+#[structopt(name = "holdfast-name-server")]
+pub struct Options {
+    /// Where the metadata is: postgres://USER@HOST/NAME or sqlite://PATH
+    #[structopt(long, env = "HOLDFAST_DATABASE", hide_env_values = true)]
+    pub database: String,
+    /// Make a new cluster when the database is empty
+    #[structopt(long)]
+    pub initialize: bool,
+    /// Copies of files in a new cluster; set per directory later
+    #[structopt(long, default_value = "2")]
+    pub replicas: u32,
+    /// File with the cluster secret
+    #[structopt(long)]
+    pub cluster_secret_file: Option<PathBuf>,
+    /// The cluster secret itself; better in the environment than on the command line
+    #[structopt(long, env = "HOLDFAST_CLUSTER_SECRET", hide_env_values = true)]
+    pub cluster_secret: Option<String>,
+    /// Copies that must be safe on disk before a write is acknowledged [default: the smaller of 2 and the copies wanted]
+    #[structopt(long)]
+    pub min_write_copies: Option<u32>,
+    /// Allow two copies of a file on one host
+    #[structopt(long)]
+    pub allow_same_host: bool,
+    /// Seconds between two rounds of health checks
+    #[structopt(long, default_value = "2")]
+    pub health_interval: f64,
+    /// Seconds without an answer after which a storage server is down
+    #[structopt(long, default_value = "6")]
+    pub down_after: f64,
+    /// Seconds that an object may be short of copies before it is repaired
+    #[structopt(long, default_value = "30")]
+    pub repair_delay: f64,
+    /// Seconds that a permission to upload is good for, beyond the time that its bytes need
+    #[structopt(long, default_value = "3600")]
+    pub upload_ttl: u32,
+    /// Seconds that a permission to read is good for; bytes of deleted files stay as long
+    #[structopt(long, default_value = "60")]
+    pub read_ttl: u32,
+    /// Certificates to trust (PEM), when storage servers use TLS with a private authority
+    #[structopt(long)]
+    pub ca_cert: Option<PathBuf>,
+    #[structopt(flatten)]
+    /// Where to listen.
+    pub listen: ListenOptions,
+}
+
+impl Options {
+    fn settings(&self) -> Result<Settings> {
+        let seconds = |name: &str, value: f64| {
+            Duration::try_from_secs_f64(value)
+                .ok()
+                .filter(|duration| (0.01..=86_400.0).contains(&duration.as_secs_f64()))
+                .ok_or_else(|| Error::invalid(format!("--{name} {value} must be 0.01 to 86400 seconds")))
+        };
+        let delta = |duration: Duration| TimeDelta::from_std(duration).unwrap_or(TimeDelta::MAX);
+        for (name, copies) in [("replicas", Some(self.replicas)), ("min-write-copies", self.min_write_copies)] {
+            if copies.is_some_and(|copies| !(1..=REPLICATION_MAX).contains(&copies)) {
+                return Err(Error::invalid(format!("--{name} must be 1 to {REPLICATION_MAX}")));
+            }
+        }
+        Ok(Settings {
+            min_write_copies: self.min_write_copies,
+            allow_same_host: self.allow_same_host,
+            upload_ttl: TimeDelta::seconds(self.upload_ttl.into()),
+            read_ttl: TimeDelta::seconds(self.read_ttl.into()),
+            health_interval: seconds("health-interval", self.health_interval)?,
+            down_after: delta(seconds("down-after", self.down_after)?),
+            repair_delay: delta(seconds("repair-delay", self.repair_delay)?),
+        })
+    }
+}
+
+/// Serves until the end. Must be called inside an actix system.
+pub async fn run(options: Options) -> Result<()> {
+    let settings = options.settings()?;
+    let secret =
+        ClusterSecret::from_text_or_file(options.cluster_secret.as_deref(), options.cluster_secret_file.as_deref())?;
+    let url = crate::db::DatabaseUrl::parse(&options.database)?;
+    let listener = options.listen.bind()?;
+    let db = Db::open(&url)?;
+    let (initialize, copies, key) = (options.initialize, options.replicas, secret.clone());
+    let prepare = tokio::task::spawn_blocking(move || migrate::prepare(&url, initialize, &key, copies));
+    prepare.await.map_err(|error| Error::internal("preparing the database panicked").with_source(error))??;
+    let state = db.read(cluster::state).await?;
+    let membership = Arc::new(RwLock::new((state.cluster, state.epoch)));
+    let signer = Signer::new(secret);
+    let credentials = Credentials::Server {
+        signer: signer.clone(),
+        sender: Sender::NameServer { term: 0 },
+        membership: membership_of(&membership),
+    };
+    let storage = StorageClient::new(HttpClient::new(options.ca_cert.as_deref())?, credentials);
+    let context = Context::new(db, storage, signer, settings, membership);
+    let (board, metrics) = (Board::default(), Metrics::new()?);
+    let supervisor = Supervisor::new(board.clone());
+    let writer = Batcher::supervise(&supervisor, &board, "MetadataWriter", WriteChanges { context: context.clone() });
+    let timing = CheckServers::timing(context.settings.health_interval);
+    let monitor =
+        PassActor::supervise(&supervisor, &board, "HealthMonitor", timing, CheckServers::new(context.clone()));
+    PassActor::supervise(&supervisor, &board, "Reaper", Reap::TIMING, Reap { context: context.clone() });
+    let gauges = web::Data::new(Gauges::new(&metrics)?);
+    log::info!("name server listens at {} for cluster {}", options.listen.local_url(&listener)?, state.cluster);
+    let (app, metrics) = (web::Data::new(App::new(context, writer, monitor, board)), web::Data::new(metrics));
+    let server = crate::serve_http!(options.listen, listener, move || {
+        WebApp::new()
+            .app_data(app.clone())
+            .app_data(metrics.clone())
+            .app_data(gauges.clone())
+            .wrap(middleware::from_fn(request::around))
+            .configure(request::parsing)
+            .configure(routes)
+            .default_service(web::to(request::no_such_route))
+    });
+    server.await.map_err(|error| Error::io("serving", error))
+}

@@ -1,0 +1,149 @@
+//! Storage servers: registration, pending replicas, the list, what a person decides.
+
+use actix_web::{HttpRequest, HttpResponse, get, post, web};
+
+use super::auth;
+use super::state::{App, Data};
+use crate::db::{cluster, pending, server};
+use crate::types::api::*;
+use crate::types::limits::PENDING_BATCH_ITEMS_MAX;
+use crate::types::{Error, ErrorCode, Result, ServerId};
+
+/// A storage server announces itself.
+#[utoipa::path(tag = "storage servers", request_body = RegisterRequest, responses((status = 200, body = RegisterResponse)))]
+#[post("/register")]
+pub async fn register(request: HttpRequest, body: web::Json<RegisterRequest>, app: Data) -> Result<HttpResponse> {
+    let identity = auth::storage_server(&request, &app)?;
+    let body = body.into_inner();
+    if identity != body.identity {
+        return Err(Error::new(ErrorCode::Forbidden, "the request is signed by another identity than it announces"));
+    }
+    let state = app.context.db.read(cluster::state).await?;
+    if body.cluster.is_some_and(|theirs| theirs != state.cluster) {
+        return Err(Error::new(
+            ErrorCode::Forbidden,
+            "the storage server belongs to another cluster; join with an empty directory",
+        ));
+    }
+    if body.epoch > state.epoch {
+        return Err(Error::new(
+            ErrorCode::Forbidden,
+            format!(
+                "the storage server has seen epoch {}, the database is in epoch {}: it is older than its servers",
+                body.epoch, state.epoch
+            ),
+        ));
+    }
+    let (server, _) = app.context.change(move |changes| server::register(changes, &body)).await?;
+    app.check_servers_soon();
+    Ok(HttpResponse::Ok().json(RegisterResponse {
+        server,
+        cluster: state.cluster,
+        epoch: state.epoch,
+        time: state.now,
+    }))
+}
+
+/// A storage server asks about its pending replicas.
+#[utoipa::path(tag = "storage servers", request_body = PendingRequest, responses((status = 200, body = PendingResponse)))]
+#[post("/pending")]
+pub async fn pending_fates(request: HttpRequest, body: web::Json<PendingRequest>, app: Data) -> Result<HttpResponse> {
+    let identity = auth::storage_server(&request, &app)?;
+    let PendingRequest { server, replicas } = body.into_inner();
+    if ServerId::of_identity(identity) != server {
+        return Err(Error::new(ErrorCode::Forbidden, "a storage server may only ask about its own replicas"));
+    }
+    if replicas.len() > PENDING_BATCH_ITEMS_MAX {
+        return Err(Error::new(
+            ErrorCode::TooLarge,
+            format!("at most {PENDING_BATCH_ITEMS_MAX} replicas are asked about at once"),
+        ));
+    }
+    let asked = replicas.clone();
+    let known = app.context.db.read(move |connection| pending::known(connection, server, &asked)).await?;
+    let undecided: Vec<PendingReplica> =
+        replicas.iter().zip(&known).filter(|(_, fate)| fate.is_none()).map(|(replica, _)| replica.clone()).collect();
+    let mut decided = Vec::new();
+    if !undecided.is_empty() {
+        let keep_row_for = app.context.settings.release_times().write_ticket;
+        decided = app
+            .context
+            .db
+            .write(move |connection| pending::decide(connection, server, &undecided, keep_row_for))
+            .await?;
+    }
+    let mut decided = decided.into_iter();
+    let fates = known.into_iter().map(|fate| fate.or_else(|| decided.next()).unwrap_or(PendingFate::Wait)).collect();
+    Ok(HttpResponse::Ok().json(PendingResponse { fates }))
+}
+
+/// All storage servers with their health.
+#[utoipa::path(tag = "operation", responses((status = 200, body = ServersResponse)))]
+#[get("/servers")]
+pub async fn list(request: HttpRequest, app: Data) -> Result<HttpResponse> {
+    auth::allow_cluster(&request, &app, Role::Reader).await?;
+    Ok(HttpResponse::Ok().json(ServersResponse { servers: server_infos(&app).await? }))
+}
+
+async fn server_infos(app: &App) -> Result<Vec<ServerInfo>> {
+    let (views, counts) = app
+        .context
+        .db
+        .read(|connection| Ok((server::server_views(connection)?, server::replica_counts(connection)?)))
+        .await?;
+    let info = |view: server::ServerView| ServerInfo {
+        server: ServerId(view.row.id),
+        replicas: counts.get(&view.row.id).copied().unwrap_or(0) as u64,
+        health: view.health,
+        reason: view.checked.as_ref().and_then(|checked| checked.reason.clone()),
+        admin_state: view.admin_state,
+        capacity_bytes: view.checked.as_ref().map_or(0, |checked| checked.capacity_bytes as u64),
+        free_bytes: view.checked.as_ref().map_or(0, |checked| checked.free_bytes as u64),
+        last_seen: view.checked.as_ref().and_then(|checked| checked.last_seen).map(|time| time.and_utc()),
+        name: view.row.name,
+        host: view.row.host,
+        url: view.row.url,
+        zone: view.row.zone,
+    };
+    Ok(views.into_iter().map(info).collect())
+}
+
+/// Takes a server out of service: it gets no new files.
+#[utoipa::path(tag = "operation", params(("id" = String, Path, description = "id or name")), responses((status = 200, body = ServerInfo)))]
+#[post("/servers/{id}/drain")]
+pub async fn drain(request: HttpRequest, id: web::Path<String>, app: Data) -> Result<HttpResponse> {
+    set_admin_state(request, id.into_inner(), app, AdminState::Draining).await
+}
+
+/// Puts a server back into service.
+#[utoipa::path(tag = "operation", params(("id" = String, Path, description = "id or name")), responses((status = 200, body = ServerInfo)))]
+#[post("/servers/{id}/undrain")]
+pub async fn undrain(request: HttpRequest, id: web::Path<String>, app: Data) -> Result<HttpResponse> {
+    set_admin_state(request, id.into_inner(), app, AdminState::InService).await
+}
+
+async fn set_admin_state(request: HttpRequest, id: String, app: Data, state: AdminState) -> Result<HttpResponse> {
+    auth::allow_cluster(&request, &app, Role::Superuser).await?;
+    let server = app.context.db.read(move |connection| server::resolve(connection, &id)).await?;
+    app.context.change(move |changes| server::set_admin_state(changes, server, state)).await?;
+    app.context.fresh_servers().await?;
+    info_of(&app, server).await
+}
+
+async fn info_of(app: &App, server: ServerId) -> Result<HttpResponse> {
+    let info = server_infos(app).await?.into_iter().find(|info| info.server == server);
+    info.map(|info| HttpResponse::Ok().json(info))
+        .ok_or_else(|| Error::not_found(format!("no storage server has the id {server}")))
+}
+
+/// Forgets a server that holds no replicas.
+#[utoipa::path(tag = "operation", params(("id" = String, Path, description = "id or name")), responses((status = 200, body = ServerInfo)))]
+#[post("/servers/{id}/remove")]
+pub async fn remove(request: HttpRequest, id: web::Path<String>, app: Data) -> Result<HttpResponse> {
+    auth::allow_cluster(&request, &app, Role::Superuser).await?;
+    let server = app.context.db.read(move |connection| server::resolve(connection, &id)).await?;
+    let last_look = info_of(&app, server).await?;
+    app.context.change(move |changes| server::remove(changes, server)).await?;
+    app.context.fresh_servers().await?;
+    Ok(last_look)
+}

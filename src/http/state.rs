@@ -1,0 +1,95 @@
+//! What the endpoints share.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use actix_web::web;
+
+use crate::actors::context::Context;
+use crate::actors::metadata_writer::{Answer, Change, MetadataWriter};
+use crate::actors::pass::Nudge;
+use crate::actors::{Board, Handle, PassActor};
+use crate::security::token::Grant;
+use crate::types::{Error, Result, Sha256, Version};
+
+/// How long a change of the namespace may wait for its batch and its commit.
+const CHANGE_DEADLINE: Duration = Duration::from_secs(12);
+/// How long a token that was found is believed; a revoked one works as long.
+const TOKEN_TTL: Duration = Duration::from_secs(2);
+/// Tokens that are remembered.
+const TOKENS_MAX: usize = 10_000;
+
+/// The state of the application.
+pub struct App {
+    /// Database, storage client, signer, settings.
+    pub context: Context,
+    /// Group commit.
+    pub writer: Handle<MetadataWriter>,
+    /// Checks servers; nudged when one registers.
+    pub health_monitor: Handle<PassActor>,
+    /// How the actors are.
+    pub board: Board,
+    tokens: Mutex<HashMap<Sha256, (Instant, Option<Grant>)>>,
+}
+
+/// How handlers get it.
+pub type Data = web::Data<App>;
+
+impl App {
+    /// Over its parts.
+    pub fn new(
+        context: Context,
+        writer: Handle<MetadataWriter>,
+        health_monitor: Handle<PassActor>,
+        board: Board,
+    ) -> Self {
+        Self { context, writer, health_monitor, board, tokens: Mutex::default() }
+    }
+
+    /// Makes a change of the namespace; answers its version, or `None` when there was nothing to touch.
+    pub async fn change(&self, change: Change) -> Result<Option<Version>> {
+        match self.writer.submit(change, CHANGE_DEADLINE).await? {
+            Answer::Changed(version) => Ok(Some(version)),
+            Answer::Absent => Ok(None),
+            Answer::Committed(committed) => Ok(Some(committed.version)),
+        }
+    }
+
+    /// Hands a change in, for those who wait for many.
+    pub async fn submit(&self, change: Change) -> Result<Answer> {
+        self.writer.submit(change, CHANGE_DEADLINE).await
+    }
+
+    /// Asks for a round of health checks soon.
+    pub fn check_servers_soon(&self) {
+        self.health_monitor.nudge(Nudge);
+    }
+
+    /// What the token with this hash allows.
+    pub async fn grant(&self, hash: Sha256) -> Result<Option<Grant>> {
+        let known = self.tokens.lock().unwrap_or_else(PoisonError::into_inner).get(&hash).cloned();
+        if let Some((at, grant)) = known
+            && at.elapsed() < TOKEN_TTL
+        {
+            return Ok(grant);
+        }
+        let grant = self.context.db.read(move |connection| crate::db::token::find(connection, hash)).await?;
+        let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        if tokens.len() >= TOKENS_MAX {
+            tokens.clear();
+        }
+        tokens.insert(hash, (Instant::now(), grant.clone()));
+        Ok(grant)
+    }
+
+    /// Forgets tokens that were found, after one was revoked here.
+    pub fn forget_tokens(&self) {
+        self.tokens.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+/// The version of a change that always has one.
+pub fn version_of(answer: Option<Version>) -> Result<Version> {
+    answer.ok_or_else(|| Error::internal("a change had no version"))
+}

@@ -1,0 +1,63 @@
+//! Bearer tokens.
+
+use actix_web::{HttpRequest, HttpResponse, delete, get, post, web};
+use chrono::TimeDelta;
+
+use super::auth;
+use super::state::Data;
+use crate::db::token as tokens;
+use crate::security::token;
+use crate::types::api::*;
+use crate::types::limits::COMPONENT_BYTES_MAX;
+use crate::types::{Error, Result};
+
+/// Makes a token; its text is shown only now.
+#[utoipa::path(tag = "tokens", request_body = TokenRequest, responses((status = 201, body = TokenCreated)))]
+#[post("/tokens")]
+pub async fn create(request: HttpRequest, body: web::Json<TokenRequest>, app: Data) -> Result<HttpResponse> {
+    auth::allow_cluster(&request, &app, Role::Superuser).await?;
+    let TokenRequest { name, role, prefix, ttl_seconds } = body.into_inner();
+    if name.is_empty() || name.len() > COMPONENT_BYTES_MAX || name.chars().any(char::is_control) {
+        return Err(Error::invalid(format!(
+            "a token's name has 1 to {COMPONENT_BYTES_MAX} bytes and no control characters"
+        )));
+    }
+    let ttl = match ttl_seconds {
+        None => None,
+        Some(seconds) => Some(
+            i64::try_from(seconds)
+                .ok()
+                .and_then(TimeDelta::try_seconds)
+                .filter(|ttl| *ttl > TimeDelta::zero() && *ttl < TimeDelta::days(36_500))
+                .ok_or_else(|| Error::invalid("ttl_seconds must be more than 0 and less than a hundred years"))?,
+        ),
+    };
+    let text = token::generate();
+    let (hash, stored) = (token::hash(&text), name.clone());
+    app.context
+        .change(move |changes| {
+            let expires = ttl.map(|ttl| changes.now + ttl);
+            tokens::insert(changes, &stored, hash, role, prefix.as_ref(), expires)
+        })
+        .await?;
+    Ok(HttpResponse::Created().json(TokenCreated { name, token: text }))
+}
+
+/// All tokens, without their texts.
+#[utoipa::path(tag = "tokens", responses((status = 200, body = TokensResponse)))]
+#[get("/tokens")]
+pub async fn list(request: HttpRequest, app: Data) -> Result<HttpResponse> {
+    auth::allow_cluster(&request, &app, Role::Superuser).await?;
+    let tokens = app.context.db.read(tokens::list).await?;
+    Ok(HttpResponse::Ok().json(TokensResponse { tokens }))
+}
+
+/// Revokes a token.
+#[utoipa::path(tag = "tokens", params(("name" = String, Path)), responses((status = 200, body = Changed)))]
+#[delete("/tokens/{name}")]
+pub async fn revoke(request: HttpRequest, name: web::Path<String>, app: Data) -> Result<HttpResponse> {
+    auth::allow_cluster(&request, &app, Role::Superuser).await?;
+    let ((), version) = app.context.change(move |changes| tokens::revoke(changes, &name)).await?;
+    app.forget_tokens();
+    Ok(HttpResponse::Ok().json(Changed { version }))
+}

@@ -1,0 +1,242 @@
+//! `GET` and `HEAD /file`: sending a copy's bytes, checked on their way.
+//!
+//! A whole read is hashed while it is sent, and its last piece is held back until the digest is right: when it
+//! is not, the connection breaks before the body is complete, so that even a client that checks nothing sees an
+//! error and not wrong bytes. Ranges are not checked here; the client checks what it puts together.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+
+use actix_web::body::SizedStream;
+use actix_web::http::header::{self, ByteRangeSpec, HeaderValue};
+use actix_web::{HttpRequest, HttpResponse, web};
+use bytes::Bytes;
+use futures_util::Stream;
+use serde::Deserialize;
+
+use super::Daemon;
+use crate::security::ReadTicket;
+use crate::storage::server::Shared;
+use crate::storage::store::{ReplicaRow, index, objects};
+use crate::types::api::SHA256_HEADER;
+use crate::types::hash::Hasher;
+use crate::types::storage_api::ReplicaKey;
+use crate::types::{Error, ErrorCode, Result, Sha256};
+
+/// Bytes that are read from the disk at a time.
+const READ_BYTES: usize = 256 << 10;
+
+#[derive(Deserialize)]
+pub(super) struct DownloadQuery {
+    ticket: String,
+}
+
+pub(super) async fn send(
+    request: HttpRequest,
+    query: web::Query<DownloadQuery>,
+    daemon: Daemon,
+) -> Result<HttpResponse> {
+    let (cluster, server, epoch) = daemon.identity.require_member()?;
+    let ticket = daemon.signer.verify::<ReadTicket>(&query.ticket)?.valid(cluster, epoch, daemon.identity.now())?;
+    if ticket.server != server {
+        return Err(Error::new(ErrorCode::Unauthorized, "the ticket is for another storage server"));
+    }
+    let etag = format!("\"{}\"", ticket.version);
+    if header_text(&request, &header::IF_NONE_MATCH).is_some_and(|text| text.split(',').any(|tag| tag.trim() == etag)) {
+        return Ok(HttpResponse::NotModified().insert_header((header::ETAG, etag)).finish());
+    }
+    let (row, source) = open(&daemon, ticket.replica).await?;
+    let (size, digest) = (row.size as u64, row.digest()?);
+    let if_range_holds = header_text(&request, &header::IF_RANGE).is_none_or(|text| text == etag);
+    let range = match header_text(&request, &header::RANGE) {
+        Some(text) if if_range_holds => range(text, size),
+        _ => Range::Whole,
+    };
+    let mut response = match range {
+        Range::Whole => HttpResponse::Ok(),
+        Range::Part { .. } => HttpResponse::PartialContent(),
+        Range::Outside => {
+            return Ok(HttpResponse::RangeNotSatisfiable()
+                .insert_header((header::CONTENT_RANGE, format!("bytes */{size}")))
+                .finish());
+        }
+    };
+    let mime = mime_guess::from_path(&ticket.name).first_or_octet_stream();
+    response
+        .insert_header((header::ETAG, etag))
+        .insert_header((header::ACCEPT_RANGES, "bytes"))
+        .insert_header((header::CONTENT_TYPE, mime.as_ref()))
+        .insert_header(("X-Content-Type-Options", "nosniff"))
+        // What people stored must not act as a page of this server.
+        .insert_header((
+            "Content-Security-Policy",
+            "sandbox; default-src 'none'; img-src 'self'; media-src 'self'; style-src 'unsafe-inline'",
+        ))
+        .insert_header((SHA256_HEADER, digest.to_string()));
+    if let Ok(disposition) = HeaderValue::from_str(&disposition(&ticket.name)) {
+        response.insert_header((header::CONTENT_DISPOSITION, disposition));
+    }
+    let (start, length, check) = match range {
+        Range::Part { start, length } => {
+            response.insert_header((header::CONTENT_RANGE, format!("bytes {start}-{}/{size}", start + length - 1)));
+            (start, length, None)
+        }
+        _ => (0, size, Some(digest)),
+    };
+    Ok(response.body(SizedStream::new(length, pieces(source, start, length, check, ticket.replica))))
+}
+
+fn header_text<'r>(request: &'r HttpRequest, name: &header::HeaderName) -> Option<&'r str> {
+    request.headers().get(name)?.to_str().ok()
+}
+
+/// Shows in the browser, and is saved under its name.
+fn disposition(name: &str) -> String {
+    format!("inline; filename*=UTF-8''{}", crate::client::name_server::encode_component(name))
+}
+
+enum Source {
+    Memory(Bytes),
+    File(File),
+}
+
+async fn open(shared: &Shared, key: ReplicaKey) -> Result<(ReplicaRow, Source)> {
+    let gone = || Error::not_found("the copy is not here any more; ask the name server where the file is now");
+    let (row, bytes) = shared
+        .index
+        .read(move |connection| {
+            let row = index::find(connection, key)?.ok_or_else(gone)?;
+            let bytes = if row.in_index { index::bytes(connection, key)? } else { None };
+            Ok((row, bytes))
+        })
+        .await?;
+    if row.in_index {
+        let bytes = bytes.ok_or_else(gone)?;
+        if Sha256::of(&bytes) != row.digest()? {
+            return Err(corrupt(key));
+        }
+        return Ok((row, Source::Memory(bytes.into())));
+    }
+    let layout = shared.layout.clone();
+    let file = tokio::task::spawn_blocking(move || objects::open(&layout, key))
+        .await
+        .map_err(|error| Error::internal("opening a file panicked").with_source(error))??;
+    match file {
+        Some(file) => {
+            let length =
+                file.metadata().map_err(|error| Error::io(format!("asking for the size of {key}"), error))?.len();
+            if length != row.size as u64 {
+                return Err(corrupt(key));
+            }
+            Ok((row, Source::File(file)))
+        }
+        None => Err(Error::not_found(format!("the file of {key} is missing on this server; read another copy"))),
+    }
+}
+
+fn corrupt(key: ReplicaKey) -> Error {
+    log::error!("the copy {key} is corrupt on this server");
+    Error::new(ErrorCode::ChecksumMismatch, format!("the copy {key} is corrupt on this server; read another one"))
+}
+
+enum Range {
+    Whole,
+    Part { start: u64, length: u64 },
+    Outside,
+}
+
+/// A single range of bytes; several at once, or other units, are answered with the whole, as RFC 9110 allows.
+fn range(text: &str, size: u64) -> Range {
+    match text.parse::<header::Range>() {
+        Ok(header::Range::Bytes(specs)) => match specs[..] {
+            [ref spec @ (ByteRangeSpec::FromTo(..) | ByteRangeSpec::From(_) | ByteRangeSpec::Last(_))] => {
+                match spec.to_satisfiable_range(size) {
+                    Some((start, end)) => Range::Part { start, length: end - start + 1 },
+                    None => Range::Outside,
+                }
+            }
+            _ => Range::Whole,
+        },
+        _ => Range::Whole,
+    }
+}
+
+/// What is still to be sent.
+struct Sending {
+    source: Source,
+    position: u64,
+    left: u64,
+    check: Option<(Hasher, Sha256)>,
+    key: ReplicaKey,
+}
+
+fn pieces(
+    source: Source,
+    start: u64,
+    length: u64,
+    check: Option<Sha256>,
+    key: ReplicaKey,
+) -> impl Stream<Item = std::io::Result<Bytes>> {
+    let check = check.map(|digest| (Hasher::default(), digest));
+    let sending = Sending { source, position: start, left: length, check, key };
+    futures_util::stream::unfold(Some(sending), |sending| async move {
+        let sending = sending.filter(|sending| sending.left > 0)?;
+        if let Source::Memory(bytes) = &sending.source {
+            let range = sending.position as usize..(sending.position + sending.left) as usize;
+            return Some((Ok(bytes.slice(range)), None));
+        }
+        let next = tokio::task::spawn_blocking(move || sending.next_from_file()).await;
+        Some(match next {
+            Ok(Ok((piece, sending))) => (Ok(piece), Some(sending)),
+            Ok(Err(error)) => (Err(error), None),
+            Err(error) => (Err(std::io::Error::other(error)), None),
+        })
+    })
+}
+
+impl Sending {
+    fn next_from_file(mut self) -> std::io::Result<(Bytes, Self)> {
+        let Source::File(file) = &mut self.source else { return Err(std::io::Error::other("not a file")) };
+        let mut piece = vec![0; READ_BYTES.min(usize::try_from(self.left).unwrap_or(READ_BYTES))];
+        file.seek(SeekFrom::Start(self.position))?;
+        file.read_exact(&mut piece)?;
+        self.position += piece.len() as u64;
+        self.left -= piece.len() as u64;
+        if let Some((hasher, _)) = &mut self.check {
+            hasher.update(&piece);
+        }
+        if self.left == 0
+            && let Some((hasher, digest)) = self.check.take()
+            && hasher.finish() != digest
+        {
+            return Err(std::io::Error::other(corrupt(self.key)));
+        }
+        Ok((piece.into(), self))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges() {
+        let show = |text| match range(text, 10) {
+            Range::Whole => "whole".to_string(),
+            Range::Part { start, length } => format!("{start}+{length}"),
+            Range::Outside => "outside".into(),
+        };
+        for (text, want) in [
+            ("bytes=0-3", "0+4"),
+            ("bytes=4-", "4+6"),
+            ("bytes=-3", "7+3"),
+            ("bytes=5-99", "5+5"),
+            ("bytes=10-", "outside"),
+            ("bytes=0-1,4-5", "whole"),
+            ("lines=1-2", "whole"),
+            ("nonsense", "whole"),
+        ] {
+            assert_eq!(show(text), want, "{text}");
+        }
+    }
+}

@@ -1,0 +1,338 @@
+//! `POST /file`: receiving a body, to the own disk and to the other targets at the same time.
+
+use std::sync::Arc;
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use serde::Deserialize;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::Daemon;
+use crate::client::storage::BodyFacts;
+use crate::security::{ReplicateTicket, WriteTicket};
+use crate::storage::identity::Claim;
+use crate::storage::reporter::{REPORT_DEADLINE, Report};
+use crate::storage::server::Shared;
+use crate::storage::store::{Content, Incoming, Received, ReplicaRow, State, index, objects};
+use crate::storage::writer::{INDEX_DEADLINE, IndexChange};
+use crate::types::api::{CommitReport, Committed, SHA256_HEADER, Target};
+use crate::types::limits::STALL_TIMEOUT;
+use crate::types::storage_api::{CopyStored, ReplicaKey};
+use crate::types::{Error, ErrorCode, Result, ServerId, Sha256, Time};
+
+/// Pieces that wait for a slower target.
+const FORWARD_PIECES_MAX: usize = 16;
+/// Room that an upload of unknown size needs at its start, in bytes.
+const UNKNOWN_SIZE_ROOM_BYTES: u64 = 1 << 20;
+
+#[derive(Deserialize)]
+pub(super) struct UploadQuery {
+    ticket: String,
+    /// `copy`: take the body and tell nobody; else pass it on and commit it.
+    role: Option<String>,
+}
+
+/// What the bytes are for, from either kind of ticket.
+struct Order {
+    key: ReplicaKey,
+    label: String,
+    size: Option<u64>,
+    sha256: Option<Sha256>,
+    expires: Time,
+    epoch: i64,
+    server: ServerId,
+    write: Option<WriteTicket>,
+}
+
+pub(super) async fn receive(
+    request: HttpRequest,
+    query: web::Query<UploadQuery>,
+    payload: web::Payload,
+    daemon: Daemon,
+) -> Result<HttpResponse> {
+    let shared: Arc<Shared> = daemon.get_ref().clone();
+    let is_copy = query.role.as_deref() == Some("copy");
+    let order = order(&shared, &query.ticket, is_copy)?;
+    let facts = facts(&request, &order)?;
+    let permit = shared.upload_permits.clone().try_acquire_owned().map_err(|_| {
+        Error::new(ErrorCode::Busy, "this storage server has as many uploads under way as it takes; try again")
+    })?;
+    check_room(&shared, facts.size)?;
+    let claim = shared.identity.claim(order.key)?;
+    let key = order.key;
+    let stored = shared.index.read(move |connection| index::find(connection, key)).await?;
+    let forwards = match &order.write {
+        Some(ticket) if !is_copy => start_forwards(&shared, ticket, order.server, &query.ticket, facts),
+        _ => Vec::new(),
+    };
+    let (received, forwards) = take_body(&shared, payload, facts, forwards).await?;
+    let upload = Upload { shared, order, received, stored, claim };
+    // From here on the work goes on even if the client hangs up.
+    let ticket = query.into_inner().ticket;
+    let task = tokio::spawn(async move {
+        let _permit = permit;
+        if is_copy {
+            upload.keep().await.map(Outcome::Copy)
+        } else {
+            upload.commit(ticket, forwards).await.map(Outcome::Committed)
+        }
+    });
+    match task.await.map_err(|error| Error::internal("an upload panicked").with_source(error))?? {
+        Outcome::Copy(stored) => Ok(HttpResponse::Ok().json(stored)),
+        Outcome::Committed(committed) => Ok(HttpResponse::Created()
+            .insert_header(("ETag", format!("\"{}\"", committed.version)))
+            .insert_header((SHA256_HEADER, committed.sha256.to_string()))
+            .json(committed)),
+    }
+}
+
+enum Outcome {
+    Copy(CopyStored),
+    Committed(Committed),
+}
+
+/// Judges the ticket: signature, cluster, epoch, time, and that it is for this server.
+fn order(shared: &Shared, ticket: &str, is_copy: bool) -> Result<Order> {
+    let (cluster, server, epoch) = shared.identity.require_member()?;
+    let now = shared.identity.now();
+    let not_here = || Error::new(ErrorCode::Unauthorized, "the ticket is for other storage servers");
+    match shared.signer.verify::<WriteTicket>(ticket) {
+        Ok(verified) => {
+            let write = verified.valid(cluster, epoch, now)?;
+            if !write.targets.iter().any(|target| target.server == server) {
+                return Err(not_here());
+            }
+            Ok(Order {
+                key: ReplicaKey { object: write.object, generation: write.generation },
+                label: write.path.to_string(),
+                size: write.size,
+                sha256: None,
+                expires: write.expires,
+                epoch,
+                server,
+                write: Some(write),
+            })
+        }
+        Err(_) if is_copy => {
+            let copy = shared.signer.verify::<ReplicateTicket>(ticket)?.valid(cluster, epoch, now)?;
+            if copy.target != server {
+                return Err(not_here());
+            }
+            Ok(Order {
+                key: copy.replica,
+                label: copy.label,
+                size: Some(copy.size),
+                sha256: Some(copy.sha256),
+                expires: copy.expires,
+                epoch,
+                server,
+                write: None,
+            })
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Size and digest, as the ticket and the headers announce them; they must not contradict each other.
+fn facts(request: &HttpRequest, order: &Order) -> Result<BodyFacts> {
+    let headers = request.headers();
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let length = text("Content-Length").and_then(|text| text.parse().ok());
+    if let (Some(length), Some(size)) = (length, order.size)
+        && length != size
+    {
+        return Err(Error::invalid(format!("the body has {length} bytes, the ticket is for {size}")));
+    }
+    let sent: Option<Sha256> = text(SHA256_HEADER).map(str::parse).transpose()?;
+    Ok(BodyFacts { size: order.size.or(length), sha256: order.sha256.or(sent) })
+}
+
+fn check_room(shared: &Shared, size: Option<u64>) -> Result<()> {
+    let (_, free) = shared.layout.room()?;
+    let needed = size.unwrap_or(UNKNOWN_SIZE_ROOM_BYTES);
+    if needed > free {
+        let message = format!("{} has room for {free} bytes, the upload needs {needed}", shared.options.name);
+        return Err(Error::new(ErrorCode::OutOfSpace, message));
+    }
+    Ok(())
+}
+
+/// A target that is being sent the body.
+struct Forward {
+    target: Target,
+    pieces: mpsc::Sender<std::io::Result<Bytes>>,
+    result: JoinHandle<Result<CopyStored>>,
+}
+
+fn start_forwards(shared: &Shared, ticket: &WriteTicket, here: ServerId, text: &str, facts: BodyFacts) -> Vec<Forward> {
+    let others = ticket.targets.iter().filter(|target| target.server != here);
+    others
+        .map(|target| {
+            let (pieces, queue) = mpsc::channel::<std::io::Result<Bytes>>(FORWARD_PIECES_MAX);
+            let (client, url, text) = (shared.storage.clone(), target.url.clone(), text.to_string());
+            let body =
+                futures_util::stream::unfold(queue, |mut queue| async move { Some((queue.recv().await?, queue)) });
+            let result = tokio::spawn(async move { client.upload_copy(&url, &text, facts, body).await });
+            Forward { target: target.clone(), pieces, result }
+        })
+        .collect()
+}
+
+/// Streams the body to the own disk and to all targets. A target that fails or stalls is left behind; a body
+/// that fails is broken off everywhere.
+async fn take_body(
+    shared: &Shared,
+    mut payload: web::Payload,
+    facts: BodyFacts,
+    forwards: Vec<Forward>,
+) -> Result<(Received, Vec<Forward>)> {
+    let mut incoming = Incoming::new(&shared.layout.incoming_dir(), facts.size);
+    let outcome = async {
+        while let Some(piece) = next_piece(&mut payload, incoming.size(), facts.size).await? {
+            for forward in forwards.iter().filter(|forward| !forward.pieces.is_closed()) {
+                // An error or a time-out shows in the target's result.
+                let _ = tokio::time::timeout(STALL_TIMEOUT, forward.pieces.send(Ok(piece.clone()))).await;
+            }
+            incoming.write(piece).await?;
+        }
+        let received = incoming.finish().await?;
+        match facts.sha256 {
+            Some(announced) if announced != received.sha256 => Err(Error::new(
+                ErrorCode::ChecksumMismatch,
+                format!(
+                    "the bytes that came have SHA-256 {}, announced was {announced}; nothing was kept",
+                    received.sha256
+                ),
+            )),
+            _ => Ok(received),
+        }
+    }
+    .await;
+    match outcome {
+        Ok(received) => Ok((received, forwards)),
+        Err(error) => {
+            for forward in &forwards {
+                // A broken body makes the target keep nothing.
+                let _ = forward.pieces.try_send(Err(std::io::Error::other("the upload was broken off")));
+                forward.result.abort();
+            }
+            Err(error)
+        }
+    }
+}
+
+async fn next_piece(payload: &mut web::Payload, so_far: u64, announced: Option<u64>) -> Result<Option<Bytes>> {
+    match tokio::time::timeout(STALL_TIMEOUT, payload.next()).await {
+        Ok(Some(Ok(piece))) => Ok(Some(piece)),
+        Ok(None) => Ok(None),
+        Ok(Some(Err(error))) => {
+            let of = announced.map(|size| format!(" of {size} announced")).unwrap_or_default();
+            Err(Error::invalid(format!("the body broke off after {so_far}{of} bytes: {error}")))
+        }
+        Err(_) => Err(Error::invalid(format!("the sender was silent for {STALL_TIMEOUT:?} after {so_far} bytes"))),
+    }
+}
+
+/// A body that has come whole.
+struct Upload {
+    shared: Arc<Shared>,
+    order: Order,
+    received: Received,
+    /// The copy that is stored under this name already, from an earlier try.
+    stored: Option<ReplicaRow>,
+    claim: Claim,
+}
+
+impl Upload {
+    /// Makes the copy durable, as pending.
+    async fn keep(self) -> Result<CopyStored> {
+        let Self { shared, order, received, stored, claim } = self;
+        let answer = CopyStored {
+            object: order.key.object,
+            generation: order.key.generation,
+            size: received.size,
+            sha256: received.sha256,
+        };
+        if let Some(stored) = stored {
+            let same = stored.digest()? == received.sha256;
+            return if same { Ok(answer) } else { Err(other_content(order.key)) };
+        }
+        let now = shared.identity.now().naive_utc();
+        let row = ReplicaRow {
+            object: order.key.object.0,
+            generation: order.key.generation.0,
+            size: received.size as i64,
+            sha256: received.sha256.0.to_vec(),
+            label: order.label,
+            epoch: order.epoch,
+            version: None,
+            ticket_expires: order.expires.naive_utc(),
+            state: State::Pending.word().into(),
+            in_index: matches!(received.content, Content::Small(_)),
+            created: now,
+            verified: now,
+        };
+        let bytes = match received.content {
+            Content::Small(bytes) => Some(bytes),
+            Content::File(path) => {
+                let layout = shared.layout.clone();
+                let put = tokio::task::spawn_blocking(move || objects::put(&layout, order.key, path));
+                put.await.map_err(|error| Error::internal("placing a file panicked").with_source(error))??;
+                None
+            }
+        };
+        shared.writer.submit(IndexChange::Insert { row: Box::new(row), bytes }, INDEX_DEADLINE).await?;
+        drop(claim);
+        Ok(answer)
+    }
+
+    /// Makes the copy durable, waits for the other targets and reports to the name server.
+    async fn commit(self, ticket: String, forwards: Vec<Forward>) -> Result<Committed> {
+        let Some(write) = self.order.write.clone() else {
+            return Err(Error::invalid("a ticket for a copy cannot commit a file"));
+        };
+        let (shared, key, here) = (self.shared.clone(), self.order.key, self.order.server);
+        let waiting: Vec<(Target, JoinHandle<Result<CopyStored>>)> = forwards
+            .into_iter()
+            .map(|forward| {
+                // The end of the channel is the end of the body.
+                drop(forward.pieces);
+                (forward.target, forward.result)
+            })
+            .collect();
+        let stored = self.keep().await?;
+        let (mut holders, mut failures) = (vec![here], Vec::new());
+        for (target, result) in waiting {
+            match tokio::time::timeout(STALL_TIMEOUT, result).await {
+                Ok(Ok(Ok(copy))) if copy == stored => holders.push(target.server),
+                Ok(Ok(Ok(_))) => failures.push(format!("{} received other bytes", target.url)),
+                Ok(Ok(Err(error))) => failures.push(format!("{}: {}", target.url, error.message())),
+                Ok(Err(error)) => failures.push(format!("{}: {error}", target.url)),
+                Err(_) => failures.push(format!("{} did not answer within {STALL_TIMEOUT:?}", target.url)),
+            }
+        }
+        if !failures.is_empty() {
+            log::warn!("{key} reached {} of {} servers: {}", holders.len(), write.targets.len(), failures.join("; "));
+        }
+        if holders.len() < write.min_write_copies as usize {
+            let message = format!(
+                "{} of {} needed copies could be stored: {}",
+                holders.len(),
+                write.min_write_copies,
+                failures.join("; ")
+            );
+            return Err(Error::new(ErrorCode::NotEnoughServers, message));
+        }
+        let report = CommitReport { ticket, size: stored.size, sha256: stored.sha256, holders };
+        shared.reporter.submit(Report { key, report }, REPORT_DEADLINE).await
+    }
+}
+
+fn other_content(key: ReplicaKey) -> Error {
+    Error::new(
+        ErrorCode::AlreadyExists,
+        format!("the copy {key} is stored already with other bytes; nothing was changed"),
+    )
+}

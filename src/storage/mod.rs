@@ -1,0 +1,22 @@
+//! The storage server: one daemon per machine (or disk), holding replicas in its data directory.
+//!
+//! | module | what is in it |
+//! |---|---|
+//! | [`store`] | the directory: layout, index, objects; no HTTP and no other servers |
+//! | [`writer`] | the `IndexWriter`: group commit of changes of the index |
+//! | [`reporter`] | the `CommitReporter`: reports uploads to the name server, many in one request |
+//! | [`registrar`] | the `Registrar`: announces the server, and again when the name server forgot |
+//! | [`collector`] | the `Collector`: asks about pending replicas |
+//! | [`http`] | the endpoints |
+//! | [`salvage`] | writes a data directory's files out with no server running |
+//! | [`server`] | options, start and end of the daemon |
+
+pub mod collector;
+pub mod http;
+pub mod identity;
+pub mod registrar;
+pub mod reporter;
+pub mod salvage;
+pub mod server;
+pub mod store;
+pub mod writer;

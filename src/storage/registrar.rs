@@ -1,0 +1,84 @@
+//! The `Registrar`: announces the server to the name server, at start and again and again, so that a name
+//! server that forgot it learns of it, and so that this server knows the cluster's epoch and time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+
+use super::server::Shared;
+use super::store::ServerFile;
+use super::store::layout::FORMAT_VERSION;
+use super::writer::{INDEX_DEADLINE, IndexChange};
+use crate::actors::pass::{PassReport, Timing, Work};
+use crate::types::api::RegisterRequest;
+use crate::types::{Error, ErrorCode, Result};
+
+/// The work of the actor.
+pub struct Register {
+    /// The daemon.
+    pub shared: Arc<Shared>,
+}
+
+impl Register {
+    /// How often a server that is registered announces itself.
+    const REFRESH: Duration = Duration::from_secs(10);
+    /// A pass each second; those in between have nothing to do.
+    pub const TIMING: Timing = Timing { interval: Duration::from_secs(1), deadline: Duration::from_secs(30) };
+}
+
+impl Work for Register {
+    fn pass(&self) -> BoxFuture<'static, Result<PassReport>> {
+        Box::pin(pass(self.shared.clone()))
+    }
+}
+
+async fn pass(shared: Arc<Shared>) -> Result<PassReport> {
+    let fresh = shared.registered_within(Register::REFRESH);
+    if fresh {
+        return Ok(PassReport::default());
+    }
+    let (capacity_bytes, free_bytes) = shared.layout.room()?;
+    let standing = shared.identity.standing();
+    let request = RegisterRequest {
+        identity: shared.identity.identity,
+        name: shared.options.name.clone(),
+        host: shared.options.host.clone(),
+        url: shared.url.clone(),
+        public_url: shared.public_url.clone(),
+        zone: shared.options.zone.clone(),
+        boot_id: shared.identity.boot_id,
+        cluster: standing.cluster,
+        epoch: standing.epoch,
+        capacity_bytes,
+        free_bytes,
+    };
+    let answer = shared.name_server.clone().with_retries(0).register(&request).await?;
+    match standing.cluster {
+        None => {
+            let file = ServerFile {
+                format_version: FORMAT_VERSION,
+                identity: shared.identity.identity,
+                cluster: Some(answer.cluster),
+            };
+            let layout = shared.layout.clone();
+            let write = tokio::task::spawn_blocking(move || layout.write_server_file(&file));
+            write.await.map_err(|error| Error::internal("writing server.json panicked").with_source(error))??;
+        }
+        Some(cluster) if cluster != answer.cluster => {
+            return Err(Error::new(
+                ErrorCode::InvalidRequest,
+                "the name server belongs to another cluster than this data directory",
+            ));
+        }
+        Some(_) => {}
+    }
+    if answer.epoch > standing.epoch {
+        // Remembered before it is acted on: nothing older is accepted from now on, across restarts too.
+        let change = IndexChange::Settings(vec![("epoch", answer.epoch), ("term", 0)]);
+        shared.writer.submit(change, INDEX_DEADLINE).await?;
+    }
+    shared.identity.joined(answer.cluster, answer.server, answer.epoch, answer.time);
+    shared.note_registration();
+    Ok(PassReport { counts: vec![("registration", 1)], more: false })
+}

@@ -1,0 +1,220 @@
+//! Reading one data directory with no server running: `salvage` and `rebuild`.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use diesel::prelude::*;
+
+use super::store::index::{self, replicas};
+use super::store::{Layout, ReplicaRow, objects};
+use crate::types::error::IoContext;
+use crate::types::hash::Hasher;
+use crate::types::storage_api::ReplicaKey;
+use crate::types::{DfsPath, Error, ErrorCode, Result};
+
+/// Rows that are looked at together.
+const PAGE_ROWS: usize = 1_000;
+
+/// What a salvage did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Salvaged {
+    /// Files written.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Older versions, and uploads that were never marked as committed, that were passed over.
+    pub passed_over: u64,
+    /// What could not be written, and why.
+    pub problems: Vec<String>,
+}
+
+/// Writes the committed files of a data directory to `target` under the paths of their commits, each checked
+/// against its SHA-256. Of several versions of a path the newest is written. Nothing in the directory changes,
+/// and nothing in `target` is written over.
+pub fn salvage(data_dir: &Path, target: &Path, with_pending: bool) -> Result<Salvaged> {
+    let (layout, _) = Layout::open_read_only(data_dir)?;
+    fs::create_dir_all(target).io_context(|| format!("making {}", target.display()))?;
+    let mut connection = open_copy(&layout)?;
+    let newest = newest_versions(&mut connection, with_pending)?;
+    let mut done = Salvaged::default();
+    each_row(&mut connection, |connection, row| {
+        if newest.get(row.label.as_str()) != Some(&row.key()) {
+            done.passed_over += 1;
+            return Ok(());
+        }
+        match write_out(connection, &layout, row, target) {
+            Ok(()) => {
+                done.files += 1;
+                done.bytes += row.size as u64;
+            }
+            Err(error) => done.problems.push(format!("{}: {}", row.label, error.message())),
+        }
+        Ok(())
+    })?;
+    Ok(done)
+}
+
+/// A connection that only reads. SQLite may need to roll its log forward, which it does in memory here.
+fn open_copy(layout: &Layout) -> Result<SqliteConnection> {
+    use diesel::connection::SimpleConnection;
+    let path = layout.index_path();
+    let unreadable = |reason: String| {
+        Error::new(
+            ErrorCode::InvalidRequest,
+            format!("the index {} cannot be read ({reason}); try rebuild first", path.display()),
+        )
+    };
+    if !path.exists() {
+        return Err(unreadable("it does not exist".into()));
+    }
+    let mut connection =
+        SqliteConnection::establish(&path.to_string_lossy()).map_err(|error| unreadable(error.to_string()))?;
+    connection
+        .batch_execute("PRAGMA busy_timeout = 5000; PRAGMA query_only = ON")
+        .map_err(|error| unreadable(error.to_string()))?;
+    Ok(connection)
+}
+
+fn each_row(
+    connection: &mut SqliteConnection,
+    mut visit: impl FnMut(&mut SqliteConnection, &ReplicaRow) -> Result<()>,
+) -> Result<()> {
+    let mut after = None;
+    loop {
+        let rows = index::page(connection, after, PAGE_ROWS)?;
+        let Some(last) = rows.last() else { return Ok(()) };
+        after = Some(last.key());
+        for row in &rows {
+            visit(connection, row)?;
+        }
+    }
+}
+
+/// For each label the copy with the highest version; among copies without one the youngest.
+fn newest_versions(connection: &mut SqliteConnection, with_pending: bool) -> Result<HashMap<String, ReplicaKey>> {
+    let mut newest: HashMap<String, (Option<i64>, ReplicaKey)> = HashMap::new();
+    each_row(connection, |_, row| {
+        if row.version.is_none() && !with_pending {
+            return Ok(());
+        }
+        let candidate = (row.version, row.key());
+        let best = newest.entry(row.label.clone()).or_insert(candidate);
+        *best = (*best).max(candidate);
+        Ok(())
+    })?;
+    Ok(newest.into_iter().map(|(label, (_, key))| (label, key)).collect())
+}
+
+fn write_out(connection: &mut SqliteConnection, layout: &Layout, row: &ReplicaRow, target: &Path) -> Result<()> {
+    let label = DfsPath::parse(&row.label)?;
+    let path = label.components().fold(PathBuf::from(target), |path, name| path.join(name));
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent).io_context(|| format!("making {}", parent.display()))?;
+    }
+    let mut source: Box<dyn Read> = if row.in_index {
+        let bytes =
+            index::bytes(connection, row.key())?.ok_or_else(|| Error::not_found("its bytes are not in the index"))?;
+        Box::new(std::io::Cursor::new(bytes))
+    } else {
+        Box::new(objects::open(layout, row.key())?.ok_or_else(|| Error::not_found("its file is missing"))?)
+    };
+    let mut partial =
+        tempfile::NamedTempFile::new_in(target).io_context(|| format!("writing into {}", target.display()))?;
+    copy_checked(&mut source, partial.as_file_mut(), row)?;
+    partial.persist_noclobber(&path).map_err(|error| Error::io(format!("writing {}", path.display()), error.error))?;
+    Ok(())
+}
+
+/// Copies the bytes of a replica and checks their digest.
+fn copy_checked(source: &mut dyn Read, target: &mut dyn Write, row: &ReplicaRow) -> Result<()> {
+    let (mut hasher, mut buffer) = (Hasher::default(), vec![0; 256 << 10]);
+    loop {
+        let count = source.read(&mut buffer).io_context(|| "reading it".into())?;
+        if count == 0 {
+            break;
+        }
+        hasher.update(&buffer[..count]);
+        target.write_all(&buffer[..count]).io_context(|| "writing it".into())?;
+    }
+    if hasher.finish() != row.digest()? {
+        return Err(Error::new(ErrorCode::ChecksumMismatch, "its bytes are corrupt here"));
+    }
+    Ok(())
+}
+
+/// What a rebuild did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rebuilt {
+    /// Replicas that were verified and kept.
+    pub kept: u64,
+    /// Replicas whose bytes were missing or wrong.
+    pub dropped: u64,
+    /// Why reading the old index ended early, if it did.
+    pub ended_early: Option<String>,
+}
+
+/// Makes a new index from what the damaged one still tells, keeping only replicas whose bytes are right. The old
+/// index stays beside it. Files that the new index does not know go into quarantine when the daemon starts.
+pub fn rebuild(data_dir: &Path) -> Result<Rebuilt> {
+    let (layout, _) = Layout::open(data_dir)?;
+    let path = layout.index_path();
+    let aside = path.with_extension(format!("damaged-{}", chrono::Utc::now().format("%Y%m%dT%H%M%S")));
+    for suffix in ["", "-wal", "-shm"] {
+        let from = PathBuf::from(format!("{}{suffix}", path.display()));
+        if from.exists() {
+            let to = PathBuf::from(format!("{}{suffix}", aside.display()));
+            fs::rename(&from, &to).io_context(|| format!("moving {} aside", from.display()))?;
+        }
+    }
+    let mut new = index::open_writer(&path)?;
+    let mut old = SqliteConnection::establish(&aside.to_string_lossy()).map_err(|error| {
+        Error::internal("the old index cannot even be opened; join with an empty directory").with_source(error)
+    })?;
+    let mut done = Rebuilt::default();
+    let ended = each_row(&mut old, |old, row| {
+        match verified_bytes(old, &layout, row) {
+            Ok(bytes) => {
+                keep(&mut new, row, bytes)?;
+                done.kept += 1;
+            }
+            Err(error) => {
+                log::warn!("{} ({}) is dropped: {}", row.key(), row.label, error.message());
+                done.dropped += 1;
+            }
+        }
+        Ok(())
+    });
+    done.ended_early = ended.err().map(|error| error.chain());
+    Ok(done)
+}
+
+/// The inline bytes of a replica whose digest is right; `None` when they are in a file.
+fn verified_bytes(old: &mut SqliteConnection, layout: &Layout, row: &ReplicaRow) -> Result<Option<Vec<u8>>> {
+    if row.in_index {
+        let bytes = index::bytes(old, row.key())?.ok_or_else(|| Error::not_found("its bytes are missing"))?;
+        copy_checked(&mut bytes.as_slice(), &mut std::io::sink(), row)?;
+        return Ok(Some(bytes));
+    }
+    let mut file = objects::open(layout, row.key())?.ok_or_else(|| Error::not_found("its file is missing"))?;
+    copy_checked(&mut file, &mut std::io::sink(), row)?;
+    Ok(None)
+}
+
+fn keep(new: &mut SqliteConnection, row: &ReplicaRow, bytes: Option<Vec<u8>>) -> Result<()> {
+    use super::store::index::small_bytes;
+    new.immediate_transaction(|new| -> Result<()> {
+        diesel::insert_into(replicas::table).values(row).execute(new)?;
+        if let Some(bytes) = bytes {
+            diesel::insert_into(small_bytes::table)
+                .values((
+                    small_bytes::object.eq(row.object),
+                    small_bytes::generation.eq(row.generation),
+                    small_bytes::bytes.eq(bytes),
+                ))
+                .execute(new)?;
+        }
+        Ok(())
+    })
+}

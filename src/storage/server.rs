@@ -1,0 +1,322 @@
+//! The storage daemon: options, start, end.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use actix_web::{App, middleware, web};
+use prometheus::{Gauge, IntGauge};
+use structopt::StructOpt;
+use tokio::sync::Semaphore;
+
+use super::collector::Collect;
+use super::identity::Identity;
+use super::registrar::Register;
+use super::reporter::{CommitReporter, ReportCommits};
+use super::store::{Index, Layout, index, sweep};
+use super::writer::{IndexWriter, WriteIndex};
+use super::{http, salvage};
+use crate::actors::{Batcher, Board, Handle, PassActor, Supervisor};
+use crate::client::name_server::normal_base_url;
+use crate::client::{Credentials, HttpClient, NameServerClient, StorageClient};
+use crate::security::ticket::Sender;
+use crate::security::{ClusterSecret, Signer};
+use crate::types::{Error, Result};
+use crate::web::{ListenOptions, Metrics, metrics, request};
+
+/// Uploads at the same time; one more is answered `busy`.
+const UPLOADS_MAX: usize = 256;
+
+/// The storage daemon of Holdfast: keeps replicas in a data directory
+#[derive(Debug, Clone, StructOpt)]
+#[structopt(name = "holdfast-storage-server")]
+pub struct Command {
+    #[structopt(flatten)]
+    /// Options of the daemon.
+    pub options: OptionalOptions,
+    #[structopt(subcommand)]
+    /// Something else than serving.
+    pub action: Option<Action>,
+}
+
+/// Work on a data directory with no daemon running
+#[derive(Debug, Clone, StructOpt)]
+pub enum Action {
+    /// Write the files of a data directory out under their paths, with no server running
+    Salvage {
+        /// The storage server's data directory
+        #[structopt(long)]
+        data_dir: PathBuf,
+        /// Where to write the files; nothing there is written over
+        #[structopt(long)]
+        to: PathBuf,
+        /// Also files whose commit this server has not heard of
+        #[structopt(long)]
+        with_pending: bool,
+    },
+    /// Make a new index from a damaged one, keeping every replica that can be verified
+    Rebuild {
+        /// The storage server's data directory
+        #[structopt(long)]
+        data_dir: PathBuf,
+    },
+}
+
+/// Options of the daemon as they are typed; [`Options`] once they are checked.
+#[derive(Debug, Clone, StructOpt)]
+pub struct OptionalOptions {
+    /// Where replicas are kept
+    #[structopt(long)]
+    pub data_dir: Option<PathBuf>,
+    /// URL of the name server; several, separated by commas
+    #[structopt(long, env = "HOLDFAST_NAME_SERVER", use_delimiter = true)]
+    pub name_server: Vec<String>,
+    /// What people call this server [default: the host's name]
+    #[structopt(long)]
+    pub name: Option<String>,
+    /// The machine that this server shares its fate with [default: the host's name]
+    #[structopt(long)]
+    pub host: Option<String>,
+    /// Rack, room or site; copies of an object go to different zones
+    #[structopt(long, default_value = "")]
+    pub zone: String,
+    /// Where other servers reach this one [default: the address that it listens on]
+    #[structopt(long)]
+    pub url: Option<String>,
+    /// Where clients reach this one [default: --url]
+    #[structopt(long)]
+    pub public_url: Option<String>,
+    /// File with the cluster secret
+    #[structopt(long)]
+    pub cluster_secret_file: Option<PathBuf>,
+    /// The cluster secret itself; better in the environment than on the command line
+    #[structopt(long, env = "HOLDFAST_CLUSTER_SECRET", hide_env_values = true)]
+    pub cluster_secret: Option<String>,
+    /// Certificates to trust (PEM), when servers use TLS with a private authority
+    #[structopt(long)]
+    pub ca_cert: Option<PathBuf>,
+    /// How long unknown files stay in quarantine, in days
+    #[structopt(long, default_value = "7")]
+    pub quarantine_days: u64,
+    #[structopt(flatten)]
+    /// Where to listen.
+    pub listen: ListenOptions,
+}
+
+/// Options of the daemon.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where replicas are kept.
+    pub data_dir: PathBuf,
+    /// What people call this server.
+    pub name: String,
+    /// The machine it runs on.
+    pub host: String,
+    /// Rack, room or site.
+    pub zone: String,
+    /// How long unknown files stay in quarantine.
+    pub quarantine: Duration,
+}
+
+/// What all parts of the daemon share.
+pub struct Shared {
+    /// The options.
+    pub options: Options,
+    /// Where servers reach it.
+    pub url: String,
+    /// Where clients reach it.
+    pub public_url: String,
+    /// The directory.
+    pub layout: Arc<Layout>,
+    /// The reading side of the index.
+    pub index: Index,
+    /// The writing side.
+    pub writer: Handle<IndexWriter>,
+    /// Reports uploads.
+    pub reporter: Handle<CommitReporter>,
+    /// Who it is.
+    pub identity: Identity,
+    /// Checks tickets.
+    pub signer: Signer,
+    /// The name servers.
+    pub name_server: NameServerClient,
+    /// Other storage servers.
+    pub storage: StorageClient,
+    /// Uploads at the same time.
+    pub upload_permits: Arc<Semaphore>,
+    registered: Mutex<Option<Instant>>,
+    gauges: Gauges,
+}
+
+struct Gauges {
+    bytes: Gauge,
+    objects: IntGauge,
+}
+
+impl Gauges {
+    fn new(metrics: &Metrics) -> Result<Self> {
+        let bytes = Gauge::new("holdfast_store_bytes", "Bytes of all replicas here").map_err(metrics::wrong)?;
+        let objects = IntGauge::new("holdfast_store_objects", "Replicas here").map_err(metrics::wrong)?;
+        metrics.registry.register(Box::new(bytes.clone())).map_err(metrics::wrong)?;
+        metrics.registry.register(Box::new(objects.clone())).map_err(metrics::wrong)?;
+        Ok(Self { bytes, objects })
+    }
+}
+
+impl Shared {
+    /// Whether it has registered within this time.
+    pub fn registered_within(&self, time: Duration) -> bool {
+        self.registered.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|at| at.elapsed() < time)
+    }
+
+    /// Notes a registration.
+    pub fn note_registration(&self) {
+        *self.registered.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Reads what the gauges show.
+    pub async fn refresh_metrics(&self) -> Result<()> {
+        let (objects, bytes) = self.index.read(index::sums).await?;
+        self.gauges.objects.set(objects as i64);
+        self.gauges.bytes.set(bytes as f64);
+        Ok(())
+    }
+}
+
+/// Runs what the command line says, until the end. Must be called inside an actix system.
+pub async fn run(command: Command) -> Result<()> {
+    match command.action {
+        Some(Action::Salvage { data_dir, to, with_pending }) => {
+            let done = salvage::salvage(&data_dir, &to, with_pending)?;
+            println!(
+                "{} files ({} bytes) written to {}; {} older or uncommitted copies passed over",
+                done.files,
+                done.bytes,
+                to.display(),
+                done.passed_over
+            );
+            for problem in &done.problems {
+                eprintln!("holdfast-storage-server: {problem}");
+            }
+            if done.problems.is_empty() {
+                Ok(())
+            } else {
+                Err(Error::internal(format!("{} files could not be written", done.problems.len())))
+            }
+        }
+        Some(Action::Rebuild { data_dir }) => {
+            let done = salvage::rebuild(&data_dir)?;
+            println!("{} replicas kept, {} dropped", done.kept, done.dropped);
+            if let Some(reason) = done.ended_early {
+                println!("the old index could be read only in part: {reason}");
+            }
+            Ok(())
+        }
+        None => serve(command.options).await,
+    }
+}
+
+async fn serve(typed: OptionalOptions) -> Result<()> {
+    let started = SystemTime::now();
+    let secret =
+        ClusterSecret::from_text_or_file(typed.cluster_secret.as_deref(), typed.cluster_secret_file.as_deref())?;
+    let options = checked(&typed)?;
+    let listener = typed.listen.bind()?;
+    let url = match &typed.url {
+        Some(url) => normal_base_url(url)?,
+        None => typed.listen.local_url(&listener)?,
+    };
+    let public_url = typed.public_url.as_deref().map(normal_base_url).transpose()?.unwrap_or_else(|| url.clone());
+    let (layout, file) = Layout::open(&options.data_dir)?;
+    let layout = Arc::new(layout);
+    let mut connection = index::open_writer(&layout.index_path())?;
+    let (epoch, term) = (index::setting(&mut connection, "epoch")?, index::setting(&mut connection, "term")?);
+    let identity = Identity::new(file.identity, file.cluster, epoch, term);
+    let (board, metrics) = (Board::default(), Metrics::new()?);
+    let supervisor = Supervisor::new(board.clone());
+    let work = WriteIndex { layout: layout.clone(), connection: Arc::new(Mutex::new(connection)) };
+    let writer = Batcher::supervise(&supervisor, &board, "IndexWriter", work);
+    let (signer, client) = (Signer::new(secret), HttpClient::new(typed.ca_cert.as_deref())?);
+    let credentials = Credentials::Server {
+        signer: signer.clone(),
+        sender: Sender::Storage { identity: file.identity },
+        membership: identity.membership(),
+    };
+    let name_server = NameServerClient::new(client.clone(), typed.name_server.clone(), credentials.clone())?;
+    let work = ReportCommits { name_server: name_server.clone(), writer: writer.clone() };
+    let shared = Arc::new(Shared {
+        url,
+        public_url,
+        index: Index::open(&layout.index_path())?,
+        reporter: Batcher::supervise(&supervisor, &board, "CommitReporter", work),
+        writer,
+        identity,
+        signer,
+        name_server,
+        storage: StorageClient::new(client, credentials),
+        upload_permits: Arc::new(Semaphore::new(UPLOADS_MAX)),
+        registered: Mutex::new(None),
+        gauges: Gauges::new(&metrics)?,
+        layout,
+        options,
+    });
+    PassActor::supervise(&supervisor, &board, "Registrar", Register::TIMING, Register { shared: shared.clone() });
+    PassActor::supervise(&supervisor, &board, "Collector", Collect::TIMING, Collect { shared: shared.clone() });
+    actix::spawn(sweep_at_start(shared.clone(), started));
+    log::info!(
+        "storage server {} listens at {} with {}",
+        shared.options.name,
+        shared.url,
+        shared.options.data_dir.display()
+    );
+    let (daemon, metrics) = (web::Data::new(shared), web::Data::new(metrics));
+    let server = crate::serve_http!(typed.listen, listener, move || {
+        App::new()
+            .app_data(daemon.clone())
+            .app_data(metrics.clone())
+            .wrap(middleware::from_fn(request::around))
+            .configure(request::parsing)
+            .configure(http::routes)
+            .default_service(web::to(request::no_such_route))
+    });
+    server.await.map_err(|error| Error::io("serving", error))
+}
+
+fn checked(typed: &OptionalOptions) -> Result<Options> {
+    let host_name = || gethostname::gethostname().to_string_lossy().into_owned();
+    let data_dir =
+        typed.data_dir.clone().ok_or_else(|| Error::invalid("--data-dir is missing: where shall replicas be kept?"))?;
+    if typed.name_server.is_empty() {
+        return Err(Error::invalid(
+            "--name-server is missing: the URL of the name server, for instance http://10.0.0.1:7400",
+        ));
+    }
+    Ok(Options {
+        data_dir,
+        name: typed.name.clone().unwrap_or_else(host_name),
+        host: typed.host.clone().unwrap_or_else(host_name),
+        zone: typed.zone.clone(),
+        quarantine: Duration::from_secs(typed.quarantine_days * 24 * 3_600),
+    })
+}
+
+/// Looks for what a crash left behind, and empties the quarantine once a day.
+async fn sweep_at_start(shared: Arc<Shared>, started: SystemTime) {
+    match sweep::quarantine_unknown(&shared.layout, &shared.index, started).await {
+        Ok(0) => {}
+        Ok(count) => log::warn!("{count} files that no row knows were moved into quarantine"),
+        Err(error) => log::error!("looking for unknown files failed: {}", error.chain()),
+    }
+    loop {
+        let (layout, keep) = (shared.layout.clone(), shared.options.quarantine);
+        match tokio::task::spawn_blocking(move || sweep::empty_quarantine(&layout, keep)).await {
+            Ok(Ok(0)) => {}
+            Ok(Ok(count)) => {
+                log::info!("{count} files were removed from quarantine after {} days", keep.as_secs() / 86_400)
+            }
+            Ok(Err(error)) => log::error!("emptying the quarantine failed: {}", error.chain()),
+            Err(error) => log::error!("emptying the quarantine panicked: {error}"),
+        }
+        tokio::time::sleep(Duration::from_secs(24 * 3_600)).await;
+    }
+}

@@ -1,0 +1,274 @@
+//! The index: one row per (object, generation), and the bytes of small objects.
+//!
+//! Written by one connection (the `IndexWriter`'s), read by a few others. WAL and `synchronous=FULL`: what a
+//! transaction has committed survives the power.
+#![allow(missing_docs, reason = "diesel's table macro makes public items without any")]
+
+use std::path::Path;
+
+use chrono::NaiveDateTime;
+use diesel::connection::SimpleConnection;
+use diesel::prelude::*;
+use diesel::r2d2::{ConnectionManager, CustomizeConnection};
+
+use crate::types::storage_api::ReplicaKey;
+use crate::types::{Error, ErrorCode, Generation, ObjectId, Result, Sha256};
+
+diesel::table! {
+    replicas (object, generation) {
+        object -> BigInt,
+        generation -> BigInt,
+        size -> BigInt,
+        sha256 -> Binary,
+        label -> Text,
+        epoch -> BigInt,
+        version -> Nullable<BigInt>,
+        ticket_expires -> Timestamp,
+        state -> Text,
+        in_index -> Bool,
+        created -> Timestamp,
+        verified -> Timestamp,
+    }
+}
+
+diesel::table! {
+    small_bytes (object, generation) {
+        object -> BigInt,
+        generation -> BigInt,
+        bytes -> Binary,
+    }
+}
+
+diesel::table! {
+    settings (name) {
+        name -> Text,
+        value -> BigInt,
+    }
+}
+
+diesel::table! {
+    totals (id) {
+        id -> Integer,
+        objects -> BigInt,
+        bytes -> BigInt,
+    }
+}
+
+/// The format of the index that this program writes.
+const INDEX_VERSION: i32 = 1;
+/// Connections for reads.
+const READERS_MAX: u32 = 4;
+
+/// Whether a replica is known to be committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Not yet: it is kept or deleted when the name server says so.
+    Pending,
+    /// The metadata lists it.
+    Committed,
+}
+
+impl State {
+    /// The stored word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Committed => "committed",
+        }
+    }
+}
+
+/// A row of the index.
+#[derive(Debug, Clone, PartialEq, Queryable, Selectable, Insertable)]
+#[diesel(table_name = replicas, treat_none_as_default_value = false)]
+pub struct ReplicaRow {
+    /// The object.
+    pub object: i64,
+    /// The copy.
+    pub generation: i64,
+    /// Bytes.
+    pub size: i64,
+    /// Their digest.
+    pub sha256: Vec<u8>,
+    /// The path at which the upload aimed.
+    pub label: String,
+    /// The epoch of the ticket that brought it.
+    pub epoch: i64,
+    /// The object's version, once it is committed.
+    pub version: Option<i64>,
+    /// When that ticket ends (UTC).
+    pub ticket_expires: NaiveDateTime,
+    /// `pending` or `committed`.
+    pub state: String,
+    /// The bytes are in `small_bytes`, not in a file.
+    pub in_index: bool,
+    /// When it was stored (UTC).
+    pub created: NaiveDateTime,
+    /// When its bytes were last checked (UTC).
+    pub verified: NaiveDateTime,
+}
+
+impl ReplicaRow {
+    /// Its name.
+    pub fn key(&self) -> ReplicaKey {
+        ReplicaKey { object: ObjectId(self.object), generation: Generation(self.generation) }
+    }
+
+    /// Its digest.
+    pub fn digest(&self) -> Result<Sha256> {
+        Sha256::from_slice(&self.sha256)
+    }
+}
+
+/// The reading side of an index.
+#[derive(Clone)]
+pub struct Index {
+    readers: r2d2::Pool<ConnectionManager<SqliteConnection>>,
+}
+
+/// Opens the writing connection, making the tables in a new file. Damage and newer formats are refused.
+pub fn open_writer(path: &Path) -> Result<SqliteConnection> {
+    let mut connection =
+        SqliteConnection::establish(&path.to_string_lossy()).map_err(|error| damaged(path, &error.to_string()))?;
+    let prepare = |connection: &mut SqliteConnection| -> QueryResult<i32> {
+        connection.batch_execute(
+            "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
+             PRAGMA journal_size_limit = 67108864",
+        )?;
+        let version: i32 = diesel::select(diesel::dsl::sql::<diesel::sql_types::Integer>(
+            "(SELECT user_version FROM pragma_user_version)",
+        ))
+        .get_result(connection)?;
+        if version == 0 {
+            connection.immediate_transaction(|connection| connection.batch_execute(include_str!("index.sql")))?;
+        }
+        // Touches the root pages of the table, its index and the totals.
+        totals::table.select(totals::objects).first::<i64>(connection)?;
+        replicas::table.select(replicas::object).limit(1).load::<i64>(connection)?;
+        Ok(version)
+    };
+    let version = prepare(&mut connection).map_err(|error| damaged(path, &error.to_string()))?;
+    if version > INDEX_VERSION {
+        return Err(Error::new(
+            ErrorCode::InvalidRequest,
+            format!(
+                "{} has format {version}, this program knows formats up to {INDEX_VERSION}: use the newer program",
+                path.display()
+            ),
+        ));
+    }
+    Ok(connection)
+}
+
+fn damaged(path: &Path, reason: &str) -> Error {
+    Error::new(
+        ErrorCode::InvalidRequest,
+        format!(
+            "the index {} cannot be read ({reason}). Nothing was changed. Either run `holdfast-storage-server rebuild \
+             --data-dir DIR`, which keeps every replica that can be verified, or move the directory away and join with \
+             an empty one, which is filled again from the other servers",
+            path.display()
+        ),
+    )
+}
+
+#[derive(Debug)]
+struct ReadOnly;
+
+impl CustomizeConnection<SqliteConnection, diesel::r2d2::Error> for ReadOnly {
+    fn on_acquire(&self, connection: &mut SqliteConnection) -> std::result::Result<(), diesel::r2d2::Error> {
+        connection
+            .batch_execute("PRAGMA busy_timeout = 5000; PRAGMA query_only = ON")
+            .map_err(diesel::r2d2::Error::QueryError)
+    }
+}
+
+impl Index {
+    /// Opens the reading side of an index that exists.
+    pub fn open(path: &Path) -> Result<Self> {
+        let manager = ConnectionManager::new(path.to_string_lossy());
+        let readers = r2d2::Pool::builder()
+            .max_size(READERS_MAX)
+            .min_idle(Some(1))
+            .connection_customizer(Box::new(ReadOnly))
+            .build(manager)
+            .map_err(|error| Error::internal(format!("cannot open the index {}", path.display())).with_source(error))?;
+        Ok(Self { readers })
+    }
+
+    /// Runs a read on the blocking pool.
+    pub async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut SqliteConnection) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let readers = self.readers.clone();
+        let task = tokio::task::spawn_blocking(move || {
+            let mut connection =
+                readers.get().map_err(|e| Error::unavailable("the index is overloaded").with_source(e))?;
+            work(&mut connection)
+        });
+        task.await.map_err(|error| Error::internal("a read of the index panicked").with_source(error))?
+    }
+}
+
+/// A replica's row.
+pub fn find(connection: &mut SqliteConnection, key: ReplicaKey) -> Result<Option<ReplicaRow>> {
+    let row = replicas::table
+        .find((key.object.0, key.generation.0))
+        .select(ReplicaRow::as_select())
+        .first(connection)
+        .optional()?;
+    Ok(row)
+}
+
+/// The bytes of a small object.
+pub fn bytes(connection: &mut SqliteConnection, key: ReplicaKey) -> Result<Option<Vec<u8>>> {
+    let bytes = small_bytes::table
+        .find((key.object.0, key.generation.0))
+        .select(small_bytes::bytes)
+        .first(connection)
+        .optional()?;
+    Ok(bytes)
+}
+
+/// Replicas after a key, in the order of their keys.
+pub fn page(connection: &mut SqliteConnection, after: Option<ReplicaKey>, limit: usize) -> Result<Vec<ReplicaRow>> {
+    let (object, generation) = after.map_or((-1, -1), |key| (key.object.0, key.generation.0));
+    let rows = replicas::table
+        .filter(replicas::object.gt(object).or(replicas::object.eq(object).and(replicas::generation.gt(generation))))
+        .filter(replicas::object.ge(object))
+        .order((replicas::object, replicas::generation))
+        .limit(limit as i64)
+        .select(ReplicaRow::as_select())
+        .load(connection)?;
+    Ok(rows)
+}
+
+/// Pending replicas stored before `before`, the oldest first.
+pub fn pending(
+    connection: &mut SqliteConnection,
+    before: NaiveDateTime,
+    skip: usize,
+    limit: usize,
+) -> Result<Vec<ReplicaRow>> {
+    let rows = replicas::table
+        .filter(replicas::state.eq("pending").and(replicas::created.lt(before)))
+        .order(replicas::created)
+        .offset(skip as i64)
+        .limit(limit as i64)
+        .select(ReplicaRow::as_select())
+        .load(connection)?;
+    Ok(rows)
+}
+
+/// How many replicas there are, and their bytes.
+pub fn sums(connection: &mut SqliteConnection) -> Result<(u64, u64)> {
+    let (objects, bytes): (i64, i64) = totals::table.select((totals::objects, totals::bytes)).first(connection)?;
+    Ok((objects as u64, bytes as u64))
+}
+
+/// A number that is remembered across starts; 0 when it was never set.
+pub fn setting(connection: &mut SqliteConnection, name: &str) -> Result<i64> {
+    let value: Option<i64> = settings::table.find(name).select(settings::value).first(connection).optional()?;
+    Ok(value.unwrap_or(0))
+}

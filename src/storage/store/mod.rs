@@ -1,0 +1,28 @@
+//! A storage server's directory.
+//!
+//! ```text
+//! server.json        identity, cluster id, format version; the directory is locked by its daemon
+//! index.sqlite       one row per (object, generation); bytes of small objects in a table of their own
+//! objects/ab/cd/ID.G larger objects, one plain file each
+//! incoming/          uploads in flight; emptied at start
+//! quarantine/        files that no row knows, with the reason, kept for a while
+//! ```
+//!
+//! # What a crash leaves behind
+//!
+//! A write streams to `incoming/` while hashing, then: fdatasync of the file, rename to its place, fsync of
+//! the directory (and of parents that are new), index row in a group commit, answer. A crash before the rename
+//! leaves a file in `incoming/`, which the next start empties; one before the row leaves a file that no row
+//! knows, which the next start puts into quarantine; one after the row leaves a pending replica, whose fate the
+//! collector asks for. A delete removes the row first and the file after it: a crash between them leaves a file
+//! that no row knows. Nothing is ever changed in place.
+
+pub mod incoming;
+pub mod index;
+pub mod layout;
+pub mod objects;
+pub mod sweep;
+
+pub use incoming::{Content, Incoming, Received};
+pub use index::{Index, ReplicaRow, State};
+pub use layout::{Layout, ServerFile};
