@@ -22,6 +22,7 @@
 //! To follow one file through the code, read `docs/architecture.md`.
 
 pub mod actors;
+pub mod cli;
 pub mod client;
 pub mod db;
 pub mod decisions;

@@ -1,2 +1,13 @@
-//! stub
-fn main() {}
+//! `holdfast`: the command-line client, and a whole cluster on one machine.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = match holdfast::cli::parse(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
+    let log = env_logger::Env::default().default_filter_or(cli.log_filter());
+    env_logger::Builder::from_env(log).init();
+    holdfast::cli::run(cli)
+}

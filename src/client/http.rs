@@ -14,7 +14,7 @@ use crate::security::ticket::Sender;
 use crate::security::{ServerCredential, Signer};
 use crate::types::api::{ErrorBody, REQUEST_ID_HEADER};
 use crate::types::error::IoContext;
-use crate::types::limits::{CONNECT_TIMEOUT, REQUEST_TIMEOUT, STALL_TIMEOUT};
+use crate::types::limits::{CONNECT_TIMEOUT, STALL_TIMEOUT};
 use crate::types::{Error, ErrorCode, Result};
 
 /// Longest body of an error that is read.
@@ -69,20 +69,32 @@ impl fmt::Debug for Credentials {
     }
 }
 
-/// A connection pool. Cheap to clone.
+/// Connection pools. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct HttpClient {
     inner: reqwest::Client,
+    /// Without the stall timeout: reqwest counts it from the start of a request to the head of its answer,
+    /// which would end every upload that takes longer, however well it goes.
+    patient: reqwest::Client,
 }
 
 impl HttpClient {
     /// A pool that trusts the system's certificates and those in `ca_cert` (PEM).
     pub fn new(ca_cert: Option<&Path>) -> Result<Self> {
         install_crypto_provider();
+        Ok(Self {
+            inner: Self::build(ca_cert, |builder| builder.read_timeout(STALL_TIMEOUT))?,
+            patient: Self::build(ca_cert, |builder| builder.tcp_keepalive(STALL_TIMEOUT))?,
+        })
+    }
+
+    fn build(
+        ca_cert: Option<&Path>,
+        adapt: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder,
+    ) -> Result<reqwest::Client> {
         let mut builder = reqwest::Client::builder()
             .tcp_nodelay(true)
             .connect_timeout(CONNECT_TIMEOUT)
-            .read_timeout(STALL_TIMEOUT)
             .pool_idle_timeout(Duration::from_secs(30))
             .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("holdfast/", env!("CARGO_PKG_VERSION")));
@@ -92,13 +104,19 @@ impl HttpClient {
                 .map_err(|e| Error::invalid(format!("{} holds no PEM certificates", path.display())).with_source(e))?;
             builder = builder.tls_certs_merge(certificates);
         }
-        let inner = builder.build().map_err(|e| Error::internal("cannot set up the HTTP client").with_source(e))?;
-        Ok(Self { inner })
+        let builder = adapt(builder);
+        builder.build().map_err(|e| Error::internal("cannot set up the HTTP client").with_source(e))
     }
 
-    /// The pool itself, to build requests from.
+    /// The pool to build requests from: an answer that begins late or stands still is a failure.
     pub fn raw(&self) -> &reqwest::Client {
         &self.inner
+    }
+
+    /// The pool for requests whose answer begins late in the ordinary course of things. The caller bounds
+    /// the wait: by a timeout of the request, or by watching its body.
+    pub fn patient(&self) -> &reqwest::Client {
+        &self.patient
     }
 }
 
@@ -116,9 +134,9 @@ pub struct Failure {
     pub not_sent: bool,
 }
 
-/// Sends a small request and reads its JSON answer.
+/// Sends a small request, whose timeout the caller has set, and reads its JSON answer.
 pub async fn send_json<T: DeserializeOwned>(request: RequestBuilder, credentials: &Credentials) -> Result<T, Failure> {
-    let response = send(request.timeout(REQUEST_TIMEOUT), credentials).await?;
+    let response = send(request, credentials).await?;
     let url = without_query(response.url());
     response.json().await.map_err(|error| Failure {
         error: Error::unavailable(format!("the answer of {url} could not be read")).with_source(error.without_url()),

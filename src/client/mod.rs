@@ -1,5 +1,6 @@
 //! Typed HTTP clients of both kinds of servers, used by everyone who calls them.
 
+mod body;
 pub mod http;
 pub mod name_server;
 pub mod storage;

@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 
 use super::http::{Credentials, Failure, HttpClient, backoff, send_json};
 use crate::types::api::*;
+use crate::types::limits::{LONG_REQUEST_TIMEOUT, REQUEST_TIMEOUT};
 use crate::types::{DfsPath, Error, ErrorCode, Result, ServerId, Version};
 
 /// Further tries of a request that failed for a passing reason.
@@ -22,6 +23,15 @@ enum Repeat {
     Safe,
     /// Only when it certainly was not carried out.
     IfNotDone,
+}
+
+/// How long the answer of a request may take.
+#[derive(Clone, Copy)]
+enum Wait {
+    /// As long as small requests do.
+    Short,
+    /// As long as it takes.
+    Long,
 }
 
 /// Calls the name servers. Cheap to clone.
@@ -62,11 +72,12 @@ impl NameServerClient {
         method: Method,
         path: &str,
         repeat: Repeat,
+        wait: Wait,
         fill: impl Fn(RequestBuilder) -> RequestBuilder,
     ) -> Result<T> {
         let mut waits = backoff(self.retries);
         loop {
-            let failure = match self.call_once(&method, path, &fill).await {
+            let failure = match self.call_once(&method, path, wait, &fill).await {
                 Ok(answer) => return Ok(answer),
                 Err(failure) => failure,
             };
@@ -87,6 +98,7 @@ impl NameServerClient {
         &self,
         method: &Method,
         path: &str,
+        wait: Wait,
         fill: &impl Fn(RequestBuilder) -> RequestBuilder,
     ) -> Result<T, Failure> {
         let first = self.current.load(Ordering::Relaxed);
@@ -94,7 +106,11 @@ impl NameServerClient {
         for step in 0..self.urls.len() {
             let index = (first + step) % self.urls.len();
             let url = format!("{}{path}", self.urls[index]);
-            let request = fill(self.http.raw().request(method.clone(), url));
+            let request = match wait {
+                Wait::Short => self.http.raw().request(method.clone(), url).timeout(REQUEST_TIMEOUT),
+                Wait::Long => self.http.patient().request(method.clone(), url).timeout(LONG_REQUEST_TIMEOUT),
+            };
+            let request = fill(request);
             match send_json(request, &self.credentials).await {
                 Ok(answer) => {
                     self.current.store(index, Ordering::Relaxed);
@@ -108,11 +124,11 @@ impl NameServerClient {
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str, query: &(impl Serialize + Sync)) -> Result<T> {
-        self.call(Method::GET, path, Repeat::Safe, |request| request.query(query)).await
+        self.call(Method::GET, path, Repeat::Safe, Wait::Short, |request| request.query(query)).await
     }
 
     async fn post<T: DeserializeOwned>(&self, path: &str, body: &(impl Serialize + Sync), repeat: Repeat) -> Result<T> {
-        self.call(Method::POST, path, repeat, |request| request.json(body)).await
+        self.call(Method::POST, path, repeat, Wait::Short, |request| request.json(body)).await
     }
 
     /// Where to write a file.
@@ -171,16 +187,13 @@ impl NameServerClient {
     pub async fn cp(&self, from: &DfsPath, to: &DfsPath, recursive: bool) -> Result<Changed> {
         let request = TransferRequest { from: from.clone(), to: to.clone(), recursive };
         // A copy of a large directory takes as long as it takes; the server bounds each of its steps.
-        self.call(Method::POST, "/api/v1/cp", Repeat::IfNotDone, |builder| {
-            builder.json(&request).timeout(std::time::Duration::from_secs(24 * 3_600))
-        })
-        .await
+        self.call(Method::POST, "/api/v1/cp", Repeat::IfNotDone, Wait::Long, |builder| builder.json(&request)).await
     }
 
     /// Removes a file, or with `recursive` a directory with all that is in it.
     pub async fn delete(&self, path: &DfsPath, recursive: bool, if_match: Option<Version>) -> Result<Changed> {
         let query = DeleteQuery { path: path.clone(), recursive, if_match };
-        self.call(Method::DELETE, "/api/v1/file", Repeat::IfNotDone, |request| request.query(&query)).await
+        self.call(Method::DELETE, "/api/v1/file", Repeat::IfNotDone, Wait::Short, |request| request.query(&query)).await
     }
 
     /// The storage servers.
@@ -226,7 +239,7 @@ impl NameServerClient {
     /// Revokes a token.
     pub async fn token_revoke(&self, name: &str) -> Result<Changed> {
         let path = format!("/api/v1/tokens/{}", encode_component(name));
-        self.call(Method::DELETE, &path, Repeat::IfNotDone, |request| request).await
+        self.call(Method::DELETE, &path, Repeat::IfNotDone, Wait::Short, |request| request).await
     }
 
     /// Whether a name server can serve.

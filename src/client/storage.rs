@@ -4,9 +4,10 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use serde::de::DeserializeOwned;
 
+use super::body::watched;
 use super::http::{Credentials, Failure, HttpClient, send, send_json};
 use crate::types::api::{Committed, SHA256_HEADER};
-use crate::types::limits::INVENTORY_PAGE_ROWS_MAX;
+use crate::types::limits::{INVENTORY_PAGE_ROWS_MAX, LONG_REQUEST_TIMEOUT, REQUEST_TIMEOUT, STALL_TIMEOUT};
 use crate::types::storage_api::*;
 use crate::types::{Error, ErrorCode, Result, Sha256};
 
@@ -70,19 +71,29 @@ impl StorageClient {
         S: Stream<Item = std::io::Result<Bytes>> + Send + 'static,
         T: DeserializeOwned,
     {
+        let (body, progress) = watched(body);
         let mut request =
-            self.http.raw().post(format!("{base}/file")).query(query).body(reqwest::Body::wrap_stream(body));
+            self.http.patient().post(format!("{base}/file")).query(query).body(reqwest::Body::wrap_stream(body));
         if let Some(size) = facts.size {
             request = request.header(reqwest::header::CONTENT_LENGTH, size);
         }
         if let Some(sha256) = facts.sha256 {
             request = request.header(SHA256_HEADER, sha256.to_string());
         }
-        let response = send(request, &Credentials::None).await.map_err(error)?;
-        response.json().await.map_err(|error| {
-            Error::unavailable(format!("the answer of {base} to an upload could not be read"))
-                .with_source(error.without_url())
-        })
+        let exchange = async {
+            let response = send(request, &Credentials::None).await.map_err(error)?;
+            response.json().await.map_err(|error| {
+                Error::unavailable(format!("the answer of {base} to an upload could not be read"))
+                    .with_source(error.without_url())
+            })
+        };
+        tokio::select! {
+            answer = exchange => answer,
+            () = progress.stalled(STALL_TIMEOUT) => {
+                let seconds = STALL_TIMEOUT.as_secs();
+                Err(Error::unavailable(format!("{base} took no more of an upload for {seconds} s")))
+            }
+        }
     }
 
     /// Downloads from a location's URL (it has the ticket), from byte `from` on.
@@ -109,13 +120,13 @@ impl StorageClient {
 
     /// Removes copies; those that are not there count as removed.
     pub async fn delete(&self, base: &str, request: &DeleteRequest) -> Result<DeleteResponse> {
-        let builder = self.http.raw().delete(format!("{base}/file")).json(request);
+        let builder = self.http.raw().delete(format!("{base}/file")).json(request).timeout(REQUEST_TIMEOUT);
         send_json(builder, &self.credentials).await.map_err(error)
     }
 
     /// Makes it send a copy to another server; answers when the copy is fsynced there.
     pub async fn replicate(&self, base: &str, request: &ReplicateRequest) -> Result<CopyStored> {
-        let builder = self.http.raw().post(format!("{base}/replicate")).json(request);
+        let builder = self.http.patient().post(format!("{base}/replicate")).json(request).timeout(LONG_REQUEST_TIMEOUT);
         let response = send(builder, &self.credentials).await.map_err(error)?;
         response.json().await.map_err(|error| {
             Error::unavailable(format!("the answer of {base} to a replication could not be read"))

@@ -34,5 +34,7 @@ pub const INLINE_BYTES_MAX: u64 = 64 << 10;
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a small request may take as a whole.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a request may take that does much on the other side (the copy of a directory, a replication).
+pub const LONG_REQUEST_TIMEOUT: Duration = Duration::from_secs(24 * 3_600);
 /// How long a transfer of bytes may stand still before it counts as failed.
 pub const STALL_TIMEOUT: Duration = Duration::from_secs(30);

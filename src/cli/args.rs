@@ -1,0 +1,530 @@
+//! The command line: what may be typed, and the help that explains it.
+
+use std::path::PathBuf;
+
+use structopt::StructOpt;
+use structopt::clap::{AppSettings, ErrorKind, Shell};
+
+use super::exit::Exit;
+use super::progress::say;
+use crate::types::api::Role;
+
+/// Below every help.
+const AFTER_HELP: &str = "\
+EXIT CODES:
+    0 done    1 failed    2 wrong usage    3 not found    4 conflict or precondition    5 not permitted
+    6 cluster unavailable    7 partly done (what was not is listed on standard error)
+
+PATHS in the cluster are absolute, or relative to the workspace's remote directory (`holdfast pwd`).
+Write -- before names that begin with a dash.";
+
+/// Fault-tolerant distributed file storage: verified copies of every file on ordinary machines.
+#[derive(Debug, StructOpt)]
+#[structopt(
+    name = "holdfast",
+    after_help = AFTER_HELP,
+    global_settings = &[AppSettings::VersionlessSubcommands, AppSettings::UnifiedHelpMessage],
+    settings = &[AppSettings::SubcommandRequiredElseHelp, AppSettings::DeriveDisplayOrder],
+)]
+pub struct Cli {
+    #[structopt(flatten)]
+    pub(crate) global: GlobalArgs,
+    #[structopt(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Clone, Default, StructOpt)]
+pub(crate) struct GlobalArgs {
+    /// File with `name_servers` (a list of URLs) and `token`, as `holdfast up` writes it
+    #[structopt(long, global = true, value_name = "FILE", env = "HOLDFAST_CONFIG", parse(from_os_str))]
+    pub(crate) config: Option<PathBuf>,
+    /// The name server's URL, or several with commas between
+    #[structopt(long, global = true, value_name = "URL", env = "HOLDFAST_NAME_SERVER")]
+    pub(crate) name_server: Option<String>,
+    /// The bearer token; better in a file or the environment, where other users do not see it
+    #[structopt(long, global = true, value_name = "TOKEN", env = "HOLDFAST_TOKEN", hide_env_values = true)]
+    pub(crate) token: Option<String>,
+    /// Certificates (PEM) to trust besides the system's
+    #[structopt(long, global = true, value_name = "FILE", env = "HOLDFAST_CA_CERT", parse(from_os_str))]
+    pub(crate) ca_cert: Option<PathBuf>,
+    /// Transfers at the same time [default: 16]
+    #[structopt(short = "j", long, global = true, value_name = "N", parse(try_from_str = jobs))]
+    pub(crate) jobs: Option<usize>,
+    /// Prints data as JSON
+    #[structopt(long, global = true)]
+    pub(crate) json: bool,
+    /// No progress; only what went wrong
+    #[structopt(short, long, global = true)]
+    pub(crate) quiet: bool,
+    /// Logs what it does on standard error (twice: in detail); RUST_LOG says it finer
+    #[structopt(short, long, global = true, parse(from_occurrences))]
+    pub(crate) verbose: u8,
+}
+
+impl GlobalArgs {
+    /// Whether the options say the same about where the cluster is.
+    pub(crate) fn same_cluster_as(&self, other: &Self) -> bool {
+        let of =
+            |args: &Self| (args.config.clone(), args.name_server.clone(), args.token.clone(), args.ca_cert.clone());
+        of(self) == of(other)
+    }
+}
+
+fn jobs(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number @ 1..=256) => Ok(number),
+        _ => Err("must be a number from 1 to 256".into()),
+    }
+}
+
+/// Everything that can be asked for.
+#[derive(Debug, StructOpt)]
+pub(crate) enum Command {
+    // ---------------------------------------------------------------------------------------------
+    // `Up(up::UpArgs)`, `Down(up::DownArgs)`, `Demo` and the hidden commands of the servers that `up`
+    // starts are added HERE, and carried out where `cli::run` has the same mark.
+    // ---------------------------------------------------------------------------------------------
+    /// Lists a directory; in a workspace with each file's status against the local copy
+    Ls(LsArgs),
+    /// Copies a file or directory from this machine into the cluster
+    ///
+    /// Only what is missing or differs is sent, so an interrupted import is finished by repeating it.
+    /// A file goes to DFS_PATH itself, or into it when that is a directory or ends with a slash. A directory's
+    /// contents go below DFS_PATH, which is made if need be (as `cp -rT` does it); nothing is removed there.
+    /// Symbolic links, sockets, pipes, devices and names that are not UTF-8 are skipped, listed, and end the
+    /// command with exit code 7.
+    Import(ImportArgs),
+    /// Copies a file or directory out of the cluster
+    ///
+    /// Everything is verified by SHA-256 before it gets its name. Host files that are the same already are not
+    /// fetched again. A file goes to HOST_PATH itself, or into it when that is a directory or ends with a
+    /// slash. A directory's contents go below HOST_PATH, which is made if need be.
+    Export(ExportArgs),
+    /// Writes files to standard output, verified
+    Cat(PathsArgs),
+    /// Shows size, hash, version, copies and where they are
+    #[structopt(visible_alias = "info")]
+    Stat(PathsArgs),
+    /// Makes empty files, or renews the time of files that are there
+    Touch(PathsArgs),
+    /// Removes files, and with -r directories with all that is in them
+    Rm(RmArgs),
+    /// Moves or renames files and directories
+    Mv(MvArgs),
+    /// Copies files, and with -r directories, inside the cluster; no bytes travel
+    Cp(CpArgs),
+    /// Makes directories
+    Mkdir(MkdirArgs),
+    /// Removes empty directories
+    Rmdir(PathsArgs),
+    /// Draws a directory and all below it
+    Tree(TreeArgs),
+    /// Sums up sizes below directories
+    Du(DuArgs),
+    /// Finds files by name, kind and size
+    Find(FindArgs),
+    /// Changes the workspace's remote directory
+    Cd(CdArgs),
+    /// Prints the remote directory that relative paths are resolved against
+    Pwd,
+    /// Makes a host directory a workspace: a local copy of a remote directory
+    Init(InitArgs),
+    /// Shows what changed here, there and on both sides since the last push or pull
+    Status(StatusArgs),
+    /// Sends what changed in the workspace, deletions too
+    ///
+    /// A file that changed on both sides is a conflict: it is listed, nothing is overwritten, and the exit code
+    /// is 4. With --force the local side wins.
+    Push(SyncArgs),
+    /// Fetches what changed in the cluster into the workspace, deletions too
+    ///
+    /// A file that changed on both sides is a conflict: it is listed, nothing is overwritten, and the exit code
+    /// is 4. With --force the remote side wins.
+    Pull(SyncArgs),
+    /// Interactive, with history and completion of remote paths
+    Shell,
+    /// Shows the storage servers
+    Servers,
+    /// Says whether data is in danger, and why
+    Report,
+    /// Shows the name server's actors
+    Actors,
+    /// Shows what happened in the cluster
+    Events(EventsArgs),
+    /// Explains one file: where its copies are, what is missing and what happened to it
+    Why(PathArgs),
+    /// Takes a storage server out of service: its files are copied away
+    Drain(ServerArgs),
+    /// Puts a draining storage server back into service
+    Undrain(ServerArgs),
+    /// Removes a drained or dead storage server from the cluster
+    Remove(ServerArgs),
+    /// Makes, lists and revokes access tokens
+    Token(TokenCommand),
+    /// Prints a shell's completions
+    Completions(CompletionsArgs),
+}
+
+/// Several paths.
+#[derive(Debug, StructOpt)]
+pub(crate) struct PathsArgs {
+    /// Paths in the cluster
+    #[structopt(required = true, value_name = "PATH")]
+    pub(crate) paths: Vec<String>,
+}
+
+/// One path.
+#[derive(Debug, StructOpt)]
+pub(crate) struct PathArgs {
+    /// A path in the cluster
+    #[structopt(value_name = "PATH")]
+    pub(crate) path: String,
+}
+
+/// `ls`.
+#[derive(Debug, StructOpt)]
+pub(crate) struct LsArgs {
+    /// Size, copies, time and version too
+    #[structopt(short)]
+    pub(crate) long: bool,
+    /// All that lies below
+    #[structopt(short = "R", long)]
+    pub(crate) recursive: bool,
+    /// Paths in the cluster [default: the remote directory]
+    #[structopt(value_name = "PATH")]
+    pub(crate) paths: Vec<String>,
+}
+
+/// `import`.
+#[derive(Debug, StructOpt)]
+pub(crate) struct ImportArgs {
+    /// File or directory on this machine; - is standard input
+    #[structopt(parse(from_os_str))]
+    pub(crate) host_path: PathBuf,
+    /// Where it shall be in the cluster
+    pub(crate) dfs_path: String,
+}
+
+/// `export`.
+#[derive(Debug, StructOpt)]
+pub(crate) struct ExportArgs {
+    /// File or directory in the cluster
+    pub(crate) dfs_path: String,
+    /// Where it shall be on this machine; - is standard output
+    #[structopt(parse(from_os_str))]
+    pub(crate) host_path: PathBuf,
+}
+
+/// `rm`.
+#[derive(Debug, StructOpt)]
+pub(crate) struct RmArgs {
+    /// Directories too, with all that is in them
+    #[structopt(short, long)]
+    pub(crate) recursive: bool,
+    /// Does not mind what is not there
+    #[structopt(short, long)]
+    pub(crate) force: bool,
+    /// Paths in the cluster
+    #[structopt(required = true, value_name = "PATH")]
+    pub(crate) paths: Vec<String>,
+}
+
+/// `mv`.
+#[derive(Debug, StructOpt)]
+pub(crate) struct MvArgs {
+    /// One or more sources, and then the new path, or a directory to put them into
+    #[structopt(required = true, min_values = 2, value_name = "PATH")]
+    pub(crate) paths: Vec<String>,
+}
+
+/// `cp`.
+#[derive(Debug, StructOpt)]
+pub(crate) struct CpArgs {
+    /// Directories too, with all that is in them
+    #[structopt(short, long)]
+    pub(crate) recursive: bool,
+    /// One or more sources, and then the new path, or a directory to put them into
+    #[structopt(required = true, min_values = 2, value_name = "PATH")]
+    pub(crate) paths: Vec<String>,
+}
+
+/// `mkdir`.
+#[derive(Debug, StructOpt)]
+pub(crate) struct MkdirArgs {
+    /// Missing parents too, and no error when it is there already
+    #[structopt(short, long)]
+    pub(crate) parents: bool,
+    /// Paths in the cluster
+    #[structopt(required = true, value_name = "PATH")]
+    pub(crate) paths: Vec<String>,
+}
+
+/// `tree`.
+#[derive(Debug, StructOpt)]
+pub(crate) struct TreeArgs {
+    /// Levels to show
+    #[structopt(short = "L", long, value_name = "N")]
+    pub(crate) level: Option<usize>,
+    /// A path in the cluster [default: the remote directory]
+    #[structopt(value_name = "PATH")]
+    pub(crate) path: Option<String>,
+}
+
+/// `du`.
+#[derive(Debug, StructOpt)]
+pub(crate) struct DuArgs {
+    /// Only the sum of each PATH
+    #[structopt(short, long)]
+    pub(crate) summarize: bool,
+    /// Levels of directories to show
+    #[structopt(short = "d", long, value_name = "N")]
+    pub(crate) max_depth: Option<usize>,
+    /// Exact numbers of bytes
+    #[structopt(short, long)]
+    pub(crate) bytes: bool,
+    /// Paths in the cluster [default: the remote directory]
+    #[structopt(value_name = "PATH")]
+    pub(crate) paths: Vec<String>,
+}
+
+/// `find`.
+#[derive(Debug, StructOpt)]
+pub(crate) struct FindArgs {
+    /// A path in the cluster [default: the remote directory]
+    #[structopt(value_name = "PATH")]
+    pub(crate) path: Option<String>,
+    /// Its last name matches: * ? [a-z] as in a shell (also spelled -name)
+    #[structopt(long, value_name = "PATTERN")]
+    pub(crate) name: Option<String>,
+    /// The same, whatever the case (also spelled -iname)
+    #[structopt(long, value_name = "PATTERN")]
+    pub(crate) iname: Option<String>,
+    /// f for files, d for directories (also spelled -type)
+    #[structopt(long = "type", value_name = "KIND", possible_values = &["f", "d"])]
+    pub(crate) kind: Option<String>,
+    /// Bytes exactly N, +N more, -N less; with k, M or G for powers of 1024 (also spelled -size)
+    #[structopt(long, value_name = "N", allow_hyphen_values = true)]
+    pub(crate) size: Option<String>,
+    /// Levels to descend (also spelled -maxdepth)
+    #[structopt(long = "maxdepth", value_name = "N")]
+    pub(crate) max_depth: Option<usize>,
+}
+
+/// `cd`.
+#[derive(Debug, StructOpt)]
+pub(crate) struct CdArgs {
+    /// A directory in the cluster [default: the workspace's remote root]
+    #[structopt(value_name = "PATH")]
+    pub(crate) path: Option<String>,
+}
+
+/// `init`.
+#[derive(Debug, StructOpt)]
+pub(crate) struct InitArgs {
+    /// The host directory
+    #[structopt(default_value = ".", parse(from_os_str))]
+    pub(crate) dir: PathBuf,
+    /// The remote directory that it is a copy of; the first push makes it
+    #[structopt(long, value_name = "DFS_PATH", default_value = "/")]
+    pub(crate) remote: String,
+}
+
+/// `status`.
+#[derive(Debug, StructOpt)]
+pub(crate) struct StatusArgs {
+    /// Host paths inside the workspace [default: all of it]
+    #[structopt(value_name = "PATH", parse(from_os_str))]
+    pub(crate) paths: Vec<PathBuf>,
+}
+
+/// `push` and `pull`.
+#[derive(Debug, StructOpt)]
+pub(crate) struct SyncArgs {
+    /// Overwrites what changed on the other side too
+    #[structopt(short, long)]
+    pub(crate) force: bool,
+    /// Only says what would be done
+    #[structopt(short = "n", long)]
+    pub(crate) dry_run: bool,
+    /// Host paths inside the workspace [default: all of it]
+    #[structopt(value_name = "PATH", parse(from_os_str))]
+    pub(crate) paths: Vec<PathBuf>,
+}
+
+/// `events`.
+#[derive(Debug, StructOpt)]
+pub(crate) struct EventsArgs {
+    /// How many of the newest
+    #[structopt(short = "n", long, value_name = "N", default_value = "50")]
+    pub(crate) limit: usize,
+}
+
+/// `drain`, `undrain`, `remove`.
+#[derive(Debug, StructOpt)]
+pub(crate) struct ServerArgs {
+    /// Name or id, as `holdfast servers` shows them
+    pub(crate) server: String,
+}
+
+/// `token`.
+#[derive(Debug, StructOpt)]
+pub(crate) enum TokenCommand {
+    /// Makes a token and prints it; it is shown only this once
+    Create {
+        /// The name by which it is revoked
+        name: String,
+        /// What it allows: reader, writer or superuser
+        #[structopt(long, default_value = "reader", parse(try_from_str = role))]
+        role: Role,
+        /// Only for paths at and below this one
+        #[structopt(long, value_name = "DFS_PATH")]
+        prefix: Option<String>,
+        /// For how long, as 90s, 30m, 12h or 7d [default: until it is revoked]
+        #[structopt(long, value_name = "TIME", parse(try_from_str = seconds))]
+        ttl: Option<u64>,
+    },
+    /// Lists the tokens, without their secrets
+    List,
+    /// Makes a token worthless
+    Revoke {
+        /// Its name
+        name: String,
+    },
+}
+
+/// `completions`.
+#[derive(Debug, StructOpt)]
+pub(crate) struct CompletionsArgs {
+    /// The shell
+    #[structopt(possible_values = &Shell::variants(), case_insensitive = true)]
+    pub(crate) shell: Shell,
+}
+
+fn role(text: &str) -> Result<Role, String> {
+    match text {
+        "reader" => Ok(Role::Reader),
+        "writer" => Ok(Role::Writer),
+        "superuser" => Ok(Role::Superuser),
+        _ => Err("must be reader, writer or superuser".into()),
+    }
+}
+
+fn seconds(text: &str) -> Result<u64, String> {
+    let wrong = || "must be a number with s, m, h or d, for instance 12h".to_string();
+    let (number, unit) = match text.char_indices().next_back() {
+        Some((cut, unit)) if unit.is_ascii_alphabetic() => (&text[..cut], unit),
+        _ => (text, 's'),
+    };
+    let factor = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3_600,
+        'd' => 86_400,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    number.checked_mul(factor).filter(|seconds| *seconds > 0).ok_or_else(wrong)
+}
+
+/// Reads a command line. What clap has to say about it (help, version, wrong usage) is printed here, and the
+/// exit code is the answer: clap itself would leave with 1 for wrong usage.
+pub(crate) fn parse_from(args: Vec<std::ffi::OsString>) -> Result<Cli, Exit> {
+    match Cli::clap().get_matches_from_safe(find_spelled_short(args)) {
+        Ok(matches) => Ok(Cli::from_clap(&matches)),
+        Err(error) => match error.kind {
+            ErrorKind::HelpDisplayed | ErrorKind::VersionDisplayed => {
+                // Whether anyone reads the help to its end is their business.
+                let _ = std::io::Write::write_all(&mut std::io::stdout(), format!("{}\n", error.message).as_bytes());
+                Err(Exit::Done)
+            }
+            _ => {
+                say_lines(&error.message);
+                Err(Exit::Usage)
+            }
+        },
+    }
+}
+
+fn say_lines(text: &str) {
+    text.lines().for_each(say);
+}
+
+/// `find` is known by its long options with one dash; clap has only two.
+fn find_spelled_short(mut args: Vec<std::ffi::OsString>) -> Vec<std::ffi::OsString> {
+    if let Some(at) = args.iter().skip(1).position(|arg| arg == "find") {
+        for arg in args.iter_mut().skip(at + 2) {
+            if arg == "--" {
+                break;
+            }
+            for option in ["-name", "-iname", "-type", "-size", "-maxdepth"] {
+                if *arg == *option {
+                    *arg = format!("-{option}").into();
+                }
+            }
+        }
+    }
+    args
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &[&str]) -> Result<Cli, Exit> {
+        parse_from(std::iter::once("holdfast").chain(line.iter().copied()).map(Into::into).collect())
+    }
+
+    #[test]
+    fn wrong_usage_is_2_and_help_is_0() {
+        for (line, want) in [
+            (&["--help"][..], Exit::Done),
+            (&["ls", "--help"], Exit::Done),
+            (&["--version"], Exit::Done),
+            (&["frobnicate"], Exit::Usage),
+            (&["import", "x"], Exit::Usage),
+            (&["mv", "x"], Exit::Usage),
+            (&["ls", "--jobs", "0"], Exit::Usage),
+        ] {
+            assert_eq!(parse(line).err(), Some(want), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn global_options_stand_before_and_after_the_command() {
+        for line in [&["--json", "-q", "--token", "t", "ls"][..], &["ls", "--json", "-q", "--token", "t"]] {
+            let global = parse(line).unwrap().global;
+            assert!(global.json && global.quiet, "{line:?}");
+            assert_eq!(global.token.as_deref(), Some("t"), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn names_with_dashes_and_standard_streams() {
+        let Command::Rm(rm) = parse(&["rm", "--", "-rf"]).unwrap().command else { panic!() };
+        assert_eq!((rm.paths, rm.recursive), (vec!["-rf".to_string()], false));
+        let Command::Import(import) = parse(&["import", "-", "/x"]).unwrap().command else { panic!() };
+        assert_eq!(import.host_path, PathBuf::from("-"));
+    }
+
+    #[test]
+    fn find_is_spelled_as_on_unix() {
+        let Command::Find(find) =
+            parse(&["find", "/a", "-name", "*.rs", "-type", "f", "-size", "-1k"]).unwrap().command
+        else {
+            panic!()
+        };
+        assert_eq!(
+            (find.name.as_deref(), find.kind.as_deref(), find.size.as_deref()),
+            (Some("*.rs"), Some("f"), Some("-1k"))
+        );
+    }
+
+    #[test]
+    fn lifetimes() {
+        assert_eq!((seconds("90"), seconds("2m"), seconds("7d")), (Ok(90), Ok(120), Ok(604_800)));
+        for wrong in ["", "0s", "h", "5y", "99999999999999999999d", "ü"] {
+            assert!(seconds(wrong).is_err(), "{wrong}");
+        }
+    }
+}

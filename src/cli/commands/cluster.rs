@@ -1,0 +1,165 @@
+//! `servers`, `report`, `actors`, `events`: the cluster's state.
+
+use crate::cli::args::EventsArgs;
+use crate::cli::context::Context;
+use crate::cli::exit::Exit;
+use crate::cli::output::{Output, human_bytes, human_count, human_time, human_time_or};
+use crate::types::Result;
+use crate::types::api::{AdminState, Event, EventsQuery, Health, Report, ServerInfo};
+
+/// Events that are asked for at once.
+const EVENTS_PAGE_ROWS: usize = 500;
+
+/// `holdfast servers`.
+pub(crate) async fn servers(context: &Context) -> Result<Exit> {
+    let answer = context.cluster()?.names.servers().await?;
+    let mut output = context.output();
+    if context.json() {
+        output.json(&answer.servers)?;
+    } else {
+        let headings = ["NAME", "ID", "STATE", "SERVICE", "FREE", "CAPACITY", "COPIES", "ZONE", "URL", "LAST SEEN"];
+        output.table(&headings, answer.servers.iter().map(server_row).collect())?;
+    }
+    output.flush()?;
+    Ok(Exit::Done)
+}
+
+fn server_row(server: &ServerInfo) -> Vec<String> {
+    let health = match server.health {
+        Health::Live => "live",
+        Health::Suspect => "suspect",
+        Health::Down => "down",
+    };
+    let state = match &server.reason {
+        Some(reason) => format!("{health} ({reason})"),
+        None => health.to_string(),
+    };
+    let service = match server.admin_state {
+        AdminState::InService => "in service",
+        AdminState::Draining => "draining",
+        AdminState::Drained => "drained",
+    };
+    vec![
+        server.name.clone(),
+        server.server.to_string(),
+        state,
+        service.to_string(),
+        human_bytes(server.free_bytes),
+        human_bytes(server.capacity_bytes),
+        human_count(server.replicas),
+        server.zone.clone(),
+        server.url.clone(),
+        human_time_or(server.last_seen.as_ref(), "never"),
+    ]
+}
+
+/// `holdfast report`.
+pub(crate) async fn report(context: &Context) -> Result<Exit> {
+    let report = context.cluster()?.names.report().await?;
+    let mut output = context.output();
+    if context.json() {
+        output.json(&report)?;
+    } else {
+        print_report(&mut output, &report)?;
+    }
+    output.flush()?;
+    Ok(Exit::Done)
+}
+
+fn print_report(output: &mut Output, report: &Report) -> Result<()> {
+    output.line(format_args!(
+        "The cluster is {}.",
+        match report.verdict.as_str() {
+            "danger" => "in danger",
+            other => other,
+        }
+    ))?;
+    for problem in &report.problems {
+        let problem = output.name(problem).into_owned();
+        output.line(format_args!("- {problem}"))?;
+    }
+    let servers = [(report.servers_live, "live"), (report.servers_suspect, "suspect"), (report.servers_down, "down")];
+    let servers: Vec<_> = servers.iter().map(|(count, what)| format!("{count} {what}")).collect();
+    let short: Vec<_> =
+        report.under_replicated.iter().map(|row| format!("{} with {}", human_count(row.objects), row.copies)).collect();
+    let short = if short.is_empty() { "none".to_string() } else { short.join(", ") };
+    for (name, value) in [
+        ("servers", servers.join(", ")),
+        ("objects", format!("{}, {}", human_count(report.objects), human_bytes(report.bytes))),
+        ("short of copies", short),
+        ("missing", human_count(report.missing_objects)),
+        ("deletions due", human_count(report.outbox)),
+        ("mode", report.mode.clone()),
+        ("version", report.version.to_string()),
+    ] {
+        output.line(format_args!("{name:<16} {value}"))?;
+    }
+    Ok(())
+}
+
+/// `holdfast actors`.
+pub(crate) async fn actors(context: &Context) -> Result<Exit> {
+    let answer = context.cluster()?.names.actors().await?;
+    let mut output = context.output();
+    if context.json() {
+        output.json(&answer.actors)?;
+    } else {
+        let rows = answer.actors.into_iter().map(|actor| {
+            let took = actor.last_pass_seconds.map_or_else(|| "-".into(), |seconds| format!("{seconds:.3} s"));
+            let trouble = actor.last_panic.map(|panic| format!("panic: {panic}")).or(actor.last_error);
+            vec![
+                actor.name,
+                actor.state,
+                human_time_or(actor.last_pass.as_ref(), "never"),
+                took,
+                actor.restarts.to_string(),
+                actor.last_report.unwrap_or_default(),
+                trouble.unwrap_or_default(),
+            ]
+        });
+        let rows = rows.collect();
+        output.table(&["ACTOR", "STATE", "LAST PASS", "TOOK", "RESTARTS", "DID", "TROUBLE"], rows)?;
+    }
+    output.flush()?;
+    Ok(Exit::Done)
+}
+
+/// `holdfast events`.
+pub(crate) async fn events(context: &Context, args: &EventsArgs) -> Result<Exit> {
+    let names = context.cluster()?.names;
+    let mut events: Vec<Event> = Vec::new();
+    let mut before = None;
+    while events.len() < args.limit {
+        let limit = Some((args.limit - events.len()).min(EVENTS_PAGE_ROWS));
+        let page = names.events(&EventsQuery { before, limit }).await?;
+        events.extend(page.events);
+        before = page.next;
+        if before.is_none() {
+            break;
+        }
+    }
+    let mut output = context.output();
+    if context.json() {
+        output.json(&events)?;
+    } else {
+        print_events(&mut output, events.iter().rev())?;
+    }
+    output.flush()?;
+    Ok(Exit::Done)
+}
+
+/// Prints events, the newest last.
+pub(super) fn print_events<'a>(output: &mut Output, events: impl Iterator<Item = &'a Event>) -> Result<()> {
+    for event in events {
+        let mut line = format!("{}  {:<20}", human_time(&event.time), event.kind);
+        if let Some(object) = event.object {
+            line.push_str(&format!("  object {object}"));
+        }
+        if let Some(server) = event.server {
+            line.push_str(&format!("  server {server}"));
+        }
+        let detail = output.name(&event.detail).into_owned();
+        output.line(format_args!("{line}  {detail}"))?;
+    }
+    Ok(())
+}

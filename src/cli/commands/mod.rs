@@ -1,0 +1,84 @@
+//! The commands that work on the cluster, each kind in a file of its own.
+
+pub(super) mod administration;
+pub(super) mod cluster;
+pub(super) mod explore;
+pub(super) mod files;
+pub(super) mod glob;
+pub(super) mod ls;
+pub(super) mod move_copy;
+pub(super) mod show;
+pub(super) mod tree;
+
+use super::exit::Exit;
+use super::progress::say;
+use crate::types::{Error, Result};
+
+/// The outcome of a command that does the same to several things: each failure is said at once, and the exit
+/// code is the failure's own if nothing was done, else "partly".
+#[derive(Default)]
+struct Each {
+    done: usize,
+    failures: Vec<Exit>,
+}
+
+impl Each {
+    /// Notes one outcome. That nobody reads on ends everything.
+    fn note(&mut self, outcome: Result<()>) -> Result<()> {
+        match outcome {
+            Ok(()) => self.done += 1,
+            Err(error) if super::output::is_reader_gone(&error) => return Err(error),
+            Err(error) => {
+                super::complain(&error);
+                // One code is enough to know whether all are the same.
+                let exit = Exit::from(error.code());
+                if !self.failures.contains(&exit) {
+                    self.failures.push(exit);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn exit(&self) -> Exit {
+        match (self.done, self.failures.as_slice()) {
+            (_, []) => Exit::Done,
+            (0, [one]) => *one,
+            (0, _) => Exit::Failed,
+            _ => Exit::Partly,
+        }
+    }
+}
+
+/// A failure of one thing among several.
+fn about(what: impl std::fmt::Display) -> impl FnOnce(Error) -> Error {
+    move |error| {
+        let what = what.to_string();
+        // Most messages name the thing already.
+        if error.message().contains(&what) { error } else { error.context(what) }
+    }
+}
+
+/// A hint for people.
+fn hint(text: &str) {
+    say(text);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lone_failure_keeps_its_code_and_a_mixed_outcome_is_partly_done() {
+        let failure = || Err(Error::not_found("x"));
+        let exit_of = |outcomes: Vec<Result<()>>| {
+            let mut each = Each::default();
+            outcomes.into_iter().for_each(|outcome| each.note(outcome).unwrap());
+            each.exit()
+        };
+        assert_eq!(exit_of(vec![Ok(())]), Exit::Done);
+        assert_eq!(exit_of(vec![failure(), failure()]), Exit::NotFound);
+        assert_eq!(exit_of(vec![Ok(()), failure()]), Exit::Partly);
+        assert_eq!(exit_of(vec![failure(), Err(Error::internal("y"))]), Exit::Failed);
+    }
+}

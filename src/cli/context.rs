@@ -1,0 +1,156 @@
+//! What every command works with: options, the cluster's clients, the workspace, the remote directory.
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use super::args::GlobalArgs;
+use super::config;
+use super::output::Output;
+use super::progress::{Progress, Tally};
+use super::workspace::Workspace;
+use crate::client::{Credentials, HttpClient, NameServerClient, StorageClient};
+use crate::types::api::Entry;
+use crate::types::{DfsPath, Error, ErrorCode, Result};
+
+/// Transfers at the same time unless told otherwise.
+const JOBS_DEFAULT: usize = 16;
+
+/// The clients. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Cluster {
+    pub(crate) names: NameServerClient,
+    pub(crate) storage: StorageClient,
+}
+
+impl Cluster {
+    /// A file or directory, or nothing.
+    pub(crate) async fn stat(&self, path: &DfsPath) -> Result<Option<Entry>> {
+        match self.names.stat(path).await {
+            Ok(entry) => Ok(Some(entry)),
+            // A component that is a file means as well that nothing is at the path.
+            Err(error) if matches!(error.code(), ErrorCode::NotFound | ErrorCode::NotADirectory) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// What a command works with.
+pub(crate) struct Context {
+    pub(crate) args: GlobalArgs,
+    workspace: Option<Workspace>,
+    cluster: OnceLock<Cluster>,
+    cwd: Mutex<DfsPath>,
+    /// Inside the shell `cd` works without a workspace too.
+    pub(crate) in_shell: bool,
+}
+
+impl Context {
+    /// Looks for the workspace around the process's directory.
+    pub(crate) fn new(args: GlobalArgs, in_shell: bool) -> Result<Self> {
+        let workspace = Workspace::find()?;
+        let cwd = match &workspace {
+            Some(workspace) => workspace.cwd()?,
+            None => DfsPath::root(),
+        };
+        Ok(Self { args, workspace, cluster: OnceLock::new(), cwd: Mutex::new(cwd), in_shell })
+    }
+
+    /// The clients, made at the first call.
+    pub(crate) fn cluster(&self) -> Result<Cluster> {
+        if let Some(cluster) = self.cluster.get() {
+            return Ok(cluster.clone());
+        }
+        let found = config::find(&self.args, self.workspace.as_ref().map(|workspace| &workspace.config.client))?;
+        let http = HttpClient::new(found.ca_cert.as_deref())?;
+        let credentials = found.token.map_or(Credentials::None, Credentials::Token);
+        let names = NameServerClient::new(http.clone(), found.name_servers, credentials)?;
+        let cluster = Cluster { names, storage: StorageClient::new(http, Credentials::None) };
+        Ok(self.cluster.get_or_init(|| cluster).clone())
+    }
+
+    /// The same for one line of the shell, which may have options of its own.
+    pub(crate) fn for_line(&self, line: GlobalArgs) -> Self {
+        let args = GlobalArgs {
+            config: line.config.or_else(|| self.args.config.clone()),
+            name_server: line.name_server.or_else(|| self.args.name_server.clone()),
+            token: line.token.or_else(|| self.args.token.clone()),
+            ca_cert: line.ca_cert.or_else(|| self.args.ca_cert.clone()),
+            jobs: line.jobs.or(self.args.jobs),
+            json: line.json || self.args.json,
+            quiet: line.quiet || self.args.quiet,
+            verbose: self.args.verbose,
+        };
+        let same_cluster = args.same_cluster_as(&self.args);
+        let cluster = if same_cluster { self.cluster.clone() } else { OnceLock::new() };
+        Self { args, workspace: self.workspace.clone(), cluster, cwd: Mutex::new(self.cwd()), in_shell: true }
+    }
+
+    /// Goes where a line of the shell went.
+    pub(crate) fn take_cwd_of(&self, line: &Self) -> Result<()> {
+        let path = line.cwd();
+        if path == self.cwd() { Ok(()) } else { self.set_cwd(path) }
+    }
+
+    /// The workspace, if the command runs in one.
+    pub(crate) fn workspace(&self) -> Option<&Workspace> {
+        self.workspace.as_ref()
+    }
+
+    /// The workspace that the command cannot do without.
+    pub(crate) fn need_workspace(&self) -> Result<&Workspace> {
+        self.workspace.as_ref().ok_or_else(|| {
+            Error::invalid("this directory is in no workspace; `holdfast init [DIR] --remote DFS_PATH` makes one")
+        })
+    }
+
+    /// The remote directory that relative paths are resolved against.
+    pub(crate) fn cwd(&self) -> DfsPath {
+        self.cwd.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Changes it, for the workspace too.
+    pub(crate) fn set_cwd(&self, path: DfsPath) -> Result<()> {
+        if let Some(workspace) = &self.workspace {
+            workspace.set_cwd(&path)?;
+        }
+        *self.cwd.lock().unwrap_or_else(PoisonError::into_inner) = path;
+        Ok(())
+    }
+
+    /// A path as it was typed.
+    pub(crate) fn resolve(&self, typed: &str) -> Result<DfsPath> {
+        if typed.is_empty() {
+            return Err(Error::new(ErrorCode::InvalidPath, "an empty path names nothing"));
+        }
+        self.cwd().resolve(typed)
+    }
+
+    /// A path as it was typed, or the remote directory.
+    pub(crate) fn resolve_or_cwd(&self, typed: Option<&str>) -> Result<DfsPath> {
+        typed.map_or_else(|| Ok(self.cwd()), |typed| self.resolve(typed))
+    }
+
+    /// Several of them.
+    pub(crate) fn resolve_all_or_cwd(&self, typed: &[String]) -> Result<Vec<DfsPath>> {
+        if typed.is_empty() {
+            return Ok(vec![self.cwd()]);
+        }
+        typed.iter().map(|typed| self.resolve(typed)).collect()
+    }
+
+    pub(crate) fn json(&self) -> bool {
+        self.args.json
+    }
+
+    pub(crate) fn jobs(&self) -> usize {
+        self.args.jobs.unwrap_or(JOBS_DEFAULT)
+    }
+
+    pub(crate) fn output(&self) -> Output {
+        Output::new()
+    }
+
+    /// Counts and shows the outcome of transfers.
+    pub(crate) fn tally(&self, verb: &'static str) -> Arc<Tally> {
+        Tally::new(Progress::new(verb, self.args.quiet))
+    }
+}

@@ -1,0 +1,170 @@
+//! The command-line client: commands, workspaces, progress.
+//!
+//! [`parse`] reads the command line and [`run`] carries it out; between them the program starts logging. Data
+//! goes to standard output, everything else to standard error; the exit codes are those of `exit`. All work
+//! runs on one thread that only moves bytes between sockets and channels; disks and digests have threads of
+//! their own (`transfer`).
+//!
+//! Memory is bounded everywhere: listings are fetched page by page, trees are compared as sorted streams
+//! (`merge`), files travel in chunks, and a bounded number of them at the same time (`parallel`).
+
+mod args;
+mod commands;
+mod config;
+mod context;
+mod exit;
+mod export;
+mod import;
+mod local;
+mod merge;
+mod output;
+mod parallel;
+mod progress;
+mod remote;
+mod shell;
+mod transfer;
+mod workspace;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use structopt::StructOpt;
+
+pub use args::Cli;
+
+use self::args::Command;
+use self::context::Context;
+use self::exit::Exit;
+use crate::types::{Error, Result};
+
+/// How long the threads of a broken-off command get to end.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// Reads a command line. When there is nothing to carry out (help, version, wrong usage), that has been said
+/// and the exit code is the answer.
+pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, ExitCode> {
+    args::parse_from(args.into_iter().collect()).map_err(ExitCode::from)
+}
+
+impl Cli {
+    /// What is logged unless `RUST_LOG` says something else.
+    pub fn log_filter(&self) -> &'static str {
+        match self.global.verbose {
+            0 => "error",
+            1 => "warn,holdfast=info",
+            _ => "info,holdfast=debug",
+        }
+    }
+}
+
+/// Carries a command out.
+pub fn run(cli: Cli) -> ExitCode {
+    finished(carry_out(cli)).into()
+}
+
+fn carry_out(cli: Cli) -> Result<Exit> {
+    if let Command::Completions(args) = &cli.command {
+        return completions(args.shell);
+    }
+    // ---------------------------------------------------------------------------------------------
+    // `up`, `down`, `demo` and the hidden commands are carried out HERE: they bring runtimes of their own.
+    // ---------------------------------------------------------------------------------------------
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Error::io("starting the runtime", error))?;
+    let result = if matches!(cli.command, Command::Shell) {
+        shell::run(cli.global, &runtime)
+    } else {
+        Context::new(cli.global, false).and_then(|context| runtime.block_on(interruptible(&context, &cli.command)))
+    };
+    runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
+    result
+}
+
+/// The exit code of a result, after its failure was said.
+fn finished(result: Result<Exit>) -> Exit {
+    match result {
+        Ok(exit) => exit,
+        Err(error) if output::is_reader_gone(&error) => Exit::Done,
+        Err(error) => {
+            complain(&error);
+            Exit::from(error.code())
+        }
+    }
+}
+
+/// Says what went wrong, and what can be done about it.
+fn complain(error: &Error) {
+    log::debug!("{}", error.chain());
+    let mut text = format!("holdfast: {}", error.message());
+    if let Some(remedy) = exit::remedy(error)
+        && !error.message().contains('`')
+    {
+        text.push_str(&format!(" ({remedy})"));
+    }
+    if let Some(id) = error.request_id()
+        && error.code() == crate::types::ErrorCode::Internal
+    {
+        text.push_str(&format!(" [request {id}]"));
+    }
+    progress::say(&text);
+}
+
+/// Carries a command out until Ctrl-C, which takes temporary files away.
+async fn interruptible(context: &Context, command: &Command) -> Result<Exit> {
+    tokio::select! {
+        result = execute(context, command) => result,
+        _ = tokio::signal::ctrl_c() => {
+            progress::say("holdfast: interrupted; running it again goes on where it stopped");
+            Ok(Exit::Interrupted)
+        }
+    }
+}
+
+async fn execute(context: &Context, command: &Command) -> Result<Exit> {
+    use commands::*;
+    match command {
+        Command::Ls(args) => ls::run(context, args).await,
+        Command::Import(args) => import::run(context, args).await,
+        Command::Export(args) => export::run(context, args).await,
+        Command::Cat(args) => files::cat(context, args).await,
+        Command::Stat(args) => show::stat(context, args).await,
+        Command::Touch(args) => files::touch(context, args).await,
+        Command::Rm(args) => files::rm(context, args).await,
+        Command::Mv(args) => move_copy::mv(context, args).await,
+        Command::Cp(args) => move_copy::cp(context, args).await,
+        Command::Mkdir(args) => files::mkdir(context, args).await,
+        Command::Rmdir(args) => files::rmdir(context, args).await,
+        Command::Tree(args) => tree::run(context, args).await,
+        Command::Du(args) => explore::du(context, args).await,
+        Command::Find(args) => explore::find(context, args).await,
+        Command::Cd(args) => files::cd(context, args).await,
+        Command::Pwd => files::pwd(context),
+        Command::Init(args) => workspace::init(context, args).await,
+        Command::Status(args) => workspace::status(context, args).await,
+        Command::Push(args) => workspace::sync(context, args, workspace::Direction::Push).await,
+        Command::Pull(args) => workspace::sync(context, args, workspace::Direction::Pull).await,
+        Command::Servers => cluster::servers(context).await,
+        Command::Report => cluster::report(context).await,
+        Command::Actors => cluster::actors(context).await,
+        Command::Events(args) => cluster::events(context, args).await,
+        Command::Why(args) => show::why(context, args).await,
+        Command::Drain(args) => administration::server(context, args, "drain").await,
+        Command::Undrain(args) => administration::server(context, args, "undrain").await,
+        Command::Remove(args) => administration::server(context, args, "remove").await,
+        Command::Token(command) => administration::token(context, command).await,
+        // What cannot run inside the shell.
+        Command::Shell | Command::Completions(_) => Err(Error::invalid("this command does not work inside the shell")),
+    }
+}
+
+fn completions(shell: structopt::clap::Shell) -> Result<Exit> {
+    let mut text = Vec::new();
+    Cli::clap().gen_completions_to("holdfast", shell, &mut text);
+    let mut output = output::Output::new();
+    output.bytes(&text)?;
+    output.flush()?;
+    Ok(Exit::Done)
+}

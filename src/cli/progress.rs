@@ -1,0 +1,379 @@
+//! How far a transfer is, and what went wrong on the way, on standard error.
+//!
+//! On a terminal there is one bar: files, bytes, rate, time left. Elsewhere a plain line comes at most every
+//! [`LINE_INTERVAL`], and one at the end. `--quiet` leaves only what went wrong. [`Tally`] counts outcomes,
+//! prints each failure when it happens (nothing is kept, however many there are) and knows the exit code.
+
+use std::io::{IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+
+use super::exit::Exit;
+use super::output::{human_bytes, human_count, human_duration, shown};
+use crate::types::{Error, ErrorCode};
+
+/// Between two plain lines.
+const LINE_INTERVAL: Duration = Duration::from_secs(10);
+/// Failed transfers in a row, with none done between, after which going on is pointless.
+const FAILURES_IN_A_ROW_MAX: u64 = 32;
+
+struct Inner {
+    verb: &'static str,
+    bar: Option<ProgressBar>,
+    quiet: bool,
+    silent: bool,
+    started: Instant,
+    files_total: AtomicU64,
+    files_done: AtomicU64,
+    bytes_total: AtomicU64,
+    bytes_done: AtomicU64,
+    /// The totals grow no more.
+    complete: AtomicBool,
+    last_line: Mutex<Instant>,
+}
+
+/// Shows how far it is. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Progress(Arc<Inner>);
+
+impl Progress {
+    /// Shows `verb` ("sent", "fetched") with what is counted from now on.
+    pub(crate) fn new(verb: &'static str, quiet: bool) -> Self {
+        Self::build(verb, quiet, false)
+    }
+
+    fn build(verb: &'static str, quiet: bool, silent: bool) -> Self {
+        let bar = (!quiet && std::io::stderr().is_terminal()).then(new_bar);
+        Self(Arc::new(Inner {
+            verb,
+            bar,
+            quiet,
+            silent,
+            started: Instant::now(),
+            files_total: AtomicU64::new(0),
+            files_done: AtomicU64::new(0),
+            bytes_total: AtomicU64::new(0),
+            bytes_done: AtomicU64::new(0),
+            complete: AtomicBool::new(false),
+            last_line: Mutex::new(Instant::now()),
+        }))
+    }
+
+    /// Shows nothing but what is said.
+    pub(crate) fn hidden() -> Self {
+        Self::build("", true, false)
+    }
+
+    /// Shows nothing at all.
+    pub(crate) fn silent() -> Self {
+        Self::build("", true, true)
+    }
+
+    /// One more file, of so many bytes, is to be transferred.
+    pub(crate) fn expect(&self, bytes: u64) {
+        self.0.files_total.fetch_add(1, Relaxed);
+        self.0.bytes_total.fetch_add(bytes, Relaxed);
+        self.refresh();
+    }
+
+    /// No more files will be expected.
+    pub(crate) fn expect_no_more(&self) {
+        self.0.complete.store(true, Relaxed);
+    }
+
+    /// A file is over, well or not.
+    pub(crate) fn file_over(&self) {
+        self.0.files_done.fetch_add(1, Relaxed);
+        self.refresh();
+    }
+
+    fn refresh(&self) {
+        let (done, total) = (self.0.files_done.load(Relaxed), self.0.files_total.load(Relaxed));
+        if let Some(bar) = &self.0.bar {
+            bar.set_length(self.0.bytes_total.load(Relaxed));
+            bar.set_position(self.0.bytes_done.load(Relaxed));
+            bar.set_message(format!("{}/{} files", human_count(done), human_count(total)));
+            return;
+        }
+        if self.0.quiet {
+            return;
+        }
+        {
+            let mut last = self.0.last_line.lock().unwrap_or_else(PoisonError::into_inner);
+            if last.elapsed() < LINE_INTERVAL {
+                return;
+            }
+            *last = Instant::now();
+        }
+        self.say(&self.line());
+    }
+
+    fn line(&self) -> String {
+        let inner = &self.0;
+        let (bytes, bytes_total) = (inner.bytes_done.load(Relaxed), inner.bytes_total.load(Relaxed));
+        let seconds = inner.started.elapsed().as_secs_f64().max(0.001);
+        let rate = bytes as f64 / seconds;
+        let mut text = format!(
+            "{} {} of {} files, {} of {}, {}/s",
+            inner.verb,
+            human_count(inner.files_done.load(Relaxed)),
+            human_count(inner.files_total.load(Relaxed)),
+            human_bytes(bytes),
+            human_bytes(bytes_total),
+            human_bytes(rate as u64),
+        );
+        if inner.complete.load(Relaxed) && rate > 0.0 {
+            let left = bytes_total.saturating_sub(bytes) as f64 / rate;
+            text.push_str(&format!(", about {} left", human_duration(left as u64)));
+        }
+        text
+    }
+
+    /// Prints a line for people, past the bar.
+    pub(crate) fn say(&self, text: &str) {
+        if self.0.silent {
+            return;
+        }
+        match &self.0.bar {
+            Some(bar) => bar.suspend(|| say(text)),
+            None => say(text),
+        }
+    }
+
+    /// Prints a line for people unless they want quiet.
+    pub(crate) fn mention(&self, text: &str) {
+        if !self.0.quiet {
+            self.say(text);
+        }
+    }
+
+    /// Takes the bar away.
+    pub(crate) fn finish(&self) {
+        if let Some(bar) = &self.0.bar {
+            bar.finish_and_clear();
+        }
+    }
+
+    /// Since the start.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.0.started.elapsed()
+    }
+}
+
+fn new_bar() -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr_with_hz(5));
+    let template = "{msg} [{wide_bar}] {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta} left";
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    bar.enable_steady_tick(Duration::from_millis(250));
+    bar
+}
+
+/// Prints a line on standard error; that nobody reads it is no failure.
+pub(crate) fn say(text: &str) {
+    let mut stderr = std::io::stderr();
+    let terminal = stderr.is_terminal();
+    let _ = writeln!(stderr, "{}", shown(text, terminal));
+}
+
+/// Counts the bytes of one transfer; a try that failed is taken back.
+pub(crate) struct Meter {
+    progress: Progress,
+    counted: AtomicU64,
+}
+
+impl Meter {
+    pub(crate) fn new(progress: &Progress) -> Arc<Self> {
+        Arc::new(Self { progress: progress.clone(), counted: AtomicU64::new(0) })
+    }
+
+    pub(crate) fn add(&self, bytes: usize) {
+        self.counted.fetch_add(bytes as u64, Relaxed);
+        self.progress.0.bytes_done.fetch_add(bytes as u64, Relaxed);
+        self.progress.refresh();
+    }
+
+    pub(crate) fn restart(&self) {
+        let counted = self.counted.swap(0, Relaxed);
+        self.progress.0.bytes_done.fetch_sub(counted, Relaxed);
+    }
+}
+
+/// What a run did, as numbers.
+#[derive(Debug, Clone, Default, Serialize)]
+pub(crate) struct Counts {
+    /// Transferred files.
+    pub(crate) files: u64,
+    /// Their bytes.
+    pub(crate) bytes: u64,
+    /// Directories made.
+    pub(crate) directories: u64,
+    /// Files and directories removed.
+    pub(crate) removed: u64,
+    /// Files that were the same already.
+    pub(crate) unchanged: u64,
+    /// What cannot be stored (links, sockets, …) and was left out.
+    pub(crate) skipped: u64,
+    /// What changed on both sides and was left alone.
+    pub(crate) conflicts: u64,
+    /// What failed.
+    pub(crate) failed: u64,
+}
+
+/// Counts outcomes and prints what went wrong. Shared by the transfers of one run.
+pub(crate) struct Tally {
+    pub(crate) progress: Progress,
+    counts: Mutex<Counts>,
+    in_a_row: AtomicU64,
+    last_code: Mutex<Option<ErrorCode>>,
+    said_single: AtomicBool,
+}
+
+impl Tally {
+    pub(crate) fn new(progress: Progress) -> Arc<Self> {
+        Arc::new(Self {
+            progress,
+            counts: Mutex::default(),
+            in_a_row: AtomicU64::new(0),
+            last_code: Mutex::new(None),
+            said_single: AtomicBool::new(false),
+        })
+    }
+
+    fn count(&self, change: impl FnOnce(&mut Counts)) {
+        change(&mut self.counts.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    pub(crate) fn transferred(&self, bytes: u64) {
+        self.in_a_row.store(0, Relaxed);
+        self.count(|counts| {
+            counts.files += 1;
+            counts.bytes += bytes;
+        });
+    }
+
+    /// A file was sent. With one copy wanted nothing protects it, which is said once.
+    pub(crate) fn sent(&self, bytes: u64, copies_wanted: u32) {
+        self.transferred(bytes);
+        if copies_wanted < 2 && !self.said_single.swap(true, Relaxed) {
+            self.progress.mention("holdfast: only one copy of these files is kept; a lost disk loses them");
+        }
+    }
+
+    pub(crate) fn directory_made(&self) {
+        self.count(|counts| counts.directories += 1);
+    }
+
+    pub(crate) fn removed(&self) {
+        self.count(|counts| counts.removed += 1);
+    }
+
+    pub(crate) fn unchanged(&self) {
+        self.count(|counts| counts.unchanged += 1);
+    }
+
+    pub(crate) fn failed(&self, what: &str, error: &Error) {
+        log::debug!("{what}: {}", error.chain());
+        self.progress.say(&format!("holdfast: {what}: {}", error.message()));
+        self.count(|counts| counts.failed += 1);
+        *self.last_code.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.code());
+        // Two things that the rest of the run will meet again: nobody answers, or nobody may.
+        let hopeless = Exit::from(error.code());
+        if matches!(hopeless, Exit::Unavailable | Exit::NotPermitted) {
+            self.in_a_row.fetch_add(1, Relaxed);
+        }
+    }
+
+    pub(crate) fn skipped(&self, what: &str, reason: &str) {
+        self.progress.say(&format!("holdfast: {what}: skipped: {reason}"));
+        self.count(|counts| counts.skipped += 1);
+    }
+
+    pub(crate) fn conflict(&self, what: &str, reason: &str) {
+        self.progress.say(&format!("holdfast: {what}: conflict: {reason}"));
+        self.count(|counts| counts.conflicts += 1);
+    }
+
+    /// So many transfers failed in a row that the rest would fail too.
+    pub(crate) fn check_hope(&self) -> Result<(), Error> {
+        if self.in_a_row.load(Relaxed) < FAILURES_IN_A_ROW_MAX {
+            return Ok(());
+        }
+        let code = self.last_code.lock().unwrap_or_else(PoisonError::into_inner).unwrap_or(ErrorCode::Unavailable);
+        let message =
+            format!("{FAILURES_IN_A_ROW_MAX} transfers in a row failed; stopped. Run it again to send what is missing");
+        Err(Error::new(code, message))
+    }
+
+    /// The numbers so far.
+    pub(crate) fn counts(&self) -> Counts {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The exit code: conflicts first, then whatever was not done.
+    pub(crate) fn exit(&self) -> Exit {
+        let counts = self.counts();
+        match counts {
+            Counts { conflicts: 1.., .. } => Exit::Conflict,
+            Counts { failed: 0, skipped: 0, .. } => Exit::Done,
+            _ => Exit::Partly,
+        }
+    }
+
+    /// Takes the bar away and says in one line what was done.
+    pub(crate) fn summary(&self, verb: &str) -> Counts {
+        self.progress.finish();
+        let counts = self.counts();
+        let mut text = format!("{verb} {} files ({})", human_count(counts.files), human_bytes(counts.bytes));
+        for (count, what) in [
+            (counts.directories, "directories made"),
+            (counts.removed, "removed"),
+            (counts.unchanged, "unchanged"),
+            (counts.skipped, "skipped"),
+            (counts.conflicts, "conflicts"),
+            (counts.failed, "failed"),
+        ] {
+            if count > 0 {
+                text.push_str(&format!(", {} {what}", human_count(count)));
+            }
+        }
+        let seconds = self.progress.elapsed().as_secs_f64();
+        text.push_str(&format!(" in {seconds:.1} s"));
+        self.progress.mention(&text);
+        counts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conflicts_come_before_what_is_partly_done() {
+        let tally = Tally::new(Progress::hidden());
+        assert_eq!(tally.exit(), Exit::Done);
+        tally.skipped("link", "it is a symbolic link");
+        assert_eq!(tally.exit(), Exit::Partly);
+        tally.conflict("a", "changed on both sides");
+        assert_eq!(tally.exit(), Exit::Conflict);
+        assert_eq!(tally.counts().skipped, 1);
+        assert_eq!(tally.counts().skipped, 1, "looking does not change");
+    }
+
+    #[test]
+    fn a_cluster_that_is_gone_stops_the_run() {
+        let tally = Tally::new(Progress::hidden());
+        for _ in 0..FAILURES_IN_A_ROW_MAX {
+            assert!(tally.check_hope().is_ok());
+            tally.failed("x", &Error::unavailable("gone"));
+        }
+        assert_eq!(tally.check_hope().unwrap_err().code(), ErrorCode::Unavailable);
+        tally.transferred(1);
+        assert!(tally.check_hope().is_ok());
+    }
+}
