@@ -211,7 +211,7 @@ mod tests {
                 }
             }
         }
-        let batches = batches.lock().unwrap();
+        let batches = batches.lock().unwrap().clone();
         assert!(batches.len() < 20, "40 items took {} batches", batches.len());
         assert!(batches.iter().all(|batch| batch.len() <= 8));
         assert_eq!(handle.submit(4, deadline).await.unwrap(), 8);

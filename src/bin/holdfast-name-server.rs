@@ -1,2 +1,5 @@
-//! stub
-fn main() {}
+//! `holdfast-name-server`: the long-running name server.
+
+fn main() -> std::process::ExitCode {
+    holdfast::cli::daemon::name_server(std::env::args_os())
+}

@@ -7,6 +7,7 @@ use structopt::clap::{AppSettings, ErrorKind, Shell};
 
 use super::exit::Exit;
 use super::progress::say;
+use super::up::{DownArgs, MemberArgs, UpArgs};
 use crate::types::api::Role;
 
 /// Below every help.
@@ -81,10 +82,13 @@ fn jobs(text: &str) -> Result<usize, String> {
 /// Everything that can be asked for.
 #[derive(Debug, StructOpt)]
 pub(crate) enum Command {
-    // ---------------------------------------------------------------------------------------------
-    // `Up(up::UpArgs)`, `Down(up::DownArgs)`, `Demo` and the hidden commands of the servers that `up`
-    // starts are added HERE, and carried out where `cli::run` has the same mark.
-    // ---------------------------------------------------------------------------------------------
+    /// Starts a whole cluster on this machine, or goes on with the one in the data directory
+    Up(UpArgs),
+    /// Stops a cluster that `up` started on this machine
+    Down(DownArgs),
+    /// One server of `up`
+    #[structopt(setting = AppSettings::Hidden)]
+    Member(MemberArgs),
     /// Lists a directory; in a workspace with each file's status against the local copy
     Ls(LsArgs),
     /// Copies a file or directory from this machine into the cluster

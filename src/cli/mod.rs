@@ -12,6 +12,7 @@ mod args;
 mod commands;
 mod config;
 mod context;
+pub mod daemon;
 mod exit;
 mod export;
 mod import;
@@ -23,6 +24,7 @@ mod progress;
 mod remote;
 mod shell;
 mod transfer;
+mod up;
 mod workspace;
 
 use std::ffi::OsString;
@@ -48,6 +50,11 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, ExitCode> 
 }
 
 impl Cli {
+    /// Whether this process is a server of `up`, which logs as servers do.
+    pub fn is_member(&self) -> bool {
+        matches!(self.command, Command::Member(_))
+    }
+
     /// What is logged unless `RUST_LOG` says something else.
     pub fn log_filter(&self) -> &'static str {
         match self.global.verbose {
@@ -60,6 +67,9 @@ impl Cli {
 
 /// Carries a command out.
 pub fn run(cli: Cli) -> ExitCode {
+    if let Command::Member(args) = cli.command {
+        return up::run_member(args);
+    }
     finished(carry_out(cli)).into()
 }
 
@@ -67,17 +77,17 @@ fn carry_out(cli: Cli) -> Result<Exit> {
     if let Command::Completions(args) = &cli.command {
         return completions(args.shell);
     }
-    // ---------------------------------------------------------------------------------------------
-    // `up`, `down`, `demo` and the hidden commands are carried out HERE: they bring runtimes of their own.
-    // ---------------------------------------------------------------------------------------------
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Error::io("starting the runtime", error))?;
-    let result = if matches!(cli.command, Command::Shell) {
-        shell::run(cli.global, &runtime)
-    } else {
-        Context::new(cli.global, false).and_then(|context| runtime.block_on(interruptible(&context, &cli.command)))
+    let result = match &cli.command {
+        Command::Shell => shell::run(cli.global, &runtime),
+        Command::Up(args) => runtime.block_on(up::up(&cli.global, args)),
+        Command::Down(args) => runtime.block_on(up::down(&cli.global, args)),
+        command => {
+            Context::new(cli.global, false).and_then(|context| runtime.block_on(interruptible(&context, command)))
+        }
     };
     runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
     result
@@ -156,7 +166,9 @@ async fn execute(context: &Context, command: &Command) -> Result<Exit> {
         Command::Remove(args) => administration::server(context, args, "remove").await,
         Command::Token(command) => administration::token(context, command).await,
         // What cannot run inside the shell.
-        Command::Shell | Command::Completions(_) => Err(Error::invalid("this command does not work inside the shell")),
+        Command::Shell | Command::Completions(_) | Command::Up(_) | Command::Down(_) | Command::Member(_) => {
+            Err(Error::invalid("this command does not work inside the shell"))
+        }
     }
 }
 

@@ -1,0 +1,95 @@
+//! The members of a cluster on one machine: names, ports, directories, options.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use super::cluster::{ClusterConfig, ClusterDir};
+use crate::types::{Error, ErrorCode, Result};
+
+/// What a member is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    NameServer,
+    StorageServer,
+}
+
+/// One member.
+#[derive(Debug, Clone)]
+pub(super) struct Member {
+    pub(super) name: String,
+    pub(super) role: Role,
+    pub(super) port: u16,
+    pub(super) data_dir: PathBuf,
+    /// The options of its program.
+    pub(super) args: Vec<OsString>,
+}
+
+/// The names of all members.
+pub(super) fn names(storage_servers: u16) -> impl Iterator<Item = String> {
+    std::iter::once("name-server".to_string()).chain((1..=storage_servers).map(|number| format!("storage-{number}")))
+}
+
+/// All members, the name server first.
+pub(super) fn all(dir: &ClusterDir, config: &ClusterConfig) -> Result<Vec<Member>> {
+    let mut members = Vec::new();
+    for (offset, name) in names(config.storage_servers).enumerate() {
+        let port = config.port + offset as u16;
+        let role = if offset == 0 { Role::NameServer } else { Role::StorageServer };
+        let data_dir = dir.path().join(&name);
+        let args = match role {
+            Role::NameServer => name_server_args(dir, config),
+            Role::StorageServer => storage_server_args(config, &name, &data_dir),
+        };
+        let common = [
+            "--listen".into(),
+            format!("127.0.0.1:{port}").into(),
+            "--cluster-secret-file".into(),
+            dir.secret_path().into(),
+        ];
+        members.push(Member { name, role, port, data_dir, args: args.into_iter().chain(common).collect() });
+    }
+    Ok(members)
+}
+
+fn name_server_args(dir: &ClusterDir, config: &ClusterConfig) -> Vec<OsString> {
+    let mut args: Vec<OsString> = vec!["--database".into(), dir.database(config).into()];
+    // All members share this host.
+    args.push("--allow-same-host".into());
+    args.extend(["--replicas".into(), config.replicas.to_string().into()]);
+    if !config.initialized {
+        args.push("--initialize".into());
+    }
+    args
+}
+
+fn storage_server_args(config: &ClusterConfig, name: &str, data_dir: &std::path::Path) -> Vec<OsString> {
+    vec![
+        "--data-dir".into(),
+        data_dir.into(),
+        "--name".into(),
+        name.into(),
+        "--name-server".into(),
+        format!("http://127.0.0.1:{}", config.port).into(),
+    ]
+}
+
+impl Member {
+    /// Where it is reached.
+    pub(super) fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Whether its port is free, before anything is started.
+    pub(super) fn check_port(&self) -> Result<()> {
+        match std::net::TcpListener::bind(("127.0.0.1", self.port)) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(Error::new(
+                ErrorCode::AlreadyExists,
+                format!(
+                    "port {} for {} cannot be taken ({error}); choose other ports with --port",
+                    self.port, self.name
+                ),
+            )),
+        }
+    }
+}

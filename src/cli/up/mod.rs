@@ -1,0 +1,343 @@
+//! `holdfast up`, `up --only` and `down`: a whole cluster on one machine.
+//!
+//! Each member is a process of its own, started from this executable by a hidden command, so that one can be
+//! killed like a real machine. Nobody restarts a member that was killed; `up --only NAME` does. What `up` needs
+//! to go on later is in the data directory:
+//!
+//! ```text
+//! cluster.toml       port, number of storage servers, copies, database
+//! client.toml        how clients reach the cluster (mode 0600)
+//! secret             the cluster secret (mode 0600)
+//! name-server/       the metadata, unless it is in Postgres
+//! storage-N/         data directories of the storage servers
+//! logs/ run/         what members log, and which processes they are
+//! ```
+
+mod cluster;
+mod member;
+mod process;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Serialize;
+use structopt::StructOpt;
+
+use self::cluster::ClusterDir;
+use self::member::{Member, Role};
+use self::process::Running;
+use super::args::GlobalArgs;
+use super::exit::Exit;
+use super::output::Output;
+use super::progress::say;
+use crate::client::{Credentials, HttpClient, NameServerClient};
+use crate::types::api::Health;
+use crate::types::{Error, ErrorCode, Result};
+
+/// How long a cluster may take until all its members serve.
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
+/// How often that is looked at.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+/// How long members get to end by themselves.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Options of `holdfast up`.
+#[derive(Debug, Clone, StructOpt)]
+pub struct UpArgs {
+    /// Where everything is kept
+    #[structopt(long, default_value = "./holdfast-data", parse(from_os_str))]
+    data_dir: PathBuf,
+    /// Port of the name server; the storage servers take the following ones [default: 7400, or as before]
+    #[structopt(long)]
+    port: Option<u16>,
+    /// How many storage servers [default: 3, or as before]
+    #[structopt(long)]
+    storage_servers: Option<u16>,
+    /// Copies of each file [default: 2]
+    #[structopt(long)]
+    replicas: Option<u32>,
+    /// Where the metadata is kept, for instance postgres://USER@HOST/NAME [default: SQLite in the data directory]
+    #[structopt(long)]
+    database: Option<String>,
+    /// Return when the cluster is ready; `holdfast down` stops it
+    #[structopt(long)]
+    detach: bool,
+    /// Start one member that was killed (name-server, storage-1, …), and return when it serves
+    #[structopt(long, value_name = "MEMBER", conflicts_with_all = &["port", "storage-servers", "replicas", "database"])]
+    only: Option<String>,
+}
+
+/// Options of `holdfast down`.
+#[derive(Debug, Clone, StructOpt)]
+pub struct DownArgs {
+    /// The data directory that `holdfast up` was given
+    #[structopt(long, default_value = "./holdfast-data", parse(from_os_str))]
+    data_dir: PathBuf,
+}
+
+/// The hidden command that a member's process runs.
+#[derive(Debug, Clone, StructOpt)]
+pub struct MemberArgs {
+    /// End when the process that started it ends
+    #[structopt(long)]
+    with_parent: bool,
+    /// name-server or storage-server
+    role: String,
+    /// The server's own options
+    #[structopt(last = true)]
+    args: Vec<std::ffi::OsString>,
+}
+
+/// Runs a member's server in this process.
+pub fn run_member(args: MemberArgs) -> std::process::ExitCode {
+    if let Err(error) = process::settle(args.with_parent) {
+        eprintln!("holdfast: {}", error.message());
+        return Exit::Failed.into();
+    }
+    let program = format!("holdfast-{}", args.role);
+    let line = std::iter::once(program.into()).chain(args.args);
+    match args.role.as_str() {
+        "name-server" => super::daemon::name_server(line),
+        _ => super::daemon::storage_server(line),
+    }
+}
+
+/// `holdfast up`.
+pub async fn up(global: &GlobalArgs, args: &UpArgs) -> Result<Exit> {
+    let dir = ClusterDir::open(&args.data_dir)?;
+    if let Some(name) = &args.only {
+        return only(global, &dir, name).await;
+    }
+    let config = dir.configure(args.port, args.storage_servers, args.replicas, args.database.as_deref())?;
+    let members = member::all(&dir, &config)?;
+    for member in &members {
+        if let Some(running) = dir.running(&member.name)? {
+            return Err(Error::new(
+                ErrorCode::AlreadyExists,
+                format!(
+                    "{} is running already (process {}); `holdfast down --data-dir {}` stops the cluster",
+                    member.name,
+                    running.pid,
+                    args.data_dir.display()
+                ),
+            ));
+        }
+    }
+    for member in &members {
+        member.check_port()?;
+    }
+    dir.write_client_config(&config)?;
+    let mut started = Vec::new();
+    let outcome = match start_all(&dir, &members, !args.detach, &mut started) {
+        Ok(()) => wait_until_ready(&dir, &members, &mut started).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = outcome {
+        stop(&dir, &mut started).await?;
+        return Err(error);
+    }
+    dir.note_initialized(&config)?;
+    show(global, &dir, &members)?;
+    if args.detach { Ok(Exit::Done) } else { stay(global, &dir, &mut started).await }
+}
+
+fn start_all(dir: &ClusterDir, members: &[Member], with_parent: bool, started: &mut Vec<Running>) -> Result<()> {
+    for member in members {
+        started.push(process::start(dir, member, with_parent)?);
+    }
+    Ok(())
+}
+
+/// Waits until the name server sees all storage servers live.
+async fn wait_until_ready(dir: &ClusterDir, members: &[Member], started: &mut [Running]) -> Result<()> {
+    let client = client(dir)?;
+    let storage: Vec<&Member> = members.iter().filter(|member| member.role == Role::StorageServer).collect();
+    let deadline = tokio::time::Instant::now() + READY_TIMEOUT;
+    loop {
+        for running in started.iter_mut() {
+            if let Some(how) = running.ended() {
+                return Err(Error::new(
+                    ErrorCode::Unavailable,
+                    format!("{} {how}: {}", running.name, process::last_words(dir, &running.name)),
+                ));
+            }
+        }
+        let servers = client.servers().await;
+        let waiting: Vec<&str> = match &servers {
+            Ok(list) => {
+                let live = |member: &&&Member| {
+                    list.servers
+                        .iter()
+                        .any(|s| s.name == member.name && s.health == Health::Live && s.url == member.url())
+                };
+                storage.iter().filter(|member| !live(member)).map(|member| member.name.as_str()).collect()
+            }
+            Err(_) => vec!["name-server"],
+        };
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        if tokio::time::Instant::now() > deadline {
+            let last = process::last_words(dir, waiting[0]);
+            return Err(Error::unavailable(format!(
+                "{} did not get ready within {READY_TIMEOUT:?}: {last}",
+                waiting.join(", ")
+            )));
+        }
+        tokio::time::sleep(POLL_INTERVAL).await;
+    }
+}
+
+fn client(dir: &ClusterDir) -> Result<NameServerClient> {
+    let (url, token) = dir.client_config()?;
+    Ok(NameServerClient::new(HttpClient::new(None)?, vec![url], Credentials::Token(token))?.with_retries(0))
+}
+
+/// Starts one member and waits until it serves.
+async fn only(global: &GlobalArgs, dir: &ClusterDir, name: &str) -> Result<Exit> {
+    let config = dir.config()?.ok_or_else(|| {
+        Error::not_found(format!("there is no cluster in {}; `holdfast up` makes one", dir.path().display()))
+    })?;
+    let members = member::all(dir, &config)?;
+    let names: Vec<&str> = members.iter().map(|member| member.name.as_str()).collect();
+    let member = members
+        .iter()
+        .find(|member| member.name == name)
+        .ok_or_else(|| Error::not_found(format!("the cluster has no member {name:?}; it has {}", names.join(", "))))?;
+    if let Some(running) = dir.running(name)? {
+        return Err(Error::new(
+            ErrorCode::AlreadyExists,
+            format!("{name} is running already (process {})", running.pid),
+        ));
+    }
+    member.check_port()?;
+    let mut started = vec![process::start(dir, member, false)?];
+    // A name server is ready when it answers; a storage server when the name server sees it live.
+    let awaited: &[Member] = if member.role == Role::NameServer { &[] } else { std::slice::from_ref(member) };
+    if let Err(error) = wait_until_ready(dir, awaited, &mut started).await {
+        stop(dir, &mut started).await?;
+        return Err(error);
+    }
+    show(global, dir, std::slice::from_ref(member))?;
+    Ok(Exit::Done)
+}
+
+#[derive(Serialize)]
+struct Row {
+    role: String,
+    url: String,
+    pid: i32,
+    data_dir: PathBuf,
+}
+
+/// The table of members.
+fn show(global: &GlobalArgs, dir: &ClusterDir, members: &[Member]) -> Result<()> {
+    let mut rows = Vec::new();
+    for member in members {
+        let pid = dir.running(&member.name)?.map_or(0, |running| running.pid);
+        rows.push(Row { role: member.name.clone(), url: member.url(), pid, data_dir: member.data_dir.clone() });
+    }
+    let mut output = Output::new();
+    if global.json {
+        output.json(&rows)?;
+    } else if !global.quiet {
+        let line = |row: Row| vec![row.role, row.url, row.pid.to_string(), row.data_dir.display().to_string()];
+        output.table(&["role", "url", "process", "data directory"], rows.into_iter().map(line).collect())?;
+        output.line(format_args!("Clients find the cluster by {}", dir.client_config_path().display()))?;
+    }
+    output.flush()
+}
+
+/// Keeps running until Ctrl-C or SIGTERM, and stops all members then. Says when one ends by itself.
+async fn stay(global: &GlobalArgs, dir: &ClusterDir, started: &mut Vec<Running>) -> Result<Exit> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let listen = |kind| signal(kind).map_err(|error| Error::io("listening for signals", error));
+    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    if !global.quiet {
+        say("The cluster is ready. Ctrl-C stops it.");
+    }
+    let mut missed: Vec<String> = Vec::new();
+    loop {
+        tokio::select! {
+            _ = interrupt.recv() => break,
+            _ = terminate.recv() => break,
+            () = tokio::time::sleep(Duration::from_millis(500)) => {}
+        }
+        for running in started.iter_mut() {
+            if let Some(how) = running.ended()
+                && !missed.contains(&running.name)
+            {
+                say(&format!(
+                    "{} {how}; `holdfast up --only {} --data-dir {}` starts it again",
+                    running.name,
+                    running.name,
+                    dir.path().display()
+                ));
+                missed.push(running.name.clone());
+            }
+        }
+        if started.iter_mut().all(|running| running.ended().is_some()) && dir.all_running()?.is_empty() {
+            return Ok(Exit::Done);
+        }
+    }
+    stop(dir, started).await?;
+    Ok(Exit::Done)
+}
+
+/// `holdfast down`.
+pub async fn down(global: &GlobalArgs, args: &DownArgs) -> Result<Exit> {
+    let dir = ClusterDir::open(&args.data_dir)?;
+    if dir.config()?.is_none() {
+        return Err(Error::not_found(format!("there is no cluster in {}", args.data_dir.display())));
+    }
+    let stopped = stop(&dir, &mut Vec::new()).await?;
+    if !global.quiet {
+        say(&match stopped {
+            0 => "No member of the cluster was running.".to_string(),
+            count => format!("{count} members stopped."),
+        });
+    }
+    Ok(Exit::Done)
+}
+
+/// Asks all members to end, waits, and kills those that do not. Answers how many there were.
+async fn stop(dir: &ClusterDir, started: &mut Vec<Running>) -> Result<usize> {
+    let running = dir.all_running()?;
+    for member in &running {
+        member.terminate();
+    }
+    let deadline = tokio::time::Instant::now() + STOP_TIMEOUT;
+    loop {
+        // Children that have ended must be waited for, or they look alive.
+        for child in started.iter_mut() {
+            child.ended();
+        }
+        if running.iter().all(|member| !member.is_alive()) {
+            break;
+        }
+        if tokio::time::Instant::now() > deadline {
+            running.iter().filter(|member| member.is_alive()).for_each(process::Recorded::kill);
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    for member in &running {
+        dir.forget_process(&member.name)?;
+    }
+    started.clear();
+    Ok(running.len())
+}
+
+/// Writes a file that only its owner may read, whole or not at all.
+fn write_private(path: &Path, text: &str) -> Result<()> {
+    use std::io::Write;
+    let write = || -> std::io::Result<()> {
+        let dir = path.parent().unwrap_or(Path::new("."));
+        // Temporary files are made with mode 0600.
+        let mut file = tempfile::NamedTempFile::new_in(dir)?;
+        file.write_all(text.as_bytes())?;
+        file.as_file().sync_all()?;
+        file.persist(path)?;
+        Ok(())
+    };
+    write().map_err(|error| Error::io(format!("writing {}", path.display()), error))
+}

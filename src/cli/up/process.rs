@@ -1,0 +1,141 @@
+//! Members' processes: starting, recognising, ending.
+
+use std::fs::{self, OpenOptions};
+use std::io::{Read, Seek, SeekFrom};
+use std::process::{Child, Command, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde::{Deserialize, Serialize};
+
+use super::cluster::ClusterDir;
+use super::member::{Member, Role};
+use crate::types::error::IoContext;
+use crate::types::{Error, Result};
+
+/// How much of a log's end is searched for its last error, in bytes.
+const LOG_TAIL_BYTES: u64 = 16 << 10;
+
+/// A member's process as it is noted in `run/`. Process ids are used again by the system; together with the
+/// time of its start one names a process for good.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Recorded {
+    pub(super) name: String,
+    pub(super) pid: i32,
+    started: u64,
+}
+
+impl Recorded {
+    fn of(name: &str, pid: i32) -> Self {
+        Self { name: name.into(), pid, started: start_time(pid).unwrap_or(0) }
+    }
+
+    /// Whether this very process still runs.
+    pub(super) fn is_alive(&self) -> bool {
+        start_time(self.pid).is_some_and(|started| started == self.started)
+    }
+
+    pub(super) fn terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    pub(super) fn kill(&self) {
+        self.signal(Signal::KILL);
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some(pid) = Pid::from_raw(self.pid)
+            && self.is_alive()
+        {
+            // It may have ended just now.
+            let _ = kill_process(pid, signal);
+        }
+    }
+}
+
+/// When a process was started, in ticks since the system's start (field 22 of proc(5)'s stat); `None` when it
+/// has ended, also as a zombie.
+fn start_time(pid: i32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in the second field is in parentheses and may hold anything.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    let state = fields.next()?;
+    if state == "Z" { None } else { fields.nth(18)?.parse().ok() }
+}
+
+/// A member that this process has started.
+pub(super) struct Running {
+    pub(super) name: String,
+    child: Child,
+}
+
+impl Running {
+    /// How it has ended, if it has.
+    pub(super) fn ended(&mut self) -> Option<String> {
+        match self.child.try_wait() {
+            Ok(Some(status)) => Some(format!("has ended ({status})")),
+            Ok(None) => None,
+            Err(error) => Some(format!("cannot be watched ({error})")),
+        }
+    }
+}
+
+/// Starts a member. Its output goes to its log.
+pub(super) fn start(dir: &ClusterDir, member: &Member, with_parent: bool) -> Result<Running> {
+    let log = dir.log_path(&member.name);
+    let output =
+        OpenOptions::new().create(true).append(true).open(&log).io_context(|| format!("opening {}", log.display()))?;
+    let errors = output.try_clone().io_context(|| format!("opening {}", log.display()))?;
+    let program = std::env::current_exe().io_context(|| "finding this program".into())?;
+    let mut command = Command::new(program);
+    command.arg("member");
+    if with_parent {
+        command.arg("--with-parent");
+    }
+    command.arg(match member.role {
+        Role::NameServer => "name-server",
+        Role::StorageServer => "storage-server",
+    });
+    command.arg("--").args(&member.args);
+    // What is meant for this command must not reach the servers.
+    for name in
+        ["HOLDFAST_NAME_SERVER", "HOLDFAST_TOKEN", "HOLDFAST_CLUSTER_SECRET", "HOLDFAST_CONFIG", "HOLDFAST_DATABASE"]
+    {
+        command.env_remove(name);
+    }
+    command.stdin(Stdio::null()).stdout(output).stderr(errors);
+    let child = command.spawn().io_context(|| format!("starting {}", member.name))?;
+    dir.record_process(&Recorded::of(&member.name, child.id() as i32))?;
+    Ok(Running { name: member.name.clone(), child })
+}
+
+/// Called first in a member's process: gives it a session of its own, so that a Ctrl-C at the terminal reaches
+/// only `up`, which then stops the members in order; and ties it to its parent, if that is wanted.
+pub(super) fn settle(with_parent: bool) -> Result<()> {
+    let failed = |error: rustix::io::Errno| Error::io("starting as a member", error.into());
+    rustix::process::setsid().map_err(failed)?;
+    if with_parent {
+        rustix::process::set_parent_process_death_signal(Some(Signal::TERM)).map_err(failed)?;
+        // The parent may have ended before the line above.
+        if rustix::process::getppid().is_none_or(|parent| parent == Pid::INIT) {
+            return Err(Error::unavailable("the process that started this member has ended"));
+        }
+    }
+    Ok(())
+}
+
+/// The last error in a member's log, for a message.
+pub(super) fn last_words(dir: &ClusterDir, member: &str) -> String {
+    let path = dir.log_path(member);
+    let read = || -> std::io::Result<String> {
+        let mut file = fs::File::open(&path)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(LOG_TAIL_BYTES)))?;
+        let mut bytes = Vec::new();
+        file.take(LOG_TAIL_BYTES).read_to_end(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    let text = read().unwrap_or_default();
+    let telling = |line: &&str| line.starts_with("holdfast") || line.contains("ERROR") || line.contains("WARN");
+    let line = text.lines().rev().find(telling).unwrap_or("it logged no error");
+    format!("{line} (log: {})", path.display())
+}
