@@ -34,7 +34,7 @@ pub struct Cli {
     pub(crate) command: Command,
 }
 
-/// Options of every command.
+// Options of every command.
 #[derive(Debug, Clone, Default, StructOpt)]
 pub(crate) struct GlobalArgs {
     /// File with `name_servers` (a list of URLs) and `token`, as `holdfast up` writes it
@@ -79,7 +79,7 @@ fn jobs(text: &str) -> Result<usize, String> {
     }
 }
 
-/// Everything that can be asked for.
+// Everything that can be asked for. (A doc comment here would become the program's own.)
 #[derive(Debug, StructOpt)]
 pub(crate) enum Command {
     /// Starts a whole cluster on this machine, or goes on with the one in the data directory

@@ -164,11 +164,6 @@ impl<E: std::error::Error> r2d2::HandleError<E> for LogPoolErrors {
 
 /// Connects once, outside any pool, so that the reason of a failure is known at once.
 pub(super) fn connect_once(url: &DatabaseUrl) -> Result<AnyConnection> {
-    if let DatabaseUrl::Sqlite(path) = url
-        && let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty())
-    {
-        std::fs::create_dir_all(parent).io_context(|| format!("making the directory {}", parent.display()))?;
-    }
     connect(url, Use::Write).map_err(|error| {
         Error::new(ErrorCode::Unavailable, format!("cannot connect to the database: {error}")).with_source(error)
     })
@@ -177,6 +172,9 @@ pub(super) fn connect_once(url: &DatabaseUrl) -> Result<AnyConnection> {
 /// Keeps a second name server off a SQLite file: an exclusive lock on a file beside it, held while the
 /// program lives.
 pub(super) fn lock_sqlite(path: &Path) -> Result<std::fs::File> {
+    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        std::fs::create_dir_all(parent).io_context(|| format!("making the directory {}", parent.display()))?;
+    }
     let mut lock_path = path.as_os_str().to_owned();
     lock_path.push(".lock");
     let file = std::fs::File::create(&lock_path).io_context(|| format!("creating {}", lock_path.display()))?;

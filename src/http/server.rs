@@ -68,7 +68,7 @@ pub struct Options {
     #[structopt(long)]
     pub ca_cert: Option<PathBuf>,
     #[structopt(flatten)]
-    /// Where to listen.
+    #[allow(missing_docs)]
     pub listen: ListenOptions,
 }
 

@@ -32,14 +32,15 @@ const UPLOADS_MAX: usize = 256;
 #[structopt(name = "holdfast-storage-server")]
 pub struct Command {
     #[structopt(flatten)]
-    /// Options of the daemon.
+    #[allow(missing_docs)]
     pub options: OptionalOptions,
     #[structopt(subcommand)]
-    /// Something else than serving.
+    #[allow(missing_docs)]
     pub action: Option<Action>,
 }
 
-/// Work on a data directory with no daemon running
+// A doc comment here would become the program's description.
+#[allow(missing_docs, reason = "each variant has its help")]
 #[derive(Debug, Clone, StructOpt)]
 pub enum Action {
     /// Write the files of a data directory out under their paths, with no server running
@@ -62,7 +63,8 @@ pub enum Action {
     },
 }
 
-/// Options of the daemon as they are typed; [`Options`] once they are checked.
+// Options of the daemon as they are typed. A doc comment here would become the program's description.
+#[allow(missing_docs, reason = "each option has its help")]
 #[derive(Debug, Clone, StructOpt)]
 pub struct OptionalOptions {
     /// Where replicas are kept
@@ -99,7 +101,6 @@ pub struct OptionalOptions {
     #[structopt(long, default_value = "7")]
     pub quarantine_days: u64,
     #[structopt(flatten)]
-    /// Where to listen.
     pub listen: ListenOptions,
 }
 

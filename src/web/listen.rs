@@ -11,7 +11,8 @@ use crate::client::http::install_crypto_provider;
 use crate::types::error::IoContext;
 use crate::types::{Error, ErrorCode, Result};
 
-/// Where a server listens, and how.
+// A doc comment on what is flattened would become the program's description.
+#[allow(missing_docs, reason = "each option has its help")]
 #[derive(Debug, Clone, StructOpt)]
 pub struct ListenOptions {
     /// Address and port to listen on

@@ -157,7 +157,7 @@ async fn wait_until_ready(dir: &ClusterDir, members: &[Member], started: &mut [R
         for running in started.iter_mut() {
             if let Some(how) = running.ended() {
                 return Err(Error::new(
-                    ErrorCode::Unavailable,
+                    ErrorCode::Internal,
                     format!("{} {how}: {}", running.name, process::last_words(dir, &running.name)),
                 ));
             }
