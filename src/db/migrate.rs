@@ -42,6 +42,20 @@ pub fn prepare(url: &DatabaseUrl, initialize: bool, secret: &ClusterSecret, defa
         transaction(&mut connection, |connection| first_rows(connection, secret, default_copies))
             .map_err(super::Failure::into_error)?;
     }
+    check_secret(&mut connection, secret)
+}
+
+/// The first token is derived from the secret: another secret than the cluster was made with would shut out
+/// every storage server and every ticket.
+fn check_secret(connection: &mut AnyConnection, secret: &ClusterSecret) -> Result<()> {
+    use schema::tokens::dsl;
+    let hash: Option<Vec<u8>> = dsl::tokens.find(FIRST_TOKEN).select(dsl::sha256).first(connection).optional()?;
+    if hash.is_some_and(|hash| hash != token::hash(&secret.superuser_token()).0) {
+        return Err(Error::new(
+            ErrorCode::InvalidRequest,
+            "the database belongs to a cluster with another secret; give that cluster's secret, or another database",
+        ));
+    }
     Ok(())
 }
 

@@ -1,0 +1,306 @@
+//! A cluster of real processes on free ports, each of which can be killed, paused and started again.
+
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use super::wait_for;
+
+pub const SECRET: &str = "0123456789abcdef0123456789abcdef";
+
+/// How a cluster is started.
+#[derive(Clone)]
+pub struct Plan {
+    pub storage_servers: usize,
+    pub database: Option<String>,
+    pub name_server_args: Vec<String>,
+    /// A file system of this many megabytes for the data of storage server 0.
+    pub small_disk_mb: Option<u32>,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self { storage_servers: 3, database: None, name_server_args: Vec::new(), small_disk_mb: None }
+    }
+}
+
+/// A server's process.
+pub struct Process {
+    program: &'static str,
+    args: Vec<String>,
+    wrapper: Vec<String>,
+    log: PathBuf,
+    pub port: u16,
+    child: Option<Child>,
+}
+
+impl Process {
+    fn new(program: &'static str, args: Vec<String>, log: PathBuf) -> Self {
+        Self { program, args, wrapper: Vec::new(), log, port: 0, child: None }
+    }
+
+    /// Starts it: on any free port the first time, on the same one later. Waits until it listens.
+    pub fn start(&mut self) {
+        assert!(self.child.is_none(), "it runs already");
+        let before = std::fs::read_to_string(&self.log).unwrap_or_default().len();
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
+        let line: Vec<String> =
+            self.wrapper.iter().cloned().chain([self.program.to_string()]).chain(self.args.clone()).collect();
+        let child = Command::new(&line[0])
+            .args(&line[1..])
+            .args(["--listen", &format!("127.0.0.1:{}", self.port)])
+            .env("HOLDFAST_CLUSTER_SECRET", SECRET)
+            .env("RUST_BACKTRACE", "1")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.child = Some(child);
+        let log = self.log.clone();
+        self.port = wait_for("a server listens", 30, || {
+            if let Some(status) = self.child.as_mut().unwrap().try_wait().unwrap() {
+                panic!("the server ended with {status}: {}", std::fs::read_to_string(&log).unwrap());
+            }
+            let text = std::fs::read_to_string(&log).unwrap();
+            let line = text[before..].lines().find(|line| line.contains(" listens at http://127.0.0.1:"))?;
+            line.split("http://127.0.0.1:").nth(1)?.split_whitespace().next()?.parse().ok()
+        });
+        let port = self.port;
+        wait_for("the port answers", 30, || TcpStream::connect(("127.0.0.1", port)).ok());
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_raw(self.pid() as i32).unwrap(), signal).unwrap();
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            child.wait().unwrap();
+        }
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Peak resident memory in MiB.
+    pub fn peak_memory_mib(&self) -> u64 {
+        peak_memory_mib(self.pid())
+    }
+}
+
+/// Peak resident memory of a process in MiB.
+pub fn peak_memory_mib(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
+}
+
+/// A cluster; its processes end with it.
+pub struct Cluster {
+    pub dir: tempfile::TempDir,
+    pub name_server: Process,
+    pub storage: Vec<Process>,
+    pub token: String,
+}
+
+impl Cluster {
+    pub fn start(plan: &Plan) -> Self {
+        let dir = tempfile::Builder::new().prefix("holdfast-cluster-").tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let sqlite = format!("sqlite://{}", path("metadata.sqlite").display());
+        let mut args = vec!["--database".to_string(), plan.database.clone().unwrap_or(sqlite)];
+        args.extend(["--initialize", "--allow-same-host"].map(String::from));
+        args.extend(plan.name_server_args.clone());
+        let mut name_server = Process::new(env!("CARGO_BIN_EXE_holdfast-name-server"), args, path("name-server.log"));
+        name_server.start();
+        let mut storage = Vec::new();
+        for number in 0..plan.storage_servers {
+            let data = path(&format!("storage-{number}"));
+            let args = [
+                "--data-dir",
+                data.to_str().unwrap(),
+                "--name",
+                &format!("storage-{number}"),
+                "--name-server",
+                &name_server.url(),
+            ];
+            let program = env!("CARGO_BIN_EXE_holdfast-storage-server");
+            let mut process =
+                Process::new(program, args.map(String::from).to_vec(), path(&format!("storage-{number}.log")));
+            if let (0, Some(megabytes)) = (number, plan.small_disk_mb) {
+                std::fs::create_dir_all(&data).unwrap();
+                process.wrapper = on_small_disk(&data, megabytes);
+            }
+            process.start();
+            storage.push(process);
+        }
+        let secret = holdfast::security::ClusterSecret::from_text(SECRET).unwrap();
+        let cluster = Self { token: secret.superuser_token(), dir, name_server, storage };
+        cluster.wait_for_live(plan.storage_servers);
+        cluster
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn storage_dir(&self, number: usize) -> PathBuf {
+        self.path(&format!("storage-{number}"))
+    }
+
+    pub fn wait_for_live(&self, count: usize) {
+        wait_for("all storage servers are live", 30, || {
+            let live = self.try_get("/status")?["servers_live"].as_u64()?;
+            (live == count as u64).then_some(())
+        });
+    }
+
+    pub fn kill_all(&mut self) {
+        self.name_server.kill();
+        self.storage.iter_mut().for_each(Process::kill);
+    }
+
+    pub fn start_all(&mut self) {
+        self.name_server.start();
+        self.storage.iter_mut().for_each(Process::start);
+        self.wait_for_live(self.storage.len());
+    }
+
+    /// A command of `holdfast` for this cluster.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast"));
+        command.args(args).current_dir(self.dir.path()).stdin(Stdio::null());
+        command.env("HOLDFAST_NAME_SERVER", self.name_server.url()).env("HOLDFAST_TOKEN", &self.token);
+        command.env_remove("HOLDFAST_CONFIG").env("HOME", self.dir.path());
+        command
+    }
+
+    /// Runs a command; its exit code, standard output and standard error.
+    pub fn run(&self, args: &[&str]) -> (i32, String, String) {
+        ended(self.command(args).output().unwrap())
+    }
+
+    /// Runs a command that must succeed; its standard output.
+    pub fn ok(&self, args: &[&str]) -> String {
+        let (code, output, errors) = self.run(args);
+        assert_eq!(code, 0, "holdfast {args:?} failed: {errors}\n{output}");
+        output
+    }
+
+    /// Runs a command in another directory.
+    pub fn run_in(&self, dir: &Path, args: &[&str]) -> (i32, String, String) {
+        ended(self.command(args).current_dir(dir).output().unwrap())
+    }
+
+    pub fn http(&self) -> Http {
+        Http { token: Some(self.token.clone()), base: self.name_server.url() }
+    }
+
+    fn try_get(&self, path: &str) -> Option<Value> {
+        serde_json::from_str(&self.http().curl(&[&format!("{}{path}", self.name_server.url())])?.body).ok()
+    }
+
+    pub fn get(&self, path: &str) -> Value {
+        self.try_get(path).unwrap_or_else(|| panic!("GET {path} gave no JSON"))
+    }
+}
+
+pub fn ended(output: Output) -> (i32, String, String) {
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
+}
+
+/// A command that runs another one where `dir` is a file system of its own of a few megabytes.
+fn on_small_disk(dir: &Path, megabytes: u32) -> Vec<String> {
+    let script = format!("mount -t tmpfs -o size={megabytes}m none '{}' && exec \"$@\"", dir.display());
+    let user = if rustix::process::geteuid().is_root() { "--mount" } else { "--map-root-user" };
+    ["unshare", user, "--mount", "sh", "-c", &script, "sh"].map(String::from).to_vec()
+}
+
+/// Plain HTTP by curl, as the README's reader would do it.
+pub struct Http {
+    pub token: Option<String>,
+    pub base: String,
+}
+
+pub struct Answer {
+    pub status: u16,
+    pub body: String,
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("no JSON: {} {}", self.status, self.body))
+    }
+
+    pub fn code(&self) -> String {
+        self.json()["code"].as_str().unwrap_or_default().to_string()
+    }
+}
+
+impl Http {
+    pub fn curl(&self, args: &[&str]) -> Option<Answer> {
+        let mut command = Command::new("curl");
+        command.args(["-sSL", "--max-time", "60", "-w", "\n%{http_code}"]).args(args);
+        if let Some(token) = &self.token {
+            command.args(["-H", &format!("Authorization: Bearer {token}")]);
+        }
+        let output = command.output().expect("the tests need curl");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let (body, status) = text.rsplit_once('\n')?;
+        Some(Answer { status: status.parse().ok()?, body: body.into() })
+    }
+
+    pub fn get(&self, path: &str) -> Answer {
+        self.curl(&[&format!("{}{path}", self.base)]).unwrap()
+    }
+
+    pub fn post(&self, path: &str, body: &str) -> Answer {
+        self.curl(&["-H", "Content-Type: application/json", "-d", body, &format!("{}{path}", self.base)]).unwrap()
+    }
+
+    pub fn put(&self, path: &str, file: &Path, more: &[&str]) -> Answer {
+        let url = format!("{}/files{path}", self.base);
+        let args: Vec<&str> =
+            ["-T", file.to_str().unwrap()].into_iter().chain(more.iter().copied()).chain([url.as_str()]).collect();
+        self.curl(&args).unwrap()
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let tail = |log: String| {
+                log.lines()
+                    .rev()
+                    .filter(|line| !line.contains("access"))
+                    .take(15)
+                    .collect::<Vec<_>>()
+                    .into_iter()
+                    .rev()
+                    .collect::<Vec<_>>()
+                    .join("\n")
+            };
+            eprintln!("--- name server ---\n{}", tail(self.name_server.log()));
+            for (number, storage) in self.storage.iter().enumerate() {
+                eprintln!("--- storage server {number} ---\n{}", tail(storage.log()));
+            }
+        }
+        self.kill_all();
+    }
+}

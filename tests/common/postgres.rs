@@ -1,0 +1,160 @@
+//! A private Postgres server from the installed binaries: one for each test program, a database for each test.
+
+use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, OnceLock};
+
+use diesel::connection::SimpleConnection;
+use diesel::prelude::*;
+
+use super::wait_for;
+
+const REMEDY: &str =
+    "the tests need PostgreSQL's server programs (initdb, postgres): on Debian `apt-get install postgresql`";
+
+/// A running server.
+pub struct Postgres {
+    pub port: u16,
+    dir: PathBuf,
+    bin: PathBuf,
+    owner: Option<(u32, u32)>,
+    /// The server ends when this is closed: its shell waits for the end of its input.
+    keeper: Mutex<Option<std::process::Child>>,
+}
+
+static SHARED: OnceLock<Postgres> = OnceLock::new();
+static DATABASES: AtomicU32 = AtomicU32::new(0);
+
+/// The server that all tests of this program share; it ends with the program.
+pub fn shared() -> &'static Postgres {
+    SHARED.get_or_init(|| Postgres::start(false))
+}
+
+fn server_programs() -> PathBuf {
+    let mut candidates: Vec<PathBuf> =
+        std::env::var_os("PATH").map(|path| std::env::split_paths(&path).collect()).unwrap_or_default();
+    if let Ok(versions) = std::fs::read_dir("/usr/lib/postgresql") {
+        candidates.extend(versions.flatten().map(|version| version.path().join("bin")));
+    }
+    candidates.into_iter().find(|dir| dir.join("initdb").exists() && dir.join("postgres").exists()).expect(REMEDY)
+}
+
+/// Postgres refuses to run as root; then it runs as the system's user postgres, or nobody.
+fn unprivileged() -> Option<(u32, u32)> {
+    if !rustix::process::geteuid().is_root() {
+        return None;
+    }
+    let passwd = std::fs::read_to_string("/etc/passwd").unwrap();
+    let of = |name: &str| {
+        let line = passwd.lines().find(|line| line.starts_with(&format!("{name}:")))?;
+        let mut fields = line.split(':').skip(2);
+        Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+    };
+    Some(
+        of("postgres")
+            .or_else(|| of("nobody"))
+            .expect("a user postgres or nobody, because Postgres does not run as root"),
+    )
+}
+
+impl Postgres {
+    /// Starts a server; `durable` ones fsync, as in production.
+    pub fn start(durable: bool) -> Self {
+        let (bin, owner) = (server_programs(), unprivileged());
+        let dir = tempfile::Builder::new().prefix("holdfast-postgres-").tempdir().unwrap().keep();
+        if let Some((user, group)) = owner {
+            chown(&dir, Some(user), Some(group)).unwrap();
+        }
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let server = Self { port, dir, bin, owner, keeper: Mutex::new(None) };
+        let data = server.dir.join("data");
+        let made = server
+            .command("initdb")
+            .args(["--username=holdfast", "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync", "-D"])
+            .arg(&data)
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "initdb failed: {}", String::from_utf8_lossy(&made.stderr));
+        std::fs::write(server.dir.join("options"), if durable { "on" } else { "off" }).unwrap();
+        server.run();
+        server
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(self.bin.join(program));
+        command.current_dir(&self.dir);
+        self.unprivileged(&mut command);
+        command
+    }
+
+    fn unprivileged(&self, command: &mut Command) {
+        if let Some((user, group)) = self.owner {
+            command.uid(user).gid(group);
+        }
+    }
+
+    /// Starts it, or starts it again, and waits until it takes connections.
+    pub fn run(&self) {
+        let fsync = std::fs::read_to_string(self.dir.join("options")).unwrap();
+        let script = r#""$@" & server=$!; cat > /dev/null; kill -INT $server; wait $server"#;
+        let mut command = Command::new("sh");
+        command.current_dir(&self.dir).args(["-c", script, "sh"]).arg(self.bin.join("postgres"));
+        command.arg("-D").arg(self.dir.join("data")).arg("-k").arg(&self.dir);
+        command.args([
+            "-p",
+            &self.port.to_string(),
+            "-c",
+            "listen_addresses=127.0.0.1",
+            "-c",
+            &format!("fsync={fsync}"),
+        ]);
+        command.args(["-c", "max_connections=300", "-c", "log_min_messages=warning"]);
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.dir.join("log")).unwrap();
+        command.stdin(Stdio::piped()).stdout(log.try_clone().unwrap()).stderr(log);
+        self.unprivileged(&mut command);
+        let _ = std::fs::remove_file(self.dir.join("data/postmaster.pid"));
+        *self.keeper.lock().unwrap() = Some(command.spawn().expect(REMEDY));
+        wait_for("Postgres takes connections", 30, || PgConnection::establish(&self.url("postgres")).ok());
+    }
+
+    /// Kills it as a lost machine would.
+    pub fn kill(&self) {
+        let pid = std::fs::read_to_string(self.dir.join("data/postmaster.pid")).unwrap();
+        let pid: i32 = pid.lines().next().unwrap().parse().unwrap();
+        rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), rustix::process::Signal::QUIT)
+            .unwrap();
+        if let Some(mut keeper) = self.keeper.lock().unwrap().take() {
+            drop(keeper.stdin.take());
+            keeper.wait().unwrap();
+        }
+    }
+
+    pub fn url(&self, database: &str) -> String {
+        format!("postgres://holdfast@127.0.0.1:{}/{database}", self.port)
+    }
+
+    /// A new empty database.
+    pub fn database(&self) -> String {
+        let name = format!("test_{}", DATABASES.fetch_add(1, Ordering::Relaxed));
+        let mut connection = PgConnection::establish(&self.url("postgres")).unwrap();
+        connection.batch_execute(&format!("CREATE DATABASE {name}")).unwrap();
+        self.url(&name)
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        if let Some(mut keeper) = self.keeper.lock().unwrap().take() {
+            drop(keeper.stdin.take());
+            let _ = keeper.wait();
+        }
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}

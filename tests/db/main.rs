@@ -1,0 +1,15 @@
+//! The metadata store, on both backends: the same tests run on embedded SQLite and on a private Postgres.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod commit;
+mod concurrency;
+mod copy_and_reap;
+mod fixture;
+mod journal;
+mod listing;
+mod namespace;
+mod pending;
+mod schema;

@@ -1,0 +1,13 @@
+//! Scenarios against real processes: clusters on free ports, the command-line client, curl.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod crash;
+mod errors;
+mod http_api;
+mod overwrite;
+mod trees;
+mod up;
+mod workspace;
