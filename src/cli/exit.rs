@@ -54,7 +54,6 @@ pub(crate) fn remedy(error: &Error) -> Option<&'static str> {
         ErrorCode::Unauthorized => Some("give a valid token by --token, HOLDFAST_TOKEN or a client.toml"),
         ErrorCode::Unavailable => Some("is the cluster running? `holdfast up` starts one on this machine"),
         ErrorCode::NotEnoughServers => Some("`holdfast servers` shows which storage servers are live"),
-        ErrorCode::IsADirectory => Some("-r takes directories too, where the command has it"),
         _ => None,
     }
 }

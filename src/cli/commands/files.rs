@@ -1,6 +1,6 @@
 //! `touch`, `mkdir`, `rmdir`, `rm`, `cat`, `cd`, `pwd`.
 
-use super::{Each, about};
+use super::{Each, about, needs_recursive};
 use crate::cli::args::{CdArgs, MkdirArgs, PathsArgs, RmArgs};
 use crate::cli::context::Context;
 use crate::cli::exit::Exit;
@@ -52,7 +52,7 @@ pub(crate) async fn rm(context: &Context, args: &RmArgs) -> Result<Exit> {
             }
             match cluster.names.delete(&path, args.recursive, None).await {
                 Err(error) if args.force && error.code() == ErrorCode::NotFound => Ok(()),
-                other => other.map(|_| ()),
+                other => other.map(|_| ()).map_err(needs_recursive),
             }
         };
         each.note(outcome.await.map_err(about(typed)))?;

@@ -12,7 +12,7 @@ pub(super) mod tree;
 
 use super::exit::Exit;
 use super::progress::say;
-use crate::types::{Error, Result};
+use crate::types::{Error, ErrorCode, Result};
 
 /// The outcome of a command that does the same to several things: each failure is said at once, and the exit
 /// code is the failure's own if nothing was done, else "partly".
@@ -57,6 +57,15 @@ fn about(what: impl std::fmt::Display) -> impl FnOnce(Error) -> Error {
         // Most messages name the thing already.
         if error.message().contains(&what) { error } else { error.context(what) }
     }
+}
+
+/// For commands that take directories only when told to.
+fn needs_recursive(error: Error) -> Error {
+    if error.code() != ErrorCode::IsADirectory {
+        return error;
+    }
+    let message = format!("{} (-r takes directories too)", error.message());
+    Error::new(error.code(), message).with_request_id(error.request_id().map(String::from))
 }
 
 /// A hint for people.

@@ -1,6 +1,6 @@
 //! `mv` and `cp`: Unix manners over calls that take exact target paths.
 
-use super::{Each, about};
+use super::{Each, about, needs_recursive};
 use crate::cli::args::{CpArgs, MvArgs};
 use crate::cli::context::{Cluster, Context};
 use crate::cli::exit::Exit;
@@ -70,7 +70,7 @@ async fn run(context: &Context, paths: &[String], copy: Option<bool>) -> Result<
             }
             let changed = match copy {
                 None => cluster.names.mv(&from, &to).await,
-                Some(recursive) => cluster.names.cp(&from, &to, recursive).await,
+                Some(recursive) => cluster.names.cp(&from, &to, recursive).await.map_err(needs_recursive),
             };
             changed.map(|_| ())
         };

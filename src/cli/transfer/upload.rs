@@ -78,6 +78,9 @@ impl Cluster {
                     meter.restart();
                     tokio::time::sleep(wait).await;
                 }
+                Some(_) if fault.curable => {
+                    return Err(fault.error.context("the upload broke off, and standard input cannot be read again"));
+                }
                 _ => return Err(fault.error),
             }
         }
