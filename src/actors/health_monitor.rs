@@ -31,6 +31,7 @@ pub struct CheckServers {
 struct Memory {
     /// Times are this instant's wall clock plus what a monotonic clock says, so that they never jump.
     started: (Time, Instant),
+    /// When the round before ended.
     last_round: Option<Time>,
     watched: HashMap<i64, Watched>,
 }
@@ -67,11 +68,12 @@ enum Found {
 }
 
 async fn round(context: Context, memory: Arc<Mutex<Memory>>) -> Result<PassReport> {
+    let late = started_late(&context, &memory);
     let servers = context.fresh_servers().await?;
     let timeout = context.settings.health_interval.min(CHECK_TIMEOUT_MAX);
     let checks = servers.iter().map(|server| check(&context, server, timeout));
     let found = join_all(checks).await;
-    let rows = judge(&context, &memory, &servers, found);
+    let rows = judge(&context, &memory, &servers, found, late);
     let (changed, written): (Vec<_>, usize) = (rows.iter().filter(|(_, event)| event.is_some()).collect(), rows.len());
     let mut report =
         PassReport { counts: vec![("servers", servers.len()), ("changes of health", changed.len())], more: false };
@@ -111,21 +113,28 @@ async fn check(context: &Context, server: &ServerView, timeout: Duration) -> Fou
     }
 }
 
+/// Whether this round starts later after the end of the one before than it should: then this name server was
+/// in trouble, and a server that does not answer may be in none.
+fn started_late(context: &Context, memory: &Mutex<Memory>) -> bool {
+    let memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
+    let interval = TimeDelta::from_std(context.settings.health_interval).unwrap_or(TimeDelta::seconds(2));
+    memory.last_round.is_some_and(|last| !round_counts(memory.now() - last, interval))
+}
+
 /// The rows to write, each with an event when the health changed.
 fn judge(
     context: &Context,
     memory: &Mutex<Memory>,
     servers: &[ServerView],
     found: Vec<Found>,
+    late: bool,
 ) -> Vec<(ServerHealthRow, Option<EventRow>)> {
     let mut memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
     let now = memory.now();
-    let interval = TimeDelta::from_std(context.settings.health_interval).unwrap_or(TimeDelta::seconds(2));
-    let counts = memory.last_round.is_none_or(|last| round_counts(now - last, interval));
     memory.last_round = Some(now);
     let mut rows = Vec::new();
     for (server, found) in servers.iter().zip(found) {
-        if !counts && matches!(found, Found::Missed(_)) {
+        if late && matches!(found, Found::Missed(_)) {
             continue;
         }
         let before = memory

@@ -182,10 +182,7 @@ fn one(changes: &mut Changes<'_>, item: &Change, settings: &super::context::Sett
     match outcome {
         Ok(true) => Ok(Ok(Answer::Changed(changes.end_item()))),
         Ok(false) => Ok(Ok(Answer::Absent)),
-        Err(Failure::Refused(error)) if changes.item_has_written() => {
-            Err(Failure::Database(Error::internal("a change was refused after it had written").with_source(error)))
-        }
-        Err(Failure::Refused(error)) => Ok(Err(error)),
+        Err(Failure::Refused(error)) => Ok(Err(changes.refused(error)?)),
         Err(failure) => Err(failure),
     }
 }

@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use super::body::watched;
 use super::http::{Credentials, Failure, HttpClient, send, send_json};
 use crate::types::api::{Committed, SHA256_HEADER};
-use crate::types::limits::{INVENTORY_PAGE_ROWS_MAX, LONG_REQUEST_TIMEOUT, REQUEST_TIMEOUT, STALL_TIMEOUT};
+use crate::types::limits::{INVENTORY_PAGE_ROWS_MAX, LONG_REQUEST_TIMEOUT, REQUEST_TIMEOUT, UPLOAD_TIMEOUT};
 use crate::types::storage_api::*;
 use crate::types::{Error, ErrorCode, Result, Sha256};
 
@@ -89,8 +89,8 @@ impl StorageClient {
         };
         tokio::select! {
             answer = exchange => answer,
-            () = progress.stalled(STALL_TIMEOUT) => {
-                let seconds = STALL_TIMEOUT.as_secs();
+            () = progress.stalled(UPLOAD_TIMEOUT) => {
+                let seconds = UPLOAD_TIMEOUT.as_secs();
                 Err(Error::unavailable(format!("{base} took no more of an upload for {seconds} s")))
             }
         }

@@ -59,9 +59,13 @@ impl<'c> Changes<'c> {
         self.cluster.last_version
     }
 
-    /// Whether the current change has written something.
-    pub fn item_has_written(&self) -> bool {
-        self.item_rows > 0
+    /// The refusal of the current change, which must have written nothing; otherwise the whole transaction
+    /// fails, because half a change must never be committed.
+    pub fn refused(&self, error: Error) -> Step<Error> {
+        if self.item_rows == 0 {
+            return Ok(error);
+        }
+        Err(Failure::Database(Error::internal("a change was refused after it had written").with_source(error)))
     }
 
     /// Writes the journal rows and the cluster row. Without it the transaction has no effect on either.

@@ -70,7 +70,7 @@ pub fn commit(
         };
         match outcome {
             Ok(committed) => outcomes.push(Ok(committed)),
-            Err(Failure::Refused(error)) => outcomes.push(Err(error)),
+            Err(Failure::Refused(error)) => outcomes.push(Err(changes.refused(error)?)),
             Err(failure) => return Err(failure),
         }
         changes.end_item();
@@ -207,6 +207,7 @@ fn fresh(
     let parent = match walk.require_directory() {
         Ok(entry) => Parent { id: entry.id, copies_wanted: walk.copies_wanted() },
         Err(Failure::Refused(error)) if ticket.make_parents && error.code() == ErrorCode::NotFound => {
+            check_target(&ticket.path, None, ticket.condition)?;
             make_parent(changes, &parent_path)?
         }
         Err(failure) => return Err(failure),

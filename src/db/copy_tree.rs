@@ -102,8 +102,9 @@ pub fn step(changes: &mut Changes<'_>, mut copy: Copy) -> Step<(Copy, bool)> {
 fn renew_deadline(changes: &mut Changes<'_>, root: i64) -> Step<()> {
     use schema::building::dsl;
     let deadline: NaiveDateTime = changes.now + BUILD_DEADLINE;
-    let renewed =
-        diesel::update(dsl::building.find(root)).set(dsl::deadline.eq(deadline)).execute(changes.connection)?;
+    // One that has expired is the reaper's, even if its row is still there: parts of it may be gone.
+    let alive = dsl::building.filter(dsl::entry.eq(root).and(dsl::deadline.gt(changes.now)));
+    let renewed = diesel::update(alive).set(dsl::deadline.eq(deadline)).execute(changes.connection)?;
     if renewed == 0 {
         return Err(Error::unavailable("the copy took too long between two steps and was removed; try again").into());
     }

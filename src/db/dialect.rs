@@ -4,6 +4,7 @@
 //! statements are built here once per backend, from one macro.
 
 use chrono::{NaiveDateTime, Utc};
+use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{Array, BigInt, Text, Timestamp};
 
@@ -96,6 +97,14 @@ pub fn lock_cluster(connection: &mut AnyConnection) -> QueryResult<ClusterRow> {
             dsl::cluster.select(ClusterRow::as_select()).first(connection)
         }
     }
+}
+
+/// Makes a transaction see one state from its first read to its last. SQLite's do so anyway.
+pub fn only_read_one_state(connection: &mut AnyConnection) -> QueryResult<()> {
+    if let AnyConnection::Postgres(connection) = connection {
+        connection.batch_execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")?;
+    }
+    Ok(())
 }
 
 /// Locks objects by id, in the order of their ids, until the end of the transaction. SQLite has one writer.

@@ -89,6 +89,23 @@ impl Db {
         self.run(Use::Read, work).await
     }
 
+    /// Runs reads that must all see the same state of the database: an overwrite between two of them would
+    /// otherwise show a file without its bytes.
+    pub async fn read_snapshot<T, F>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut AnyConnection) -> Step<T> + Send + 'static,
+    {
+        self.run(Use::Read, move |connection| {
+            transaction(connection, |connection| {
+                dialect::only_read_one_state(connection)?;
+                work(connection)
+            })
+            .map_err(Failure::into_error)
+        })
+        .await
+    }
+
     /// Runs a transaction; an error rolls it back.
     pub async fn write<T, F>(&self, work: F) -> Result<T>
     where

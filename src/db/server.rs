@@ -188,12 +188,19 @@ pub fn set_admin_state(changes: &mut Changes<'_>, id: ServerId, state: AdminStat
     changes.record("servers", row.id, Some(&row))
 }
 
-/// Forgets a server that nothing needs: it holds no replicas, or it is down for good and `force` says so.
+/// Forgets a server that nothing needs: it holds no replicas and does not run any more (it would announce itself
+/// again).
 pub fn remove(changes: &mut Changes<'_>, id: ServerId) -> Step<()> {
     let row = require(changes, id)?;
     let held: i64 = replicas::table.filter(replicas::server.eq(id.0)).count().get_result(changes.connection)?;
     if held > 0 {
         let message = format!("{} still holds {held} replicas; drain it first, and wait until it holds none", row.name);
+        return Err(Error::new(ErrorCode::PreconditionFailed, message).into());
+    }
+    let health: Option<String> =
+        server_health::table.find(id.0).select(server_health::health).first(changes.connection).optional()?;
+    if health.as_deref() == Some("live") {
+        let message = format!("{} is still running and would announce itself again; stop its daemon first", row.name);
         return Err(Error::new(ErrorCode::PreconditionFailed, message).into());
     }
     diesel::delete(outbox::table.filter(outbox::server.eq(id.0))).execute(changes.connection)?;

@@ -31,7 +31,7 @@ pub fn after_check(before: Watched, answered: bool, now: Time, down_after: TimeD
     Watched { health, missing_since: Some(since) }
 }
 
-/// Whether a round that should have started `interval` after the one before may count misses.
+/// Whether a round that should have started `interval` after the end of the one before may count misses.
 pub fn round_counts(since_last_round: TimeDelta, interval: TimeDelta) -> bool {
     since_last_round <= interval * 2
 }

@@ -157,20 +157,16 @@ pub async fn stat_path(app: &App, path: &crate::types::DfsPath) -> Result<(Entry
     let (state, listed, views) = app
         .context
         .db
-        .read(move |connection| {
+        .read_snapshot(move |connection| {
             let state = cluster::state(connection)?;
-            let walk = tree::walk(connection, &asked).map_err(Failure::into_error)?;
-            let row = walk.require().map_err(Failure::into_error)?.clone();
+            let walk = tree::walk(connection, &asked)?;
+            let row = walk.require()?.clone();
             let views = object_views(connection, &row.object.into_iter().collect::<Vec<_>>())?;
             let listed = Listed { path: asked.to_string(), entry: row, copies_wanted: walk.copies_wanted() };
             Ok((state, listed, views))
         })
         .await?;
     let view = listed.entry.object.and_then(|object| views.get(&object));
-    if listed.entry.object.is_some() && view.is_none() {
-        // It was replaced between two reads.
-        return Err(Error::new(ErrorCode::Busy, format!("{path} is being replaced just now; try again")));
-    }
     Ok((entry_with_locations(&app.context, &state, &listed, view)?, state))
 }
 
@@ -194,25 +190,19 @@ pub async fn list(request: HttpRequest, query: web::Query<ListQuery>, app: Data)
     let (state, rows, views) = app
         .context
         .db
-        .read(move |connection| {
+        .read_snapshot(move |connection| {
             let state = cluster::state(connection)?;
-            let rows =
-                listing::page(connection, &path, after.as_deref(), limit, recursive).map_err(Failure::into_error)?;
+            let rows = listing::page(connection, &path, after.as_deref(), limit, recursive)?;
             let objects: Vec<i64> = rows.iter().filter_map(|row| row.entry.object).collect();
             let views = object_views(connection, &objects)?;
             Ok((state, rows, views))
         })
         .await?;
-    let shown = |listed: &Listed| -> Option<Result<Entry>> {
+    let shown = |listed: &Listed| -> Result<Entry> {
         let view: Option<&ObjectView> = listed.entry.object.and_then(|object| views.get(&object));
-        // A file that was replaced between the two reads has no view; the next page does not miss it, and who
-        // needs it asks for it by name.
-        let listable = listed.entry.object.is_none() || view.is_some();
-        listable.then(|| {
-            if locations { entry_with_locations(&app.context, &state, listed, view) } else { entry(listed, view) }
-        })
+        if locations { entry_with_locations(&app.context, &state, listed, view) } else { entry(listed, view) }
     };
     let next = if rows.len() == limit { rows.last().map(|row| row.path.clone()) } else { None };
-    let entries = rows.iter().filter_map(shown).collect::<Result<_>>()?;
+    let entries = rows.iter().map(shown).collect::<Result<_>>()?;
     Ok(HttpResponse::Ok().json(ListResponse { entries, next }))
 }

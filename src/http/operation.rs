@@ -149,7 +149,7 @@ pub async fn why(request: HttpRequest, query: web::Query<PathQuery>, app: Data) 
 #[utoipa::path(tag = "operation", responses((status = 200, body = String, content_type = "text/plain")))]
 #[get("/metrics")]
 pub async fn metrics_text(app: Data, metrics: web::Data<Metrics>, gauges: web::Data<Gauges>) -> Result<HttpResponse> {
-    let counted = app.context.db.read(counts::counts).await?;
+    let counted = app.recent_counts().await?;
     let healths: Vec<Health> = app.context.servers().await?.iter().map(|server| server.health).collect();
     gauges.set(&counted, &healths, &app.board.all());
     Ok(HttpResponse::Ok().content_type("text/plain; version=0.0.4").body(metrics.text()?))

@@ -33,7 +33,10 @@ fn version_in(tag: &str) -> Result<Version> {
 /// `If-Match` and `If-None-Match` as a version and a wish for absence.
 fn conditions(request: &HttpRequest) -> Result<(Option<Version>, bool)> {
     let if_match = match header_text(request, &header::IF_MATCH)? {
-        None | Some("*") => None,
+        None => None,
+        Some("*") => {
+            return Err(Error::invalid("If-Match: * is not understood for writes; give the version, such as \"7\""));
+        }
         Some(tag) => Some(version_in(tag)?),
     };
     match header_text(request, &header::IF_NONE_MATCH)? {

@@ -10,6 +10,7 @@ use crate::actors::context::Context;
 use crate::actors::metadata_writer::{Answer, Change, MetadataWriter};
 use crate::actors::pass::Nudge;
 use crate::actors::{Board, Handle, PassActor};
+use crate::db::report::Counts;
 use crate::security::token::Grant;
 use crate::types::{Error, Result, Sha256, Version};
 
@@ -17,6 +18,8 @@ use crate::types::{Error, Result, Sha256, Version};
 const CHANGE_DEADLINE: Duration = Duration::from_secs(12);
 /// How long a token that was found is believed; a revoked one works as long.
 const TOKEN_TTL: Duration = Duration::from_secs(2);
+/// How old the counts in the metrics may be.
+const COUNTS_TTL: Duration = Duration::from_secs(5);
 /// Tokens that are remembered.
 const TOKENS_MAX: usize = 10_000;
 
@@ -31,6 +34,7 @@ pub struct App {
     /// How the actors are.
     pub board: Board,
     tokens: Mutex<HashMap<Sha256, (Instant, Option<Grant>)>>,
+    counts: tokio::sync::Mutex<Option<(Instant, Counts)>>,
 }
 
 /// How handlers get it.
@@ -44,7 +48,7 @@ impl App {
         health_monitor: Handle<PassActor>,
         board: Board,
     ) -> Self {
-        Self { context, writer, health_monitor, board, tokens: Mutex::default() }
+        Self { context, writer, health_monitor, board, tokens: Mutex::default(), counts: tokio::sync::Mutex::default() }
     }
 
     /// Makes a change of the namespace; answers its version, or `None` when there was nothing to touch.
@@ -81,6 +85,20 @@ impl App {
         }
         tokens.insert(hash, (Instant::now(), grant.clone()));
         Ok(grant)
+    }
+
+    /// Counts for the metrics, a few seconds old at most. They are counted by one caller at a time: anybody may
+    /// ask for metrics, and counting reads every live object.
+    pub async fn recent_counts(&self) -> Result<Counts> {
+        let mut known = self.counts.lock().await;
+        if let Some((at, counts)) = known.as_ref()
+            && at.elapsed() < COUNTS_TTL
+        {
+            return Ok(counts.clone());
+        }
+        let counts = self.context.db.read(crate::db::report::counts).await?;
+        *known = Some((Instant::now(), counts.clone()));
+        Ok(counts)
     }
 
     /// Forgets tokens that were found, after one was revoked here.

@@ -14,8 +14,9 @@ use crate::types::api::{Condition, Target};
 use crate::types::storage_api::ReplicaKey;
 use crate::types::{DfsPath, Error, ErrorCode, Generation, ObjectId, Result, ServerId, Sha256, Time, Version};
 
-/// Longest text of a ticket, in bytes: a path of the greatest length, and all targets.
-const TICKET_BYTES_MAX: usize = 32 << 10;
+/// Longest text of a ticket, in bytes: a path of the greatest length in which each byte is escaped for JSON, all
+/// targets, and a third more for base64.
+const TICKET_BYTES_MAX: usize = 64 << 10;
 
 /// Claims of one purpose.
 pub trait Claims: Serialize + DeserializeOwned {

@@ -102,6 +102,11 @@ impl Identity {
         })
     }
 
+    /// Whether an upload of this copy is under way.
+    pub fn is_in_flight(&self, key: ReplicaKey) -> bool {
+        self.in_flight.lock().unwrap_or_else(PoisonError::into_inner).contains(&key)
+    }
+
     /// Claims a copy's name for one upload at a time; nothing is ever written over.
     pub fn claim(&self, key: ReplicaKey) -> Result<Claim> {
         let mut in_flight = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);

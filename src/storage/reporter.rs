@@ -4,8 +4,6 @@
 //! or an answer that is lost undoes nothing. A report whose outcome stays unknown is answered `unavailable`,
 //! never as a failure; the collector asks later what became of it.
 
-use std::time::Duration;
-
 use futures_util::future::BoxFuture;
 
 use super::writer::{INDEX_DEADLINE, IndexChange, IndexWriter};
@@ -20,8 +18,8 @@ use crate::types::{Error, ErrorCode, Result};
 /// The actor.
 pub type CommitReporter = Batcher<ReportCommits>;
 
-/// How long an upload waits for the outcome of its report.
-pub const REPORT_DEADLINE: Duration = Duration::from_secs(30);
+/// Bytes of all tickets of one request; well below `JSON_BODY_BYTES_MAX`.
+const TICKETS_BYTES_MAX: usize = 2 << 20;
 
 /// A report together with the copy here that it is about.
 #[derive(Debug, Clone)]
@@ -46,6 +44,12 @@ impl BatchWork for ReportCommits {
 
     fn batch_items_max(&self) -> usize {
         COMMIT_BATCH_ITEMS_MAX
+    }
+
+    /// All tickets together must fit the body of one request.
+    fn fits(&self, batch: &[Report], item: &Report) -> bool {
+        let bytes: usize = batch.iter().chain([item]).map(|item| item.report.ticket.len()).sum();
+        batch.is_empty() || bytes <= TICKETS_BYTES_MAX
     }
 
     fn run(&self, items: Vec<Report>) -> BoxFuture<'static, Vec<Result<Committed>>> {

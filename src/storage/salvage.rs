@@ -5,9 +5,11 @@ use std::fs;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
+use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 
-use super::store::index::{self, replicas};
+use super::store::index::{self, replicas, settings, small_bytes};
+use super::store::layout::sync_dir;
 use super::store::{Layout, ReplicaRow, objects};
 use crate::types::error::IoContext;
 use crate::types::hash::Hasher;
@@ -58,7 +60,6 @@ pub fn salvage(data_dir: &Path, target: &Path, with_pending: bool) -> Result<Sal
 
 /// A connection that only reads. SQLite may need to roll its log forward, which it does in memory here.
 fn open_copy(layout: &Layout) -> Result<SqliteConnection> {
-    use diesel::connection::SimpleConnection;
     let path = layout.index_path();
     let unreadable = |reason: String| {
         Error::new(
@@ -157,24 +158,45 @@ pub struct Rebuilt {
 
 /// Makes a new index from what the damaged one still tells, keeping only replicas whose bytes are right. The old
 /// index stays beside it. Files that the new index does not know go into quarantine when the daemon starts.
+///
+/// The new index is built whole under another name, which the daemon refuses to start beside, and only then
+/// takes the old one's place: an interrupted rebuild is run again, and never takes a part for the whole.
 pub fn rebuild(data_dir: &Path) -> Result<Rebuilt> {
     let (layout, _) = Layout::open(data_dir)?;
     let path = layout.index_path();
-    let aside = path.with_extension(format!("damaged-{}", chrono::Utc::now().format("%Y%m%dT%H%M%S")));
-    for suffix in ["", "-wal", "-shm"] {
-        let from = PathBuf::from(format!("{}{suffix}", path.display()));
-        if from.exists() {
-            let to = PathBuf::from(format!("{}{suffix}", aside.display()));
-            fs::rename(&from, &to).io_context(|| format!("moving {} aside", from.display()))?;
+    let new_path = index::interrupted_rebuild(&path);
+    if !path.exists() {
+        if !new_path.exists() {
+            let message = format!(
+                "{} does not exist: there is nothing to rebuild from; join with an empty directory",
+                path.display()
+            );
+            return Err(Error::not_found(message));
         }
+        // The last run built it whole and ended between the two renames below.
+        put_in_place(&path, &new_path, None)?;
+        return Ok(Rebuilt {
+            ended_early: Some("the new index was ready from the last run".into()),
+            ..Rebuilt::default()
+        });
     }
-    let mut new = index::open_writer(&path)?;
-    let mut old = SqliteConnection::establish(&aside.to_string_lossy()).map_err(|error| {
+    remove_database(&new_path)?;
+    let done = build(&layout, &path, &new_path)?;
+    let aside = path.with_extension(format!("damaged-{}", chrono::Utc::now().format("%Y%m%dT%H%M%S")));
+    put_in_place(&path, &new_path, Some(&aside))?;
+    Ok(done)
+}
+
+fn build(layout: &Layout, path: &Path, new_path: &Path) -> Result<Rebuilt> {
+    let mut new = index::make(new_path)?;
+    let mut old = SqliteConnection::establish(&path.to_string_lossy()).map_err(|error| {
         Error::internal("the old index cannot even be opened; join with an empty directory").with_source(error)
     })?;
     let mut done = Rebuilt::default();
+    let mut epoch = index::setting(&mut old, "epoch").unwrap_or(0);
     let ended = each_row(&mut old, |old, row| {
-        match verified_bytes(old, &layout, row) {
+        epoch = epoch.max(row.epoch);
+        match verified_bytes(old, layout, row) {
             Ok(bytes) => {
                 keep(&mut new, row, bytes)?;
                 done.kept += 1;
@@ -187,7 +209,52 @@ pub fn rebuild(data_dir: &Path) -> Result<Rebuilt> {
         Ok(())
     });
     done.ended_early = ended.err().map(|error| error.chain());
+    // What was promised about older name servers must hold on.
+    let term = index::setting(&mut old, "term").unwrap_or(0);
+    for (name, value) in [("epoch", epoch), ("term", term)] {
+        diesel::insert_into(settings::table)
+            .values((settings::name.eq(name), settings::value.eq(value)))
+            .execute(&mut new)?;
+    }
+    // Without a log of its own, so that one rename moves it whole.
+    new.batch_execute("PRAGMA journal_mode = DELETE")?;
+    drop(new);
+    fs::File::open(new_path)
+        .and_then(|file| file.sync_all())
+        .io_context(|| format!("syncing {}", new_path.display()))?;
     Ok(done)
+}
+
+/// Moves the old index aside (its log is copied: until the rename it belongs to the old one), and the new one to
+/// its place.
+fn put_in_place(path: &Path, new_path: &Path, aside: Option<&Path>) -> Result<()> {
+    let with = |path: &Path, suffix: &str| PathBuf::from(format!("{}{suffix}", path.display()));
+    let place = || -> std::io::Result<()> {
+        if let Some(aside) = aside {
+            if with(path, "-wal").exists() {
+                fs::copy(with(path, "-wal"), with(aside, "-wal"))?;
+            }
+            fs::rename(path, aside)?;
+        }
+        for suffix in ["-wal", "-shm"] {
+            if with(path, suffix).exists() {
+                fs::remove_file(with(path, suffix))?;
+            }
+        }
+        fs::rename(new_path, path)?;
+        sync_dir(path.parent().unwrap_or(Path::new(".")))
+    };
+    place().io_context(|| format!("putting the new index in the place of {}", path.display()))
+}
+
+fn remove_database(path: &Path) -> Result<()> {
+    for suffix in ["", "-wal", "-shm", "-journal"] {
+        let file = PathBuf::from(format!("{}{suffix}", path.display()));
+        if file.exists() {
+            fs::remove_file(&file).io_context(|| format!("removing {}", file.display()))?;
+        }
+    }
+    Ok(())
 }
 
 /// The inline bytes of a replica whose digest is right; `None` when they are in a file.
@@ -203,7 +270,6 @@ fn verified_bytes(old: &mut SqliteConnection, layout: &Layout, row: &ReplicaRow)
 }
 
 fn keep(new: &mut SqliteConnection, row: &ReplicaRow, bytes: Option<Vec<u8>>) -> Result<()> {
-    use super::store::index::small_bytes;
     new.immediate_transaction(|new| -> Result<()> {
         diesel::insert_into(replicas::table).values(row).execute(new)?;
         if let Some(bytes) = bytes {

@@ -230,7 +230,11 @@ async fn serve(typed: OptionalOptions) -> Result<()> {
     let public_url = typed.public_url.as_deref().map(normal_base_url).transpose()?.unwrap_or_else(|| url.clone());
     let (layout, file) = Layout::open(&options.data_dir)?;
     let layout = Arc::new(layout);
-    let mut connection = index::open_writer(&layout.index_path())?;
+    let mut connection = match file.cluster {
+        // Only a directory that has never joined a cluster may be without an index.
+        None if layout.holds_nothing()? => index::make(&layout.index_path())?,
+        _ => index::open_writer(&layout.index_path())?,
+    };
     let (epoch, term) = (index::setting(&mut connection, "epoch")?, index::setting(&mut connection, "term")?);
     let identity = Identity::new(file.identity, file.cluster, epoch, term);
     let (board, metrics) = (Board::default(), Metrics::new()?);
@@ -303,7 +307,9 @@ fn checked(typed: &OptionalOptions) -> Result<Options> {
 
 /// Looks for what a crash left behind, and empties the quarantine once a day.
 async fn sweep_at_start(shared: Arc<Shared>, started: SystemTime) {
-    match sweep::quarantine_unknown(&shared.layout, &shared.index, started).await {
+    match sweep::quarantine_unknown(&shared.layout, &shared.index, started, |key| shared.identity.is_in_flight(key))
+        .await
+    {
         Ok(0) => {}
         Ok(count) => log::warn!("{count} files that no row knows were moved into quarantine"),
         Err(error) => log::error!("looking for unknown files failed: {}", error.chain()),

@@ -67,7 +67,7 @@ impl BatchWork for WriteIndex {
         Box::pin(async move {
             let task = tokio::task::spawn_blocking(move || {
                 let mut connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
-                write(&mut connection, &layout, &items)
+                write_with_ballast(&mut connection, &layout, &items)
             });
             match task.await {
                 Ok(answers) => answers,
@@ -78,6 +78,34 @@ impl BatchWork for WriteIndex {
             }
         })
     }
+}
+
+/// Deletes must work on a full disk, because they are what makes room: then the ballast is given up for them.
+fn write_with_ballast(connection: &mut SqliteConnection, layout: &Layout, items: &[IndexChange]) -> Vec<Result<usize>> {
+    let answers = write(connection, layout, items);
+    let starved = |(item, answer): (&IndexChange, &Result<usize>)| {
+        let full = answer.as_ref().is_err_and(|error| error.code() == ErrorCode::OutOfSpace);
+        full && matches!(item, IndexChange::Delete(_))
+    };
+    if !items.iter().zip(&answers).any(starved) {
+        return answers;
+    }
+    log::warn!("the disk is full; the ballast is given up so that replicas can be deleted");
+    if let Err(error) = std::fs::remove_file(layout.ballast_path()) {
+        log::error!("there is no ballast to give up: {error}");
+        return answers;
+    }
+    let again = items.iter().zip(answers).map(|(item, answer)| match (item, &answer) {
+        (IndexChange::Delete(_), Err(_)) => {
+            write(connection, layout, std::slice::from_ref(item)).pop().unwrap_or(answer)
+        }
+        _ => answer,
+    });
+    let answers = again.collect();
+    if let Err(error) = layout.restore_ballast() {
+        log::warn!("{}", error.chain());
+    }
+    answers
 }
 
 /// All in one transaction; when that fails, one by one, so that one item cannot fail its neighbours.
@@ -191,7 +219,7 @@ mod tests {
     async fn one_bad_item_does_not_fail_its_neighbours_and_deletes_are_idempotent() {
         let dir = tempfile::tempdir().unwrap();
         let (layout, _) = Layout::open(dir.path()).unwrap();
-        let mut connection = index::open_writer(&layout.index_path()).unwrap();
+        let mut connection = index::make(&layout.index_path()).unwrap();
         let insert = |object| IndexChange::Insert { row: row(object, true), bytes: Some(Bytes::from_static(b"bytes")) };
         let answers = write(&mut connection, &layout, &[insert(1), insert(2), insert(1)]);
         assert!(answers[0].is_ok() && answers[1].is_ok());

@@ -36,5 +36,12 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long a request may take that does much on the other side (the copy of a directory, a replication).
 pub const LONG_REQUEST_TIMEOUT: Duration = Duration::from_secs(24 * 3_600);
+/// How long the first server of an upload waits for another target to take a piece, or to answer after the last
+/// one. These three are nested, so that each side hears the reason before it gives up itself.
+pub const FORWARD_TIMEOUT: Duration = Duration::from_secs(12);
+/// How long an upload waits for the outcome of its report to the name server.
+pub const REPORT_TIMEOUT: Duration = Duration::from_secs(25);
+/// How long a client waits for a storage server to take a piece, or to answer after the last one.
+pub const UPLOAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a transfer of bytes may stand still before it counts as failed.
 pub const STALL_TIMEOUT: Duration = Duration::from_secs(30);

@@ -74,7 +74,7 @@ fn account(answer: &ServiceResponse<BoxBody>, id: &RequestId, started: Instant) 
     let elapsed = started.elapsed();
     if let Some(metrics) = request.app_data::<web::Data<Metrics>>() {
         let status = answer.status();
-        let labels = [route.as_str(), request.method().as_str(), status.as_str()];
+        let labels = [route.as_str(), method_label(request), status.as_str()];
         metrics.http.with_label_values(&labels).observe(elapsed.as_secs_f64());
     }
     // Checks and scrapes come every few seconds for ever; they are logged only when asked for.
@@ -89,6 +89,14 @@ fn account(answer: &ServiceResponse<BoxBody>, id: &RequestId, started: Instant) 
         elapsed.as_secs_f64() * 1_000.0,
         id.0
     );
+}
+
+/// The method, if it is one of HTTP's: callers must not be able to make labels up.
+fn method_label(request: &HttpRequest) -> &str {
+    match request.method().as_str() {
+        known @ ("GET" | "HEAD" | "POST" | "PUT" | "DELETE" | "OPTIONS" | "PATCH") => known,
+        _ => "OTHER",
+    }
 }
 
 /// Makes broken JSON and queries the crate's error, with the reason that the parser gives.

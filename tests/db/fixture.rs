@@ -34,7 +34,6 @@ pub const TIMES: ReleaseTimes = ReleaseTimes { read_ticket: TimeDelta::zero(), w
 pub struct TestDb {
     pub db: Db,
     pub other: Db,
-    pub url: DatabaseUrl,
     _dir: Option<tempfile::TempDir>,
 }
 
@@ -49,14 +48,14 @@ impl TestDb {
         let db = Db::open(&url).unwrap();
         migrate::prepare(&url, true, &secret(), 2).unwrap();
         // A second name server on SQLite is refused, so the same one stands for it.
-        Self { other: db.clone(), db, url, _dir: Some(dir) }
+        Self { other: db.clone(), db, _dir: Some(dir) }
     }
 
     pub fn postgres() -> Self {
         let url = DatabaseUrl::parse(&postgres::shared().database()).unwrap();
         let db = Db::open(&url).unwrap();
         migrate::prepare(&url, true, &secret(), 2).unwrap();
-        Self { other: Db::open(&url).unwrap(), db, url, _dir: None }
+        Self { other: Db::open(&url).unwrap(), db, _dir: None }
     }
 
     pub async fn change<T: Send + 'static>(

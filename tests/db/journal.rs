@@ -91,7 +91,7 @@ both_backends! {
         db.servers(3).await;
         let mut random = StdRng::seed_from_u64(42);
         let names = ["a", "b", "c"];
-        for round in 0..400 {
+        for round in 0..800 {
             let mut path = || (0..random.random_range(1..4)).map(|_| format!("/{}", names[random.random_range(0..3)])).collect::<String>();
             let (from, to) = (path(), path());
             // Refusals are as welcome as successes: neither may break the chain.

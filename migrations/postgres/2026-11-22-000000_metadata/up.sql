@@ -272,7 +272,7 @@ COMMENT ON VIEW admin.servers IS 'Storage servers with their health and how much
 
 CREATE VIEW admin.files AS
 WITH RECURSIVE tree AS (
-    SELECT e.id, ''::text AS path, e.kind, e.object, e.version, e.modified
+    SELECT e.id, ''::text COLLATE "C" AS path, e.kind, e.object, e.version, e.modified
     FROM public.entries e WHERE e.id = 1
     UNION ALL
     SELECT e.id, tree.path || '/' || e.name, e.kind, e.object, e.version, e.modified

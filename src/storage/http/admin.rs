@@ -38,10 +38,11 @@ async fn fence(request: &HttpRequest, shared: &Shared) -> Result<()> {
             ),
         ));
     }
-    if shared.identity.raise(verified.epoch, term) {
-        // Durable before the request is carried out: after a restart nothing older is accepted either.
+    if (verified.epoch, term) > (epoch, standing.term) {
+        // Durable before it is believed: after a restart nothing older is accepted either.
         let change = IndexChange::Settings(vec![("epoch", verified.epoch), ("term", term)]);
         shared.writer.submit(change, INDEX_DEADLINE).await?;
+        shared.identity.raise(verified.epoch, term);
     }
     Ok(())
 }

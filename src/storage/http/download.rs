@@ -76,6 +76,7 @@ pub(super) async fn send(
     if let Ok(disposition) = HeaderValue::from_str(&disposition(&ticket.name)) {
         response.insert_header((header::CONTENT_DISPOSITION, disposition));
     }
+    let head = request.method() == actix_web::http::Method::HEAD;
     let (start, length, check) = match range {
         Range::Part { start, length } => {
             response.insert_header((header::CONTENT_RANGE, format!("bytes {start}-{}/{size}", start + length - 1)));
@@ -83,6 +84,10 @@ pub(super) async fn send(
         }
         _ => (0, size, Some(digest)),
     };
+    if head {
+        // The length without the bytes: nothing is read from the disk.
+        return Ok(response.body(SizedStream::new(length, futures_util::stream::empty::<std::io::Result<Bytes>>())));
+    }
     Ok(response.body(SizedStream::new(length, pieces(source, start, length, check, ticket.replica))))
 }
 

@@ -13,12 +13,12 @@ use super::Daemon;
 use crate::client::storage::BodyFacts;
 use crate::security::{ReplicateTicket, WriteTicket};
 use crate::storage::identity::Claim;
-use crate::storage::reporter::{REPORT_DEADLINE, Report};
+use crate::storage::reporter::Report;
 use crate::storage::server::Shared;
 use crate::storage::store::{Content, Incoming, Received, ReplicaRow, State, index, objects};
 use crate::storage::writer::{INDEX_DEADLINE, IndexChange};
 use crate::types::api::{CommitReport, Committed, SHA256_HEADER, Target};
-use crate::types::limits::STALL_TIMEOUT;
+use crate::types::limits::{FORWARD_TIMEOUT, REPORT_TIMEOUT, STALL_TIMEOUT};
 use crate::types::storage_api::{CopyStored, ReplicaKey};
 use crate::types::{Error, ErrorCode, Result, ServerId, Sha256, Time};
 
@@ -26,6 +26,8 @@ use crate::types::{Error, ErrorCode, Result, ServerId, Sha256, Time};
 const FORWARD_PIECES_MAX: usize = 16;
 /// Room that an upload of unknown size needs at its start, in bytes.
 const UNKNOWN_SIZE_ROOM_BYTES: u64 = 1 << 20;
+/// The room is looked at again each time that as many bytes have come: other uploads take some too.
+const ROOM_CHECK_BYTES: u64 = 8 << 20;
 
 #[derive(Deserialize)]
 pub(super) struct UploadQuery {
@@ -59,13 +61,13 @@ pub(super) async fn receive(
     let permit = shared.upload_permits.clone().try_acquire_owned().map_err(|_| {
         Error::new(ErrorCode::Busy, "this storage server has as many uploads under way as it takes; try again")
     })?;
-    check_room(&shared, facts.size)?;
+    check_room(&shared, facts.size.unwrap_or(UNKNOWN_SIZE_ROOM_BYTES))?;
     let claim = shared.identity.claim(order.key)?;
     let key = order.key;
     let stored = shared.index.read(move |connection| index::find(connection, key)).await?;
     let forwards = match &order.write {
-        Some(ticket) if !is_copy => start_forwards(&shared, ticket, order.server, &query.ticket, facts),
-        _ => Vec::new(),
+        Some(ticket) if !is_copy => Forwards::start(&shared, ticket, order.server, &query.ticket, facts),
+        _ => Forwards::default(),
     };
     let (received, forwards) = take_body(&shared, payload, facts, forwards).await?;
     let upload = Upload { shared, order, received, stored, claim };
@@ -149,10 +151,9 @@ fn facts(request: &HttpRequest, order: &Order) -> Result<BodyFacts> {
     Ok(BodyFacts { size: order.size.or(length), sha256: order.sha256.or(sent) })
 }
 
-fn check_room(shared: &Shared, size: Option<u64>) -> Result<()> {
+fn check_room(shared: &Shared, needed: u64) -> Result<()> {
     let (_, free) = shared.layout.room()?;
-    let needed = size.unwrap_or(UNKNOWN_SIZE_ROOM_BYTES);
-    if needed > free {
+    if free == 0 || needed > free {
         let message = format!("{} has room for {free} bytes, the upload needs {needed}", shared.options.name);
         return Err(Error::new(ErrorCode::OutOfSpace, message));
     }
@@ -162,22 +163,53 @@ fn check_room(shared: &Shared, size: Option<u64>) -> Result<()> {
 /// A target that is being sent the body.
 struct Forward {
     target: Target,
-    pieces: mpsc::Sender<std::io::Result<Bytes>>,
+    /// `None` when the target is given up.
+    pieces: Option<mpsc::Sender<std::io::Result<Bytes>>>,
     result: JoinHandle<Result<CopyStored>>,
 }
 
-fn start_forwards(shared: &Shared, ticket: &WriteTicket, here: ServerId, text: &str, facts: BodyFacts) -> Vec<Forward> {
-    let others = ticket.targets.iter().filter(|target| target.server != here);
-    others
-        .map(|target| {
+/// The other targets of an upload.
+#[derive(Default)]
+struct Forwards(Vec<Forward>);
+
+impl Forwards {
+    fn start(shared: &Shared, ticket: &WriteTicket, here: ServerId, text: &str, facts: BodyFacts) -> Self {
+        let start = |target: &Target| {
             let (pieces, queue) = mpsc::channel::<std::io::Result<Bytes>>(FORWARD_PIECES_MAX);
             let (client, url, text) = (shared.storage.clone(), target.url.clone(), text.to_string());
             let body =
                 futures_util::stream::unfold(queue, |mut queue| async move { Some((queue.recv().await?, queue)) });
             let result = tokio::spawn(async move { client.upload_copy(&url, &text, facts, body).await });
-            Forward { target: target.clone(), pieces, result }
-        })
-        .collect()
+            Forward { target: target.clone(), pieces: Some(pieces), result }
+        };
+        Self(ticket.targets.iter().filter(|target| target.server != here).map(start).collect())
+    }
+
+    /// Sends a piece to all targets. One that fails shows it in its result; one that takes nothing for too long
+    /// is broken off, so that its copy cannot have a hole.
+    async fn pass_on(&mut self, piece: &Bytes) {
+        for forward in &mut self.0 {
+            let Some(pieces) = &forward.pieces else { continue };
+            let sent = tokio::time::timeout(FORWARD_TIMEOUT, pieces.send(Ok(piece.clone()))).await;
+            if !matches!(sent, Ok(Ok(()))) {
+                if sent.is_err() {
+                    forward.result.abort();
+                }
+                forward.pieces = None;
+            }
+        }
+    }
+
+    /// A broken body makes every target keep nothing.
+    fn break_off(&self) {
+        for forward in &self.0 {
+            if let Some(pieces) = &forward.pieces {
+                // When the queue is full, the abort below breaks the connection.
+                let _ = pieces.try_send(Err(std::io::Error::other("the upload was broken off")));
+            }
+            forward.result.abort();
+        }
+    }
 }
 
 /// Streams the body to the own disk and to all targets. A target that fails or stalls is left behind; a body
@@ -186,14 +218,17 @@ async fn take_body(
     shared: &Shared,
     mut payload: web::Payload,
     facts: BodyFacts,
-    forwards: Vec<Forward>,
-) -> Result<(Received, Vec<Forward>)> {
+    mut forwards: Forwards,
+) -> Result<(Received, Forwards)> {
     let mut incoming = Incoming::new(&shared.layout.incoming_dir(), facts.size);
+    let mut unchecked = 0;
     let outcome = async {
         while let Some(piece) = next_piece(&mut payload, incoming.size(), facts.size).await? {
-            for forward in forwards.iter().filter(|forward| !forward.pieces.is_closed()) {
-                // An error or a time-out shows in the target's result.
-                let _ = tokio::time::timeout(STALL_TIMEOUT, forward.pieces.send(Ok(piece.clone()))).await;
+            forwards.pass_on(&piece).await;
+            unchecked += piece.len() as u64;
+            if unchecked >= ROOM_CHECK_BYTES {
+                unchecked = 0;
+                check_room(shared, facts.size.map_or(0, |size| size.saturating_sub(incoming.size())))?;
             }
             incoming.write(piece).await?;
         }
@@ -213,11 +248,7 @@ async fn take_body(
     match outcome {
         Ok(received) => Ok((received, forwards)),
         Err(error) => {
-            for forward in &forwards {
-                // A broken body makes the target keep nothing.
-                let _ = forward.pieces.try_send(Err(std::io::Error::other("the upload was broken off")));
-                forward.result.abort();
-            }
+            forwards.break_off();
             Err(error)
         }
     }
@@ -283,18 +314,27 @@ impl Upload {
                 None
             }
         };
-        shared.writer.submit(IndexChange::Insert { row: Box::new(row), bytes }, INDEX_DEADLINE).await?;
+        let in_file = bytes.is_none();
+        let inserted = shared.writer.submit(IndexChange::Insert { row: Box::new(row), bytes }, INDEX_DEADLINE).await;
+        if let Err(error) = inserted {
+            // Only a failure that is certain lets the file go; after another one the next start decides.
+            if in_file && error.code() == ErrorCode::OutOfSpace {
+                objects::remove(&shared.layout, order.key)?;
+            }
+            return Err(error);
+        }
         drop(claim);
         Ok(answer)
     }
 
     /// Makes the copy durable, waits for the other targets and reports to the name server.
-    async fn commit(self, ticket: String, forwards: Vec<Forward>) -> Result<Committed> {
+    async fn commit(self, ticket: String, forwards: Forwards) -> Result<Committed> {
         let Some(write) = self.order.write.clone() else {
             return Err(Error::invalid("a ticket for a copy cannot commit a file"));
         };
         let (shared, key, here) = (self.shared.clone(), self.order.key, self.order.server);
         let waiting: Vec<(Target, JoinHandle<Result<CopyStored>>)> = forwards
+            .0
             .into_iter()
             .map(|forward| {
                 // The end of the channel is the end of the body.
@@ -304,13 +344,14 @@ impl Upload {
             .collect();
         let stored = self.keep().await?;
         let (mut holders, mut failures) = (vec![here], Vec::new());
+        let deadline = tokio::time::Instant::now() + FORWARD_TIMEOUT;
         for (target, result) in waiting {
-            match tokio::time::timeout(STALL_TIMEOUT, result).await {
+            match tokio::time::timeout_at(deadline, result).await {
                 Ok(Ok(Ok(copy))) if copy == stored => holders.push(target.server),
                 Ok(Ok(Ok(_))) => failures.push(format!("{} received other bytes", target.url)),
                 Ok(Ok(Err(error))) => failures.push(format!("{}: {}", target.url, error.message())),
                 Ok(Err(error)) => failures.push(format!("{}: {error}", target.url)),
-                Err(_) => failures.push(format!("{} did not answer within {STALL_TIMEOUT:?}", target.url)),
+                Err(_) => failures.push(format!("{} did not answer within {FORWARD_TIMEOUT:?}", target.url)),
             }
         }
         if !failures.is_empty() {
@@ -326,7 +367,7 @@ impl Upload {
             return Err(Error::new(ErrorCode::NotEnoughServers, message));
         }
         let report = CommitReport { ticket, size: stored.size, sha256: stored.sha256, holders };
-        shared.reporter.submit(Report { key, report }, REPORT_DEADLINE).await
+        shared.reporter.submit(Report { key, report }, REPORT_TIMEOUT).await
     }
 }
 

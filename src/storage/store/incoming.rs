@@ -20,6 +20,10 @@ use crate::types::{Error, ErrorCode, Result, Sha256};
 /// Pieces that wait for the disk.
 const QUEUE_PIECES_MAX: usize = 8;
 
+/// A large file is synced each time that as many bytes have come, so that the last sync is short and those who
+/// wait for the answer need not wait for gigabytes.
+const SYNC_BYTES: usize = 64 << 20;
+
 /// A body on its way in.
 pub struct Incoming {
     dir: PathBuf,
@@ -138,11 +142,17 @@ fn write_file(dir: &Path, mut queue: mpsc::Receiver<Piece>) -> Result<(TempPath,
     let (mut file, path): (File, TempPath) =
         tempfile::Builder::new().prefix("upload-").tempfile_in(dir).map_err(failed)?.into_parts();
     let mut hasher = Hasher::default();
+    let mut unsynced = 0;
     while let Some(piece) = queue.blocking_recv() {
         match piece {
             Piece::Bytes(bytes) => {
                 hasher.update(&bytes);
                 file.write_all(&bytes).map_err(failed)?;
+                unsynced += bytes.len();
+                if unsynced >= SYNC_BYTES {
+                    file.sync_data().map_err(failed)?;
+                    unsynced = 0;
+                }
             }
             Piece::Finish => {
                 file.sync_data().map_err(failed)?;

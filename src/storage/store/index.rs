@@ -4,7 +4,7 @@
 //! transaction has committed survives the power.
 #![allow(missing_docs, reason = "diesel's table macro makes public items without any")]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use chrono::NaiveDateTime;
 use diesel::connection::SimpleConnection;
@@ -126,8 +126,28 @@ pub struct Index {
     readers: r2d2::Pool<ConnectionManager<SqliteConnection>>,
 }
 
-/// Opens the writing connection, making the tables in a new file. Damage and newer formats are refused.
+/// Opens the writing connection of an index that must be there. Damage and newer formats are refused.
 pub fn open_writer(path: &Path) -> Result<SqliteConnection> {
+    if interrupted_rebuild(path).exists() {
+        return Err(damaged(path, "a rebuild of it was interrupted; run it again"));
+    }
+    if !path.exists() {
+        return Err(damaged(path, "it does not exist, though this server has joined a cluster"));
+    }
+    open_or_make(path, false)
+}
+
+/// Opens the writing connection of the index of a directory that has never held anything.
+pub fn make(path: &Path) -> Result<SqliteConnection> {
+    open_or_make(path, true)
+}
+
+/// Where a rebuild builds.
+pub fn interrupted_rebuild(path: &Path) -> PathBuf {
+    path.with_extension("sqlite.new")
+}
+
+fn open_or_make(path: &Path, may_make: bool) -> Result<SqliteConnection> {
     let mut connection =
         SqliteConnection::establish(&path.to_string_lossy()).map_err(|error| damaged(path, &error.to_string()))?;
     let prepare = |connection: &mut SqliteConnection| -> QueryResult<i32> {
@@ -139,7 +159,7 @@ pub fn open_writer(path: &Path) -> Result<SqliteConnection> {
             "(SELECT user_version FROM pragma_user_version)",
         ))
         .get_result(connection)?;
-        if version == 0 {
+        if version == 0 && may_make {
             connection.immediate_transaction(|connection| connection.batch_execute(include_str!("index.sql")))?;
         }
         // Touches the root pages of the table, its index and the totals.

@@ -16,6 +16,9 @@ pub const FORMAT_VERSION: u32 = 1;
 /// Room that new objects leave free for deletes, the index and the journal: a twentieth, at most this.
 const RESERVE_BYTES_MAX: u64 = 256 << 20;
 
+/// Room that is kept taken, for deletes on a disk that is full: a fortieth, at most this.
+const BALLAST_BYTES_MAX: u64 = 16 << 20;
+
 /// `server.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServerFile {
@@ -53,6 +56,7 @@ impl Layout {
             }
         };
         layout.empty_incoming()?;
+        layout.restore_ballast()?;
         Ok((layout, server))
     }
 
@@ -71,6 +75,35 @@ impl Layout {
     /// Where the index is.
     pub fn index_path(&self) -> PathBuf {
         self.root.join("index.sqlite")
+    }
+
+    /// Whether no object was ever put here.
+    pub fn holds_nothing(&self) -> Result<bool> {
+        let dir = self.objects_dir();
+        let mut entries = fs::read_dir(&dir).io_context(|| format!("reading {}", dir.display()))?;
+        Ok(entries.next().is_none())
+    }
+
+    /// A file that is given up when the disk is so full that not even a delete can be written down.
+    pub fn ballast_path(&self) -> PathBuf {
+        self.root.join("ballast")
+    }
+
+    /// Puts the ballast back, when there is room for it.
+    pub fn restore_ballast(&self) -> Result<()> {
+        let path = self.ballast_path();
+        let (capacity, free) = self.room()?;
+        let wanted = BALLAST_BYTES_MAX.min(capacity / 40);
+        if path.exists() || free < wanted {
+            return Ok(());
+        }
+        let write = || -> std::io::Result<()> {
+            let mut file = File::create(&path)?;
+            // Written, not only made long: a hole takes no room.
+            std::io::copy(&mut std::io::Read::take(std::io::repeat(0x55), wanted), &mut file)?;
+            file.sync_all()
+        };
+        write().io_context(|| format!("writing {}", path.display()))
     }
 
     /// Where larger objects are.

@@ -35,7 +35,9 @@ fn make_dirs(inner: &Path, objects: &Path) -> std::io::Result<Vec<std::path::Pat
             Ok(()) => changed.push(above.to_path_buf()),
             // Another upload may have made it a moment ago and not synced it yet.
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-                if fs::metadata(dir)?.modified().is_ok_and(|time| time.elapsed().is_ok_and(|age| age.as_secs() < 60)) {
+                // A time in the future counts as new: clocks jump.
+                let old = fs::metadata(dir)?.modified()?.elapsed().is_ok_and(|age| age.as_secs() >= 60);
+                if !old {
                     changed.push(above.to_path_buf());
                 }
             }

@@ -12,7 +12,12 @@ use crate::types::{Error, Result};
 
 /// Walks `objects/` and moves every file that has no row into `quarantine/`, with a note that says why.
 /// Only files older than `started` are looked at: newer ones may be waiting for their row. Answers how many.
-pub async fn quarantine_unknown(layout: &Layout, index: &Index, started: SystemTime) -> Result<usize> {
+pub async fn quarantine_unknown(
+    layout: &Layout,
+    index: &Index,
+    started: SystemTime,
+    in_flight: impl Fn(ReplicaKey) -> bool,
+) -> Result<usize> {
     let mut moved = 0;
     let objects = layout.objects_dir();
     let walk = walkdir::WalkDir::new(&objects).min_depth(3).max_depth(3);
@@ -25,6 +30,8 @@ pub async fn quarantine_unknown(layout: &Layout, index: &Index, started: SystemT
             continue;
         }
         let known = match name.parse::<ReplicaKey>() {
+            // Its row comes in a moment.
+            Ok(key) if in_flight(key) => true,
             Ok(key) => {
                 index.read(move |connection| index::find(connection, key)).await?.is_some_and(|row| !row.in_index)
             }
