@@ -14,6 +14,9 @@ use crate::actors::pass::{PassReport, Timing, Work};
 use crate::types::api::RegisterRequest;
 use crate::types::{Error, ErrorCode, Result};
 
+/// The exit code of a daemon that its cluster refuses ("not permitted").
+const EXIT_REFUSED: i32 = 5;
+
 /// The work of the actor.
 pub struct Register {
     /// The daemon.
@@ -53,7 +56,11 @@ async fn pass(shared: Arc<Shared>) -> Result<PassReport> {
         capacity_bytes,
         free_bytes,
     };
-    let answer = shared.name_server.clone().with_retries(0).register(&request).await?;
+    let answer = match shared.name_server.clone().with_retries(0).register(&request).await {
+        Ok(answer) => answer,
+        Err(error) if is_final(&error) => refused(&error),
+        Err(error) => return Err(error),
+    };
     match standing.cluster {
         None => {
             let file = ServerFile {
@@ -66,8 +73,8 @@ async fn pass(shared: Arc<Shared>) -> Result<PassReport> {
             write.await.map_err(|error| Error::internal("writing server.json panicked").with_source(error))??;
         }
         Some(cluster) if cluster != answer.cluster => {
-            return Err(Error::new(
-                ErrorCode::InvalidRequest,
+            refused(&Error::new(
+                ErrorCode::Forbidden,
                 "the name server belongs to another cluster than this data directory",
             ));
         }
@@ -81,4 +88,17 @@ async fn pass(shared: Arc<Shared>) -> Result<PassReport> {
     shared.identity.joined(answer.cluster, answer.server, answer.epoch, answer.time);
     shared.note_registration();
     Ok(PassReport { counts: vec![("registration", 1)], more: false })
+}
+
+/// Whether asking again cannot help: the secret or the cluster is another one, or the database is older than what
+/// this server has seen.
+fn is_final(error: &Error) -> bool {
+    matches!(error.code(), ErrorCode::Unauthorized | ErrorCode::Forbidden)
+}
+
+/// A server that its cluster refuses must not look alive. Nothing is lost: all that was acknowledged is durable.
+fn refused(error: &Error) -> ! {
+    log::error!("the name server refuses this storage server: {}", error.chain());
+    log::logger().flush();
+    std::process::exit(EXIT_REFUSED)
 }

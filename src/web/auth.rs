@@ -17,7 +17,10 @@ pub fn credential<'r>(request: &'r HttpRequest, scheme: &str) -> Option<&'r str>
 /// The server that sends a request, by its signature; cluster, epoch and time are still to be judged.
 pub fn server(request: &HttpRequest, signer: &Signer) -> Result<Verified<ServerCredential>> {
     match credential(request, "Holdfast") {
-        Some(text) => signer.verify(text),
+        Some(text) => signer.verify(text).map_err(|error| {
+            let message = "the request is not signed with this cluster's secret: its sender belongs to another cluster";
+            Error::new(ErrorCode::Unauthorized, message).with_source(error)
+        }),
         None => Err(Error::new(ErrorCode::Unauthorized, "this is only for servers of the cluster")),
     }
 }

@@ -85,7 +85,8 @@ pub fn walk_files(dir: &std::path::Path) -> usize {
 
 #[test]
 fn one_storage_directory_is_readable_without_any_server() {
-    let mut cluster = Cluster::start(&Plan { storage_servers: 2, ..Plan::default() });
+    let name_server_args = ["--read-ttl", "1"].map(String::from).to_vec();
+    let mut cluster = Cluster::start(&Plan { storage_servers: 2, name_server_args, ..Plan::default() });
     let source = cluster.path("source");
     tree::hard_cases(&source, 2);
     tree::without_special_files(&source);

@@ -30,7 +30,7 @@ use super::args::GlobalArgs;
 use super::exit::Exit;
 use super::output::Output;
 use super::progress::say;
-use crate::client::{Credentials, HttpClient, NameServerClient};
+use crate::client::{Credentials, HttpClient, NameServerClient, StorageClient};
 use crate::types::api::Health;
 use crate::types::{Error, ErrorCode, Result};
 
@@ -148,7 +148,8 @@ fn start_all(dir: &ClusterDir, members: &[Member], with_parent: bool, started: &
     Ok(())
 }
 
-/// Waits until the name server sees all storage servers live.
+/// Waits until the name server sees all storage servers live, and each of them has registered since its start:
+/// what the database remembers from before does not count.
 async fn wait_until_ready(dir: &ClusterDir, members: &[Member], started: &mut [Running]) -> Result<()> {
     let client = client(dir)?;
     let storage: Vec<&Member> = members.iter().filter(|member| member.role == Role::StorageServer).collect();
@@ -163,6 +164,7 @@ async fn wait_until_ready(dir: &ClusterDir, members: &[Member], started: &mut [R
             }
         }
         let servers = client.servers().await;
+        let registered = registered(&storage).await;
         let waiting: Vec<&str> = match &servers {
             Ok(list) => {
                 let live = |member: &&&Member| {
@@ -170,7 +172,11 @@ async fn wait_until_ready(dir: &ClusterDir, members: &[Member], started: &mut [R
                         .iter()
                         .any(|s| s.name == member.name && s.health == Health::Live && s.url == member.url())
                 };
-                storage.iter().filter(|member| !live(member)).map(|member| member.name.as_str()).collect()
+                storage
+                    .iter()
+                    .filter(|member| !live(member) || !registered.contains(&member.name))
+                    .map(|member| member.name.as_str())
+                    .collect()
             }
             Err(_) => vec!["name-server"],
         };
@@ -186,6 +192,20 @@ async fn wait_until_ready(dir: &ClusterDir, members: &[Member], started: &mut [R
         }
         tokio::time::sleep(POLL_INTERVAL).await;
     }
+}
+
+/// The members that say of themselves that they have registered.
+async fn registered(members: &[&Member]) -> Vec<String> {
+    let Ok(http) = HttpClient::new(None) else { return Vec::new() };
+    let storage = StorageClient::new(http, Credentials::None);
+    let mut names = Vec::new();
+    for member in members {
+        let status = storage.status(&member.url(), Duration::from_secs(1)).await;
+        if status.is_ok_and(|status| status.server.is_some()) {
+            names.push(member.name.clone());
+        }
+    }
+    names
 }
 
 fn client(dir: &ClusterDir) -> Result<NameServerClient> {
