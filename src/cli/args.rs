@@ -158,7 +158,7 @@ pub(crate) enum Command {
     Events(EventsArgs),
     /// Explains one file: where its copies are, what is missing and what happened to it
     Why(PathArgs),
-    /// Takes a storage server out of service: its files are copied away
+    /// Takes a storage server out of service: it gets no new files
     Drain(ServerArgs),
     /// Puts a draining storage server back into service
     Undrain(ServerArgs),

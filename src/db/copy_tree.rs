@@ -20,7 +20,7 @@ pub const STEP_ROWS: i64 = 500;
 const BUILD_DEADLINE: TimeDelta = TimeDelta::minutes(10);
 
 /// A copy under way. Its size is bounded by the depth of the tree times [`STEP_ROWS`].
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Copy {
     source: i64,
     root: i64,
@@ -29,7 +29,7 @@ pub struct Copy {
 }
 
 /// A directory that is being copied.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Frame {
     source: i64,
     target: i64,

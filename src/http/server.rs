@@ -24,6 +24,9 @@ use crate::types::limits::REPLICATION_MAX;
 use crate::types::{Error, Result};
 use crate::web::{ListenOptions, Metrics, request};
 
+/// Port, unless it is said otherwise.
+const DEFAULT_PORT: u16 = 7400;
+
 /// The name server of Holdfast: keeps the metadata and decides where copies go
 #[derive(Debug, Clone, StructOpt)]
 #[structopt(name = "holdfast-name-server")]
@@ -34,7 +37,7 @@ pub struct Options {
     /// Make a new cluster when the database is empty
     #[structopt(long)]
     pub initialize: bool,
-    /// Copies of files in a new cluster; set per directory later
+    /// Copies of files in a new cluster
     #[structopt(long, default_value = "2")]
     pub replicas: u32,
     /// File with the cluster secret
@@ -104,7 +107,7 @@ pub async fn run(options: Options) -> Result<()> {
     let secret =
         ClusterSecret::from_text_or_file(options.cluster_secret.as_deref(), options.cluster_secret_file.as_deref())?;
     let url = crate::db::DatabaseUrl::parse(&options.database)?;
-    let listener = options.listen.bind()?;
+    let listener = options.listen.bind(DEFAULT_PORT)?;
     let db = Db::open(&url)?;
     let (initialize, copies, key) = (options.initialize, options.replicas, secret.clone());
     let prepare = tokio::task::spawn_blocking(move || migrate::prepare(&url, initialize, &key, copies));

@@ -15,7 +15,7 @@ use crate::types::api::{PendingFate, PendingReplica, PendingRequest};
 use crate::types::limits::PENDING_BATCH_ITEMS_MAX;
 
 /// Younger replicas are left to their report, which is on its way.
-const AGE_MIN: TimeDelta = TimeDelta::seconds(3);
+const AGE_MIN: TimeDelta = TimeDelta::seconds(1);
 /// Pages of one pass; behind replicas that have to wait there may be some that do not.
 const PAGES_MAX: usize = 20;
 
@@ -27,7 +27,7 @@ pub struct Collect {
 
 impl Collect {
     /// How often it asks.
-    pub const TIMING: Timing = Timing { interval: Duration::from_secs(5), deadline: Duration::from_secs(120) };
+    pub const TIMING: Timing = Timing { interval: Duration::from_secs(2), deadline: Duration::from_secs(120) };
 }
 
 impl Work for Collect {

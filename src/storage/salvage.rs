@@ -26,20 +26,23 @@ pub struct Salvaged {
     pub files: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// Older versions, and uploads that were never marked as committed, that were passed over.
+    /// Those of them whose commit this server had not heard of.
+    pub unmarked: u64,
+    /// Older versions that were passed over, and with `committed_only` what was not marked as committed.
     pub passed_over: u64,
     /// What could not be written, and why.
     pub problems: Vec<String>,
 }
 
-/// Writes the committed files of a data directory to `target` under the paths of their commits, each checked
-/// against its SHA-256. Of several versions of a path the newest is written. Nothing in the directory changes,
-/// and nothing in `target` is written over.
-pub fn salvage(data_dir: &Path, target: &Path, with_pending: bool) -> Result<Salvaged> {
+/// Writes the files of a data directory to `target` under the paths of their commits, each checked against its
+/// SHA-256. Of several versions of a path the newest committed one is written; where this server has not heard of
+/// a commit yet (it asks a few seconds later), the youngest copy, unless `committed_only`. Nothing in the
+/// directory changes, and nothing in `target` is written over.
+pub fn salvage(data_dir: &Path, target: &Path, committed_only: bool) -> Result<Salvaged> {
     let (layout, _) = Layout::open_read_only(data_dir)?;
     fs::create_dir_all(target).io_context(|| format!("making {}", target.display()))?;
     let mut connection = open_copy(&layout)?;
-    let newest = newest_versions(&mut connection, with_pending)?;
+    let newest = newest_versions(&mut connection, committed_only)?;
     let mut done = Salvaged::default();
     each_row(&mut connection, |connection, row| {
         if newest.get(row.label.as_str()) != Some(&row.key()) {
@@ -49,6 +52,7 @@ pub fn salvage(data_dir: &Path, target: &Path, with_pending: bool) -> Result<Sal
         match write_out(connection, &layout, row, target) {
             Ok(()) => {
                 done.files += 1;
+                done.unmarked += u64::from(row.version.is_none());
                 done.bytes += row.size as u64;
             }
             Err(error) => done.problems.push(format!("{}: {}", row.label, error.message())),
@@ -94,10 +98,10 @@ fn each_row(
 }
 
 /// For each label the copy with the highest version; among copies without one the youngest.
-fn newest_versions(connection: &mut SqliteConnection, with_pending: bool) -> Result<HashMap<String, ReplicaKey>> {
+fn newest_versions(connection: &mut SqliteConnection, committed_only: bool) -> Result<HashMap<String, ReplicaKey>> {
     let mut newest: HashMap<String, (Option<i64>, ReplicaKey)> = HashMap::new();
     each_row(connection, |_, row| {
-        if row.version.is_none() && !with_pending {
+        if row.version.is_none() && committed_only {
             return Ok(());
         }
         let candidate = (row.version, row.key());

@@ -24,6 +24,8 @@ use crate::security::{ClusterSecret, Signer};
 use crate::types::{Error, Result};
 use crate::web::{ListenOptions, Metrics, metrics, request};
 
+/// Port, unless it is said otherwise.
+const DEFAULT_PORT: u16 = 7401;
 /// Uploads at the same time; one more is answered `busy`.
 const UPLOADS_MAX: usize = 256;
 
@@ -51,9 +53,9 @@ pub enum Action {
         /// Where to write the files; nothing there is written over
         #[structopt(long)]
         to: PathBuf,
-        /// Also files whose commit this server has not heard of
+        /// Leave out files whose commit this server had not heard of yet
         #[structopt(long)]
-        with_pending: bool,
+        committed_only: bool,
     },
     /// Make a new index from a damaged one, keeping every replica that can be verified
     Rebuild {
@@ -187,10 +189,10 @@ impl Shared {
 /// Runs what the command line says, until the end. Must be called inside an actix system.
 pub async fn run(command: Command) -> Result<()> {
     match command.action {
-        Some(Action::Salvage { data_dir, to, with_pending }) => {
-            let done = salvage::salvage(&data_dir, &to, with_pending)?;
+        Some(Action::Salvage { data_dir, to, committed_only }) => {
+            let done = salvage::salvage(&data_dir, &to, committed_only)?;
             println!(
-                "{} files ({} bytes) written to {}; {} older or uncommitted copies passed over",
+                "{} files ({} bytes) written to {}; {} older copies passed over",
                 done.files,
                 done.bytes,
                 to.display(),
@@ -222,7 +224,7 @@ async fn serve(typed: OptionalOptions) -> Result<()> {
     let secret =
         ClusterSecret::from_text_or_file(typed.cluster_secret.as_deref(), typed.cluster_secret_file.as_deref())?;
     let options = checked(&typed)?;
-    let listener = typed.listen.bind()?;
+    let listener = typed.listen.bind(DEFAULT_PORT)?;
     let url = match &typed.url {
         Some(url) => normal_base_url(url)?,
         None => typed.listen.local_url(&listener)?,

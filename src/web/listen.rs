@@ -15,9 +15,9 @@ use crate::types::{Error, ErrorCode, Result};
 #[allow(missing_docs, reason = "each option has its help")]
 #[derive(Debug, Clone, StructOpt)]
 pub struct ListenOptions {
-    /// Address and port to listen on
-    #[structopt(long, default_value = "127.0.0.1:7400")]
-    pub listen: SocketAddr,
+    /// Address and port to listen on [default: 127.0.0.1, port 7400 for the name server, 7401 for storage servers]
+    #[structopt(long)]
+    pub listen: Option<SocketAddr>,
     /// Certificate chain (PEM); with --tls-key it turns TLS on
     #[structopt(long, requires = "tls-key")]
     pub tls_cert: Option<PathBuf>,
@@ -31,19 +31,20 @@ pub struct ListenOptions {
 
 impl ListenOptions {
     /// Takes the address, so that a taken port is known before anything else starts.
-    pub fn bind(&self) -> Result<TcpListener> {
-        if !self.listen.ip().is_loopback() && self.tls_cert.is_none() && !self.insecure_http {
+    pub fn bind(&self, default_port: u16) -> Result<TcpListener> {
+        let listen = self.listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], default_port)));
+        if !listen.ip().is_loopback() && self.tls_cert.is_none() && !self.insecure_http {
             return Err(Error::invalid(format!(
                 "{} can be reached from other machines: give --tls-cert and --tls-key, or say --insecure-http",
-                self.listen
+                listen
             )));
         }
-        TcpListener::bind(self.listen).map_err(|error| match error.kind() {
+        TcpListener::bind(listen).map_err(|error| match error.kind() {
             std::io::ErrorKind::AddrInUse => {
-                let message = format!("port {} is in use by another program; choose another one", self.listen.port());
+                let message = format!("port {} is in use by another program; choose another one", listen.port());
                 Error::new(ErrorCode::AlreadyExists, message).with_source(error)
             }
-            _ => Error::io(format!("listening on {}", self.listen), error),
+            _ => Error::io(format!("listening on {listen}"), error),
         })
     }
 
@@ -103,15 +104,15 @@ mod tests {
     #[test]
     fn strangers_are_not_served_in_clear_text() {
         let options = |listen: &str, insecure_http| ListenOptions {
-            listen: listen.parse().unwrap(),
+            listen: Some(listen.parse().unwrap()),
             tls_cert: None,
             tls_key: None,
             insecure_http,
         };
-        assert_eq!(options("0.0.0.0:0", false).bind().unwrap_err().code(), ErrorCode::InvalidRequest);
-        assert!(options("0.0.0.0:0", true).bind().is_ok());
-        let listener = options("127.0.0.1:0", false).bind().unwrap();
+        assert_eq!(options("0.0.0.0:0", false).bind(0).unwrap_err().code(), ErrorCode::InvalidRequest);
+        assert!(options("0.0.0.0:0", true).bind(0).is_ok());
+        let listener = options("127.0.0.1:0", false).bind(0).unwrap();
         let taken = listener.local_addr().unwrap().to_string();
-        assert!(options(&taken, false).bind().unwrap_err().message().contains("in use"));
+        assert!(options(&taken, false).bind(0).unwrap_err().message().contains("in use"));
     }
 }

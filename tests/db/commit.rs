@@ -80,6 +80,11 @@ both_backends! {
         assert_eq!(code(with(Condition::Absent).await), PreconditionFailed);
         assert_eq!(code(with(Condition::Version(first.version + 1)).await), PreconditionFailed);
         with(Condition::Version(first.version)).await.unwrap();
+        let mut no_such = upload("/new/dir/f", "x");
+        no_such.ticket.make_parents = true;
+        no_such.ticket.condition = Condition::Version(7);
+        assert_eq!(code(db.commit_one(no_such).await), PreconditionFailed);
+        assert_eq!(db.tree().await, ["f"], "a refused write leaves no directories");
     }
 
     async fn a_file_short_of_copies_is_queued(db: TestDb) {

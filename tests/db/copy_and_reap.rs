@@ -71,6 +71,9 @@ both_backends! {
             let past = now(connection) - TimeDelta::hours(1);
             diesel::update(dsl::building).set(dsl::deadline.eq(past)).execute(connection)
         }).await;
+        // Neither before nor after the reaper has been there may it be attached.
+        let again = copy_tree::Copy::clone(&copy);
+        assert_eq!(code(db.change(move |changes| attach(changes, &again, &p("/d"), &p("/copy"))).await), Unavailable);
         reap_all(&db).await;
         assert_eq!(code(db.change(move |changes| attach(changes, &copy, &p("/d"), &p("/copy"))).await), Unavailable);
         assert_eq!(db.object(file.object).await.unwrap().state, "live");

@@ -8,6 +8,7 @@ mod crash;
 mod errors;
 mod http_api;
 mod overwrite;
+mod storage_directory;
 mod trees;
 mod up;
 mod workspace;

@@ -262,7 +262,7 @@ CREATE SCHEMA admin;
 COMMENT ON SCHEMA admin IS 'Views of a Holdfast cluster for people; read-only by nature.';
 
 CREATE VIEW admin.servers AS
-SELECT s.name, to_hex(s.id) AS server, s.host, s.zone, s.url, h.health, h.reason, s.admin_state, h.last_seen,
+SELECT s.name, lpad(to_hex(s.id), 16, '0') AS server, s.host, s.zone, s.url, h.health, h.reason, s.admin_state, h.last_seen,
        h.capacity_bytes, h.free_bytes,
        (SELECT count(*) FROM public.replicas r WHERE r.server = s.id AND r.state = 'present') AS replicas
 FROM public.servers s

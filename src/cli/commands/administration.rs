@@ -22,7 +22,7 @@ pub(crate) async fn server(context: &Context, args: &ServerArgs, action: &str) -
             ("remove", _) => format!("{} is removed", answer.name),
             (_, AdminState::InService) => format!("{} is in service", answer.name),
             (_, AdminState::Draining) => {
-                format!("{} is draining; `holdfast servers` shows when it is done", answer.name)
+                format!("{} gets no new files from now on; `holdfast undrain` takes that back", answer.name)
             }
             (_, AdminState::Drained) => format!("{} is drained", answer.name),
         });

@@ -1,6 +1,7 @@
 //! The data directory of `holdfast up`.
 
 use std::fs;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -152,6 +153,11 @@ impl ClusterDir {
             config.database = Some(database.into());
         }
         check(&config)?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.path)
+            .io_context(|| format!("making {}", self.path.display()))?;
         for dir in ["logs", "run"] {
             let dir = self.path.join(dir);
             fs::create_dir_all(&dir).io_context(|| format!("making {}", dir.display()))?;

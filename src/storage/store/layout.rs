@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -40,7 +41,7 @@ pub struct Layout {
 impl Layout {
     /// Opens a directory for the daemon: makes what is missing, locks it, empties `incoming/`.
     pub fn open(root: &Path) -> Result<(Self, ServerFile)> {
-        fs::create_dir_all(root).io_context(|| format!("making the data directory {}", root.display()))?;
+        make_private_dir(root)?;
         let lock = lock(root)?;
         let layout = Self { root: root.into(), _lock: Some(lock) };
         for name in ["objects", "incoming", "quarantine"] {
@@ -189,6 +190,12 @@ fn damaged(path: &Path, error: serde_json::Error) -> Error {
         path.display()
     );
     Error::new(ErrorCode::InvalidRequest, message).with_source(error)
+}
+
+/// Makes a directory that only its owner may enter; one that is there keeps its mode.
+fn make_private_dir(path: &Path) -> Result<()> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.io_context(|| format!("making the data directory {}", path.display()))
 }
 
 fn lock(root: &Path) -> Result<File> {
