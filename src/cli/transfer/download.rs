@@ -87,6 +87,7 @@ impl Cluster {
     async fn fetch(&self, path: &DfsPath, mut entry: Entry, sink: &mut impl Sink, meter: &Meter) -> Result<Entry> {
         let mut waits = backoff(ROUNDS_MAX);
         let mut fresh = !entry.replicas.is_empty();
+        let mut resumes = true;
         loop {
             if !fresh && needs_locations(&entry) {
                 let now = self.names.stat(path).await?;
@@ -99,7 +100,7 @@ impl Cluster {
             if entry.kind != Kind::File {
                 return Err(Error::new(ErrorCode::IsADirectory, format!("{path} is a directory")));
             }
-            let error = match self.fetch_round(path, &entry, sink, meter).await? {
+            let error = match self.fetch_round(path, &entry, sink, meter, &mut resumes).await? {
                 None => return Ok(entry),
                 Some(error) => error,
             };
@@ -112,13 +113,16 @@ impl Cluster {
         }
     }
 
-    /// Tries every replica once; the last one's failure if all fail.
+    /// Tries every replica once; the last one's failure if all fail. A server breaks off a copy that it finds
+    /// corrupt at its end, and going on with another copy then gives wrong bytes: after the first wrong digest
+    /// every copy is taken from its start (`resumes`).
     async fn fetch_round(
         &self,
         path: &DfsPath,
         entry: &Entry,
         sink: &mut impl Sink,
         meter: &Meter,
+        resumes: &mut bool,
     ) -> Result<Option<Error>> {
         let mut last = Error::unavailable(format!("{path} has no copy that can be read now"));
         if entry.size == Some(0) {
@@ -137,10 +141,15 @@ impl Cluster {
                 Err(Fault::Local(error)) => return Err(error),
                 Err(Fault::Broken(error)) => {
                     log::info!("{path}: {}; trying the next copy", error.chain());
+                    if !*resumes && sink.taken() > 0 {
+                        meter.restart();
+                        sink.restart().await?;
+                    }
                     last = error;
                 }
                 Err(Fault::Corrupt(error)) => {
                     log::warn!("{}; trying the next copy", error.chain());
+                    *resumes = false;
                     meter.restart();
                     if sink.restart().await.is_err() {
                         return Err(error);
