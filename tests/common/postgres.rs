@@ -136,6 +136,16 @@ impl Postgres {
         format!("postgres://holdfast@127.0.0.1:{}/{database}", self.port)
     }
 
+    /// Runs a psql script with variables; what it said.
+    pub fn psql(&self, database: &str, script: &Path, variables: &[(&str, &str)]) -> std::process::Output {
+        let mut command = Command::new("psql");
+        command.arg(database).arg("-q").arg("-f").arg(script);
+        for (name, value) in variables {
+            command.args(["-v", &format!("{name}={value}")]);
+        }
+        command.output().expect(REMEDY)
+    }
+
     /// A new empty database.
     pub fn database(&self) -> String {
         let name = format!("test_{}", DATABASES.fetch_add(1, Ordering::Relaxed));

@@ -171,3 +171,30 @@ async fn a_database_that_is_empty_newer_or_taken_is_refused() {
     .unwrap();
     assert!(migrate::prepare(&url, false, &secret(), 2).unwrap_err().message().contains("newer program"));
 }
+
+#[tokio::test]
+async fn the_read_only_role_sees_the_views_and_nothing_else() {
+    let server = crate::common::postgres::shared();
+    let database = server.database();
+    let url = DatabaseUrl::parse(&database).unwrap();
+    migrate::prepare(&url, true, &secret(), 2).unwrap();
+    let script = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/postgres-readonly-role.sql");
+    // Twice: it may be run again after an upgrade.
+    for _ in 0..2 {
+        let ran = server.psql(&database, &script, &[("role", "looker"), ("password", "p")]);
+        assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    }
+    let mut connection = PgConnection::establish(&database.replace("holdfast@", "looker:p@")).unwrap();
+    for view in VIEWS {
+        connection.batch_execute(&format!("SELECT * FROM admin.{view}")).unwrap_or_else(|e| panic!("{view}: {e}"));
+    }
+    for forbidden in [
+        "SELECT * FROM tokens",
+        "SELECT * FROM journal",
+        "SELECT * FROM cluster",
+        "DELETE FROM events",
+        "CREATE TABLE t (i int)",
+    ] {
+        assert!(connection.batch_execute(forbidden).is_err(), "{forbidden}");
+    }
+}
