@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod between_servers;
 mod crash;
 mod errors;
 mod http_api;

@@ -1,0 +1,116 @@
+//! What servers ask each other: inventory, replication, deletion, and who may ask.
+
+use std::fs;
+use std::sync::Arc;
+
+use holdfast::client::{Credentials, HttpClient, StorageClient};
+use holdfast::security::ticket::Sender;
+use holdfast::security::{ClusterSecret, ReplicateTicket, Signer};
+use holdfast::types::api::Target;
+use holdfast::types::storage_api::{DeleteRequest, ReplicaKey, ReplicateRequest};
+use holdfast::types::{ErrorCode, Generation};
+
+use crate::common::cluster::{Cluster, Plan, SECRET};
+
+/// A client that speaks as a name server of this cluster, under an epoch and a term.
+fn as_name_server(cluster: &Cluster, epoch: i64, term: i64) -> (StorageClient, Signer, uuid::Uuid) {
+    let signer = Signer::new(ClusterSecret::from_text(SECRET).unwrap());
+    let id: uuid::Uuid = cluster.get("/status")["cluster"].as_str().unwrap().parse().unwrap();
+    let credentials = Credentials::Server {
+        signer: signer.clone(),
+        sender: Sender::NameServer { term },
+        membership: Arc::new(move || (Some(id), epoch)),
+    };
+    (StorageClient::new(HttpClient::new(None).unwrap(), credentials), signer, id)
+}
+
+#[test]
+fn inventories_replication_deletion_and_fences() {
+    let cluster = Cluster::start(&Plan::default());
+    let body = cluster.path("body");
+    for size in [100usize, 500_000] {
+        fs::write(&body, vec![4; size]).unwrap();
+        assert_eq!(cluster.http().put(&format!("/f{size}"), &body, &[]).status, 201);
+    }
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let (client, signer, id) = as_name_server(&cluster, 1, 0);
+        for size in [100usize, 500_000] {
+            let entry = cluster.get(&format!("/api/v1/file?path=/f{size}"));
+            let holders: Vec<&str> =
+                entry["replicas"].as_array().unwrap().iter().map(|r| r["name"].as_str().unwrap()).collect();
+            let number = |name: &str| name.trim_start_matches("storage-").parse::<usize>().unwrap();
+            let source = &cluster.storage[number(holders[0])];
+            let free = (0..3).find(|n| !holders.contains(&format!("storage-{n}").as_str())).unwrap();
+            let target = &cluster.storage[free];
+            let object = entry["object"].as_str().unwrap().parse().unwrap();
+            let line = client
+                .inventory(&source.url(), None)
+                .await
+                .unwrap()
+                .into_iter()
+                .find(|line| line.replica.object == object)
+                .unwrap();
+            assert_eq!((line.size, line.label.as_str()), (size as u64, format!("/f{size}").as_str()));
+            // A page begins behind its cursor.
+            assert!(
+                client
+                    .inventory(&source.url(), Some(line.replica))
+                    .await
+                    .unwrap()
+                    .iter()
+                    .all(|other| other.replica > line.replica)
+            );
+            let status = client.status(&target.url(), std::time::Duration::from_secs(5)).await.unwrap();
+            let copy = ReplicaKey { object, generation: Generation::generate() };
+            let expires = chrono::Utc::now() + chrono::TimeDelta::minutes(5);
+            let mut ticket = ReplicateTicket {
+                replica: copy,
+                target: status.server.unwrap(),
+                size: line.size,
+                sha256: line.sha256,
+                label: line.label.clone(),
+                expires,
+            };
+            let to = Target { server: status.server.unwrap(), url: target.url() };
+            let ask = |ticket: &ReplicateTicket| ReplicateRequest {
+                replica: line.replica,
+                target: to.clone(),
+                ticket: signer.sign(Some(id), 1, ticket).unwrap(),
+            };
+            // A ticket for other bytes: the target checks, and keeps nothing.
+            ticket.sha256 = holdfast::types::Sha256::of(b"others");
+            let refused = client.replicate(&source.url(), &ask(&ticket)).await.unwrap_err();
+            assert_eq!(refused.code(), ErrorCode::ChecksumMismatch, "{refused}");
+            ticket.sha256 = line.sha256;
+            let stored = client.replicate(&source.url(), &ask(&ticket)).await.unwrap();
+            assert_eq!((stored.object, stored.generation, stored.sha256), (object, copy.generation, line.sha256));
+            let there = client.inventory(&target.url(), None).await.unwrap();
+            assert!(
+                there.iter().any(|line| line.replica == copy && line.version.is_none()),
+                "pending until it is asked for"
+            );
+            // A delete names a copy and touches no other; a second time it finds nothing.
+            let delete = |replica| DeleteRequest { replicas: vec![replica] };
+            let other = ReplicaKey { object, generation: Generation(7) };
+            for (replica, want) in [(other, 0), (copy, 1), (copy, 0)] {
+                assert_eq!(client.delete(&target.url(), &delete(replica)).await.unwrap().deleted, want);
+            }
+        }
+        // A newer term fences the older one off, across a restart of the storage server too.
+        let nothing = DeleteRequest { replicas: Vec::new() };
+        let url = cluster.storage[0].url();
+        as_name_server(&cluster, 1, 5).0.delete(&url, &nothing).await.unwrap();
+        assert_eq!(client.delete(&url, &nothing).await.unwrap_err().code(), ErrorCode::Forbidden);
+        as_name_server(&cluster, 1, 5).0.delete(&url, &nothing).await.unwrap();
+    });
+    let mut cluster = cluster;
+    cluster.storage[0].kill();
+    cluster.storage[0].start();
+    cluster.wait_for_live(3);
+    runtime.block_on(async {
+        let nothing = DeleteRequest { replicas: Vec::new() };
+        let refused = as_name_server(&cluster, 1, 4).0.delete(&cluster.storage[0].url(), &nothing).await.unwrap_err();
+        assert_eq!(refused.code(), ErrorCode::Forbidden);
+    });
+}
