@@ -34,6 +34,8 @@ struct Tries {
     exclude: Vec<ServerId>,
     /// A try may have been committed though nobody heard of it.
     unclear: bool,
+    /// A try has found its ticket expired.
+    expired: bool,
     stat: Option<FileStat>,
 }
 
@@ -207,6 +209,14 @@ impl Tries {
             _ => &[],
         };
         self.unclear |= error.code() == ErrorCode::Unavailable;
+        if error.code() == ErrorCode::TicketExpired {
+            // With a new ticket too: then the id itself was given up, because an earlier try's copies were
+            // collected. Nothing can have been committed under it.
+            if self.expired && !self.unclear {
+                self.object = None;
+            }
+            self.expired = true;
+        }
         for suspect in suspects {
             if !self.exclude.contains(suspect) {
                 self.exclude.push(*suspect);
@@ -268,6 +278,17 @@ mod tests {
             let fault = tries.learn(Error::new(code, "x"), &placement());
             assert_eq!(tries.exclude.iter().map(|id| id.0).collect::<Vec<_>>(), suspects, "{code:?}");
             assert_eq!((fault.curable, tries.unclear), (curable, unclear), "{code:?}");
+        }
+    }
+
+    #[test]
+    fn an_id_that_was_given_up_is_replaced_but_never_after_an_unknown_outcome() {
+        for (unclear, want) in [(false, None), (true, Some(ObjectId(1)))] {
+            let mut tries = Tries { object: Some(ObjectId(1)), unclear, ..Tries::default() };
+            tries.learn(Error::new(ErrorCode::TicketExpired, "x"), &placement());
+            assert_eq!(tries.object, Some(ObjectId(1)), "a new ticket is tried first");
+            tries.learn(Error::new(ErrorCode::TicketExpired, "x"), &placement());
+            assert_eq!(tries.object, want);
         }
     }
 }
