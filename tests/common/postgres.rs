@@ -99,9 +99,11 @@ impl Postgres {
     /// Starts it, or starts it again, and waits until it takes connections.
     pub fn run(&self) {
         let fsync = std::fs::read_to_string(self.dir.join("options")).unwrap();
-        let script = r#""$@" & server=$!; cat > /dev/null; kill -INT $server; wait $server"#;
+        // The shared server's directory goes with it: nobody drops what is static.
+        let script = r#""$@" & server=$!; cat > /dev/null; kill -INT $server; wait $server; [ -z "$LEAVE_NOTHING" ] || rm -rf "$LEAVE_NOTHING""#;
         let mut command = Command::new("sh");
         command.current_dir(&self.dir).args(["-c", script, "sh"]).arg(self.bin.join("postgres"));
+        command.env("LEAVE_NOTHING", if fsync == "on" { Path::new("") } else { self.dir.as_path() });
         command.arg("-D").arg(self.dir.join("data")).arg("-k").arg(&self.dir);
         command.args([
             "-p",

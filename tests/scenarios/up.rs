@@ -21,6 +21,30 @@ fn free_ports() -> u16 {
     }
 }
 
+/// A directory for clusters; what still runs in it ends with it, also when a test fails.
+struct Home(tempfile::TempDir);
+
+impl Home {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        for dir in ["", "first", "second"] {
+            members(&self.path().join(dir)).into_iter().filter_map(Pid::from_raw).for_each(|pid| {
+                // It may have ended just now.
+                let _ = kill_process(pid, Signal::KILL);
+            });
+        }
+    }
+}
+
 fn holdfast(dir: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast"));
     command.args(args).current_dir(dir).env("HOME", dir).stdin(Stdio::null());
@@ -49,7 +73,7 @@ fn alive(pid: i32) -> bool {
 
 #[test]
 fn a_detached_cluster_lives_on_loses_a_member_and_stops() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Home::new();
     let dir = dir.path();
     let port = free_ports().to_string();
     let (code, table, errors) = run(dir, &["up", "--detach", "--port", &port]);
@@ -87,7 +111,7 @@ fn a_detached_cluster_lives_on_loses_a_member_and_stops() {
 #[test]
 fn ctrl_c_leaves_no_process_behind_and_neither_does_a_killed_parent() {
     for signal in [Signal::INT, Signal::TERM, Signal::KILL] {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = Home::new();
         let port = free_ports().to_string();
         let mut up =
             holdfast(dir.path(), &["up", "--port", &port]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
@@ -104,7 +128,7 @@ fn ctrl_c_leaves_no_process_behind_and_neither_does_a_killed_parent() {
 
 #[test]
 fn what_cannot_work_is_said_before_anything_starts() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Home::new();
     let dir = dir.path();
     let port = free_ports();
     let taken = TcpListener::bind(("127.0.0.1", port + 2)).unwrap();
@@ -121,7 +145,7 @@ fn what_cannot_work_is_said_before_anything_starts() {
 
 #[test]
 fn a_directory_of_another_cluster_or_a_newer_program_is_refused() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Home::new();
     let (first, second) = (dir.path().join("first"), dir.path().join("second"));
     for dir in [&first, &second] {
         std::fs::create_dir(dir).unwrap();
