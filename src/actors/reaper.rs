@@ -65,7 +65,7 @@ async fn delete_on(context: &Context, server: &ServerView) -> Result<usize> {
     if rows.is_empty() {
         return Ok(0);
     }
-    let request = DeleteRequest { replicas: rows.iter().map(key).collect() };
+    let request = DeleteRequest { replicas: rows.iter().map(key).collect(), quarantine: None };
     context.storage.delete(&server.row.url, &request).await.map_err(|error| error.context(&server.row.name))?;
     let count = rows.len();
     context.db.write(move |connection| outbox::complete(connection, &rows)).await?;

@@ -110,6 +110,7 @@ fn first_rows(connection: &mut AnyConnection, secret: &ClusterSecret, default_co
         tip: vec![0; 32],
         clock_floor: now,
         created: now,
+        journal_copied: 0,
     };
     diesel::insert_into(schema::cluster::table).values(&row).execute(connection)?;
     let mut changes = change::Changes::begin(connection)?;

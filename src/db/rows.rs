@@ -26,6 +26,7 @@ pub struct ClusterRow {
     pub tip: Vec<u8>,
     pub clock_floor: NaiveDateTime,
     pub created: NaiveDateTime,
+    pub journal_copied: i64,
 }
 
 #[derive(Debug, Clone, PartialEq, Queryable, Selectable, Insertable, AsChangeset, Serialize, Deserialize)]
@@ -53,6 +54,7 @@ pub struct ServerHealthRow {
     pub capacity_bytes: i64,
     pub free_bytes: i64,
     pub last_seen: Option<NaiveDateTime>,
+    pub synced_boot: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Queryable, Selectable, Insertable, Serialize, Deserialize)]
@@ -174,4 +176,13 @@ pub struct EventRow {
     pub object: Option<i64>,
     pub server: Option<i64>,
     pub detail: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Queryable, Selectable, Insertable, AsChangeset)]
+#[diesel(table_name = restores, treat_none_as_default_value = false)]
+pub struct RestoreRow {
+    pub id: i64,
+    pub started: NaiveDateTime,
+    pub ended: Option<NaiveDateTime>,
+    pub report: String,
 }

@@ -13,6 +13,7 @@ diesel::table! {
         tip -> Binary,
         clock_floor -> Timestamp,
         created -> Timestamp,
+        journal_copied -> BigInt,
     }
 }
 
@@ -40,6 +41,7 @@ diesel::table! {
         capacity_bytes -> BigInt,
         free_bytes -> BigInt,
         last_seen -> Nullable<Timestamp>,
+        synced_boot -> Text,
     }
 }
 
@@ -154,6 +156,15 @@ diesel::table! {
     }
 }
 
+diesel::table! {
+    restores (id) {
+        id -> BigInt,
+        started -> Timestamp,
+        ended -> Nullable<Timestamp>,
+        report -> Text,
+    }
+}
+
 diesel::allow_tables_to_appear_in_same_query!(
     cluster,
     servers,
@@ -168,4 +179,5 @@ diesel::allow_tables_to_appear_in_same_query!(
     leases,
     tokens,
     events,
+    restores,
 );

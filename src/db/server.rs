@@ -25,6 +25,19 @@ pub struct ServerView {
     pub admin_state: AdminState,
 }
 
+impl ServerView {
+    /// Its inventory has not been compared with the metadata since it started or was down: it serves what the
+    /// metadata lists, but gets nothing new, and its copies do not count when something is to be deleted.
+    pub fn is_syncing(&self) -> bool {
+        self.checked.as_ref().is_none_or(|checked| checked.synced_boot != checked.boot_id)
+    }
+
+    /// Since when it has its health.
+    pub fn since(&self) -> Option<chrono::NaiveDateTime> {
+        self.checked.as_ref().map(|checked| checked.since)
+    }
+}
+
 /// The stored word for a health.
 pub fn health_word(health: Health) -> &'static str {
     match health {
@@ -170,6 +183,7 @@ fn note_boot(changes: &mut Changes<'_>, id: ServerId, request: &RegisterRequest)
             capacity_bytes: capacity,
             free_bytes: request.free_bytes as i64,
             last_seen: None,
+            synced_boot: String::new(),
         };
         diesel::insert_into(server_health::table).values(&row).execute(changes.connection)?;
     }

@@ -89,6 +89,9 @@ async fn make_report(app: &App) -> Result<Report> {
         under_replicated: counted.under_replicated,
         missing_objects: missing,
         outbox: counted.outbox,
+        repair: RepairProgress::default(),
+        lost_if_died: Vec::new(),
+        journal: JournalHealth::default(),
         version: state.version,
         mode: state.mode,
     })

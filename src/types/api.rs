@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+pub use super::operation_api::*;
 use super::{DfsPath, ErrorCode, Generation, ObjectId, ServerId, Sha256, Version};
 
 /// Header with the SHA-256 (64 hexadecimal digits) that the sender computed of a body, or that the
@@ -453,6 +454,15 @@ pub struct ServerInfo {
     pub replicas: u64,
     /// When it last answered.
     pub last_seen: Option<DateTime<Utc>>,
+    /// It is live, and its inventory is still to be compared with the metadata; it gets no new files yet.
+    #[serde(default)]
+    pub syncing: bool,
+    /// Of a draining server: replicas that would leave an object short of copies if they went now.
+    #[serde(default)]
+    pub drain_left: Option<u64>,
+    /// Of a draining server: how long that takes at the present rate, in seconds.
+    #[serde(default)]
+    pub drain_seconds_left: Option<f64>,
 }
 
 /// All storage servers.
@@ -460,121 +470,6 @@ pub struct ServerInfo {
 pub struct ServersResponse {
     /// In the order of their names.
     pub servers: Vec<ServerInfo>,
-}
-
-/// How many objects have how many copies.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-pub struct CopiesCount {
-    /// Copies on servers that are not down.
-    pub copies: u32,
-    /// Objects with that many, though they want more.
-    pub objects: u64,
-}
-
-/// Whether data is in danger.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-pub struct Report {
-    /// `healthy`, `degraded` (copies are short) or `danger` (something cannot be read, or hangs on one copy).
-    pub verdict: String,
-    /// Why, in sentences; the worst first.
-    pub problems: Vec<String>,
-    /// Servers by health.
-    pub servers_live: u32,
-    /// Missed a check.
-    pub servers_suspect: u32,
-    /// Down.
-    pub servers_down: u32,
-    /// Live objects.
-    pub objects: u64,
-    /// Their bytes, once each.
-    pub bytes: u64,
-    /// Objects short of copies, the fewest copies first.
-    pub under_replicated: Vec<CopiesCount>,
-    /// Objects with no copy on a server that answers.
-    pub missing_objects: u64,
-    /// Deletions that storage servers still have to carry out.
-    pub outbox: u64,
-    /// The cluster's last version.
-    pub version: Version,
-    /// `normal`, `read_only` or `restoring`.
-    pub mode: String,
-}
-
-/// One thing that happened.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-pub struct Event {
-    /// Rising.
-    pub id: i64,
-    /// When.
-    pub time: DateTime<Utc>,
-    /// What sort of thing (`server_down`, `replica_deleted`, …).
-    pub kind: String,
-    /// The object, if it is about one.
-    #[schema(value_type = Option<String>)]
-    pub object: Option<ObjectId>,
-    /// The server, if it is about one.
-    #[schema(value_type = Option<String>)]
-    pub server: Option<ServerId>,
-    /// What happened and why.
-    pub detail: String,
-}
-
-/// Asks for events, the newest first.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-pub struct EventsQuery {
-    /// Only older than this id.
-    pub before: Option<i64>,
-    /// Rows wanted.
-    pub limit: Option<usize>,
-}
-
-/// One page of events.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-pub struct EventsResponse {
-    /// The newest first.
-    pub events: Vec<Event>,
-    /// The `before` of the next page.
-    pub next: Option<i64>,
-}
-
-/// One file explained.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-pub struct Why {
-    /// The file with its copies.
-    pub entry: Entry,
-    /// Whether it is in danger, and why, in sentences.
-    pub findings: Vec<String>,
-    /// What happened to its object, the newest first.
-    pub events: Vec<Event>,
-}
-
-/// An actor as its supervisor sees it.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-pub struct ActorInfo {
-    /// Its name.
-    pub name: String,
-    /// `running`, `waiting`, `restarting`.
-    pub state: String,
-    /// When its last pass ended.
-    pub last_pass: Option<DateTime<Utc>>,
-    /// How long that took, in seconds.
-    pub last_pass_seconds: Option<f64>,
-    /// What the last pass did.
-    pub last_report: Option<String>,
-    /// The error of the last pass, if it failed.
-    pub last_error: Option<String>,
-    /// How often it was restarted.
-    pub restarts: u64,
-    /// What its last panic said.
-    pub last_panic: Option<String>,
-}
-
-/// All actors.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-pub struct ActorsResponse {
-    /// By name.
-    pub actors: Vec<ActorInfo>,
 }
 
 /// What a token allows.

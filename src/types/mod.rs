@@ -8,6 +8,7 @@ pub mod error;
 pub mod hash;
 pub mod id;
 pub mod limits;
+pub mod operation_api;
 pub mod path;
 pub mod storage_api;
 

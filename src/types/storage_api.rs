@@ -18,6 +18,18 @@ pub struct StorageStatus {
     pub server: Option<ServerId>,
     /// The newest epoch that it has seen.
     pub epoch: i64,
+    /// The newest term of the lease that it has seen in this epoch.
+    #[serde(default)]
+    pub term: i64,
+    /// How far its copy of the metadata's journal reaches, if it has one.
+    #[serde(default)]
+    pub journal: Option<JournalPosition>,
+    /// The newest change of the metadata that it has heard of.
+    #[serde(default)]
+    pub heard_version: Version,
+    /// So many copies were found corrupt at once that it no longer trusts its disk or memory.
+    #[serde(default)]
+    pub scrub_alarm: bool,
     /// New with each start.
     pub boot_id: uuid::Uuid,
     /// Bytes of its file system.
@@ -65,6 +77,22 @@ impl std::fmt::Display for ReplicaKey {
 pub struct DeleteRequest {
     /// At most `DELETE_BATCH_ITEMS_MAX`.
     pub replicas: Vec<ReplicaKey>,
+    /// Puts them into quarantine, with this reason, instead of removing them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quarantine: Option<String>,
+}
+
+/// A place in the metadata's journal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JournalPosition {
+    /// The branch of history.
+    pub history: uuid::Uuid,
+    /// The epoch of the last segment or snapshot.
+    pub epoch: i64,
+    /// The last version.
+    pub version: Version,
+    /// The tip after it.
+    pub tip: Sha256,
 }
 
 /// The answer to `DELETE /file`: everything named is gone, whether or not it was there.

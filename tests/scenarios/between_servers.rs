@@ -91,14 +91,14 @@ fn inventories_replication_deletion_and_fences() {
                 "pending until it is asked for"
             );
             // A delete names a copy and touches no other; a second time it finds nothing.
-            let delete = |replica| DeleteRequest { replicas: vec![replica] };
+            let delete = |replica| DeleteRequest { replicas: vec![replica], quarantine: None };
             let other = ReplicaKey { object, generation: Generation(7) };
             for (replica, want) in [(other, 0), (copy, 1), (copy, 0)] {
                 assert_eq!(client.delete(&target.url(), &delete(replica)).await.unwrap().deleted, want);
             }
         }
         // A newer term fences the older one off, across a restart of the storage server too.
-        let nothing = DeleteRequest { replicas: Vec::new() };
+        let nothing = DeleteRequest { replicas: Vec::new(), quarantine: None };
         let url = cluster.storage[0].url();
         as_name_server(&cluster, 1, 5).0.delete(&url, &nothing).await.unwrap();
         assert_eq!(client.delete(&url, &nothing).await.unwrap_err().code(), ErrorCode::Forbidden);
@@ -109,7 +109,7 @@ fn inventories_replication_deletion_and_fences() {
     cluster.storage[0].start();
     cluster.wait_for_live(3);
     runtime.block_on(async {
-        let nothing = DeleteRequest { replicas: Vec::new() };
+        let nothing = DeleteRequest { replicas: Vec::new(), quarantine: None };
         let refused = as_name_server(&cluster, 1, 4).0.delete(&cluster.storage[0].url(), &nothing).await.unwrap_err();
         assert_eq!(refused.code(), ErrorCode::Forbidden);
     });

@@ -1,0 +1,356 @@
+//! What travels to and from the name server about its operation: report, events, `why`, actors, `fsck`, restore.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::api::Entry;
+use super::{DfsPath, ObjectId, ServerId, Version};
+
+/// How many objects have how many copies.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct CopiesCount {
+    /// Copies on servers that are not down.
+    pub copies: u32,
+    /// Objects with that many, though they want more.
+    pub objects: u64,
+}
+
+/// Whether data is in danger.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Report {
+    /// `healthy`, `degraded` (copies are short) or `danger` (something cannot be read, or hangs on one copy).
+    pub verdict: String,
+    /// Why, in sentences; the worst first.
+    pub problems: Vec<String>,
+    /// Servers by health.
+    pub servers_live: u32,
+    /// Missed a check.
+    pub servers_suspect: u32,
+    /// Down.
+    pub servers_down: u32,
+    /// Live objects.
+    pub objects: u64,
+    /// Their bytes, once each.
+    pub bytes: u64,
+    /// Objects short of copies, the fewest copies first.
+    pub under_replicated: Vec<CopiesCount>,
+    /// Objects with no copy on a server that answers.
+    pub missing_objects: u64,
+    /// Deletions that storage servers still have to carry out.
+    pub outbox: u64,
+    /// Copying that brings objects back to their number of copies.
+    pub repair: RepairProgress,
+    /// What would be lost if a server died now, with nobody else having a copy; servers with nothing are left out.
+    pub lost_if_died: Vec<LossIfDied>,
+    /// The copies of the metadata's journal.
+    pub journal: JournalHealth,
+    /// The cluster's last version.
+    pub version: Version,
+    /// `normal`, `read_only` or `restoring`.
+    pub mode: String,
+}
+
+/// One thing that happened.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Event {
+    /// Rising.
+    pub id: i64,
+    /// When.
+    pub time: DateTime<Utc>,
+    /// What sort of thing (`server_down`, `replica_deleted`, …).
+    pub kind: String,
+    /// The object, if it is about one.
+    #[schema(value_type = Option<String>)]
+    pub object: Option<ObjectId>,
+    /// The server, if it is about one.
+    #[schema(value_type = Option<String>)]
+    pub server: Option<ServerId>,
+    /// What happened and why.
+    pub detail: String,
+}
+
+/// Asks for events, the newest first.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct EventsQuery {
+    /// Only older than this id.
+    pub before: Option<i64>,
+    /// Rows wanted.
+    pub limit: Option<usize>,
+}
+
+/// One page of events.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct EventsResponse {
+    /// The newest first.
+    pub events: Vec<Event>,
+    /// The `before` of the next page.
+    pub next: Option<i64>,
+}
+
+/// One file explained.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Why {
+    /// The file with its copies.
+    pub entry: Entry,
+    /// Whether it is in danger, and why, in sentences.
+    pub findings: Vec<String>,
+    /// What happened to its object, the newest first.
+    pub events: Vec<Event>,
+}
+
+/// An actor as its supervisor sees it.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct ActorInfo {
+    /// Its name.
+    pub name: String,
+    /// `running`, `waiting`, `restarting`.
+    pub state: String,
+    /// When its last pass ended.
+    pub last_pass: Option<DateTime<Utc>>,
+    /// How long that took, in seconds.
+    pub last_pass_seconds: Option<f64>,
+    /// What the last pass did.
+    pub last_report: Option<String>,
+    /// The error of the last pass, if it failed.
+    pub last_error: Option<String>,
+    /// How often it was restarted.
+    pub restarts: u64,
+    /// What its last panic said.
+    pub last_panic: Option<String>,
+}
+
+/// All actors.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct ActorsResponse {
+    /// By name.
+    pub actors: Vec<ActorInfo>,
+}
+
+/// How repair goes on.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+pub struct RepairProgress {
+    /// Objects in the queue.
+    pub queued: u64,
+    /// Age of the oldest of them, in seconds.
+    pub oldest_seconds: f64,
+    /// Bytes that are still to be copied, as far as the queue knows.
+    pub bytes: u64,
+    /// Transfers under way (on the name server that acts).
+    pub in_flight: u64,
+    /// Objects that were repaired in each second of the last minute.
+    pub objects_per_second: f64,
+    /// At this rate the queue is empty after as many seconds.
+    pub seconds_left: Option<f64>,
+    /// Why no copying is started, if it is paused.
+    pub paused: Option<String>,
+    /// Objects that have failed again and again, the most endangered first; at most 20 are shown.
+    pub stuck: Vec<StuckObject>,
+}
+
+/// An object whose repair keeps failing.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct StuckObject {
+    /// The object.
+    #[schema(value_type = String)]
+    pub object: ObjectId,
+    /// The path at its commit.
+    pub label: String,
+    /// Copies that can be counted on.
+    pub copies: i32,
+    /// Tries so far.
+    pub attempts: i32,
+    /// Why the last one failed.
+    pub last_error: String,
+    /// When it is tried again.
+    pub next_attempt: DateTime<Utc>,
+}
+
+/// What hangs on one server alone.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct LossIfDied {
+    /// The server.
+    #[schema(value_type = String)]
+    pub server: ServerId,
+    /// Its name.
+    pub name: String,
+    /// Objects of which it has the only copy that can be counted on.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// How far the journal's copies are behind.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+pub struct JournalHealth {
+    /// All changes up to this one are on the required copies.
+    pub copied_version: Version,
+    /// Age of the oldest change that is not, in seconds.
+    pub lag_seconds: f64,
+}
+
+/// Asks for a check of the metadata against the inventories.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+pub struct FsckRequest {
+    /// Puts right what can be put right without a person.
+    #[serde(default)]
+    pub repair: bool,
+}
+
+/// What a check found.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+pub struct FsckReport {
+    /// Nothing is wrong, and every server could be asked.
+    pub clean: bool,
+    /// Storage servers whose inventories were compared.
+    pub servers_checked: u64,
+    /// Storage servers that could not be asked, and why.
+    pub servers_skipped: Vec<String>,
+    /// Entries that were looked at.
+    pub entries: u64,
+    /// Live objects that were looked at.
+    pub objects: u64,
+    /// Replicas that were looked at.
+    pub replicas: u64,
+    /// All findings.
+    pub findings_total: u64,
+    /// How many of them were put right or queued for repair.
+    pub repaired: u64,
+    /// The first thousand of them.
+    pub findings: Vec<Finding>,
+}
+
+/// One thing that is not as it should be.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Finding {
+    /// What sort of thing (`missing`, `unknown`, `wrong_content`, `under_replicated`, `unreferenced`, …).
+    pub kind: String,
+    /// The object, if it is about one.
+    #[schema(value_type = Option<String>)]
+    pub object: Option<ObjectId>,
+    /// The server's name, if it is about one.
+    pub server: Option<String>,
+    /// What is wrong.
+    pub detail: String,
+}
+
+/// Sets copies wanted.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct SetrepRequest {
+    /// A directory, with all that is below it, or a file.
+    #[schema(value_type = String)]
+    pub path: DfsPath,
+    /// Copies wanted.
+    pub copies: u32,
+}
+
+/// What setting the copies wanted did.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct SetrepResponse {
+    /// The last version.
+    pub version: Version,
+    /// Files whose number was changed; they are copied or trimmed in the background.
+    pub files: u64,
+}
+
+/// Starts a restore.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+pub struct RestoreRequest {
+    /// Storage servers (names or ids) that are known to be absent and shall not be waited for.
+    #[serde(default)]
+    pub without: Vec<String>,
+    /// Goes on although the journal's copies lack changes, which are lost then.
+    #[serde(default)]
+    pub accept_gap: bool,
+    /// Copies wanted of files when no journal is left that tells.
+    #[serde(default)]
+    pub replicas: Option<u32>,
+}
+
+/// How a restore goes on, and what it found.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+pub struct RestoreStatus {
+    /// `none`, `running`, `done` or `failed`.
+    pub state: String,
+    /// What it is doing, or did last.
+    pub step: String,
+    /// When it was started.
+    pub started: Option<DateTime<Utc>>,
+    /// When it ended.
+    pub ended: Option<DateTime<Utc>>,
+    /// Why it failed, and what to do.
+    pub error: Option<String>,
+    /// Where the metadata came from: `journal`, `forward` (a database that was rolled back) or `labels`.
+    pub source: String,
+    /// The newest version that the journal's copies have.
+    pub journal_version: Version,
+    /// The epoch that the restore raised the cluster to.
+    pub epoch: i64,
+    /// Storage servers that took part.
+    pub servers: Vec<String>,
+    /// Storage servers that were left out by name.
+    pub without: Vec<String>,
+    /// Files in the namespace.
+    pub files: u64,
+    /// Directories.
+    pub directories: u64,
+    /// Replicas that were found and counted.
+    pub replicas: u64,
+    /// Committed files that the journal had not reached; they are back under the paths of their commits.
+    pub tail: u64,
+    /// Paths or rows of which there were several versions, and which one was taken; the first thousand.
+    pub conflicts: Vec<String>,
+    /// Files of which no copy was found; the first thousand.
+    pub losses: Vec<String>,
+    /// Copies whose commit nobody has heard of; they are kept aside. The first thousand.
+    pub doubts: Vec<String>,
+    /// How many conflicts, losses and doubts there are in all.
+    pub conflicts_total: u64,
+    /// See `conflicts_total`.
+    pub losses_total: u64,
+    /// See `conflicts_total`.
+    pub doubts_total: u64,
+}
+
+/// A storage server tells of copies whose bytes are not what they should be.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct CorruptRequest {
+    /// The sender.
+    #[schema(value_type = String)]
+    pub server: ServerId,
+    /// The copies.
+    pub replicas: Vec<CorruptReplica>,
+}
+
+/// A copy whose bytes are wrong or gone.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct CorruptReplica {
+    /// The object.
+    #[schema(value_type = String)]
+    pub object: ObjectId,
+    /// The copy.
+    #[schema(value_type = String)]
+    pub generation: super::Generation,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+/// The answer to [`CorruptRequest`].
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct CorruptResponse {
+    /// For each copy, in order.
+    pub fates: Vec<CorruptFate>,
+}
+
+/// What to do with a corrupt copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CorruptFate {
+    /// Put it aside; it may be removed after a while, because there are good copies or nobody wants it.
+    Quarantine,
+    /// Put it aside and never remove it: it is the last copy of a live object, and a person may save parts of it.
+    QuarantineForGood,
+    /// Leave it where it is and ask again: the name server cannot decide now.
+    Wait,
+}
