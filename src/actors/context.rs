@@ -1,19 +1,19 @@
 //! What the name server's actors and endpoints work with.
 
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
 use uuid::Uuid;
 
+use super::standing::Standing;
 use crate::client::StorageClient;
-use crate::client::http::Membership;
 use crate::db::change::{Changes, ReleaseTimes};
 use crate::db::server::{ServerView, server_views};
-use crate::db::{Db, Step};
+use crate::db::{AnyConnection, Db, Step, cluster, lease};
 use crate::security::Signer;
 use crate::types::api::{AdminState, Health};
-use crate::types::{Result, Version};
+use crate::types::{Error, Result, Version};
 
 /// How old the view of the servers may be.
 const SERVERS_TTL: Duration = Duration::from_millis(500);
@@ -36,6 +36,16 @@ pub struct Settings {
     pub down_after: TimeDelta,
     /// How long an object may be short of copies before it is repaired.
     pub repair_delay: TimeDelta,
+    /// When a larger share of the servers is down, nothing is copied: the trouble is somewhere else.
+    pub mass_down_share: f64,
+    /// Transfers of repair at the same time, in all and of one server.
+    pub repair_transfers: (usize, usize),
+    /// Bytes that repair may copy each second; 0 for as many as it can.
+    pub repair_bytes_per_second: u64,
+    /// Copies of the journal.
+    pub journal_copies: usize,
+    /// How long the journal is kept in the database once it is on its copies.
+    pub journal_keep: TimeDelta,
 }
 
 /// The slowest upload that its ticket outlives, in bytes a second.
@@ -75,25 +85,65 @@ pub struct Context {
     pub signer: Signer,
     /// What an operator set.
     pub settings: Arc<Settings>,
-    membership: Arc<RwLock<(Uuid, i64)>>,
+    /// Cluster, epoch, lease.
+    pub standing: Standing,
     servers: Arc<Mutex<Option<Seen>>>,
 }
 
 impl Context {
-    /// A context over its parts; `membership` is shared with the credentials inside `storage`.
-    pub fn new(
-        db: Db,
-        storage: StorageClient,
-        signer: Signer,
-        settings: Settings,
-        membership: Arc<RwLock<(Uuid, i64)>>,
-    ) -> Self {
-        Self { db, storage, signer, settings: Arc::new(settings), membership, servers: Arc::default() }
+    /// A context over its parts; `standing` is shared with the credentials inside `storage`.
+    pub fn new(db: Db, storage: StorageClient, signer: Signer, settings: Settings, standing: Standing) -> Self {
+        Self { db, storage, signer, settings: Arc::new(settings), standing, servers: Arc::default() }
     }
 
     /// The cluster and its epoch.
     pub fn membership(&self) -> (Uuid, i64) {
-        *self.membership.read().unwrap_or_else(PoisonError::into_inner)
+        self.standing.membership()
+    }
+
+    /// A transaction of an acting actor, in any mode: refused unless the lease is held until its end.
+    pub async fn lead<T, F>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut AnyConnection) -> Step<T> + Send + 'static,
+    {
+        let held =
+            self.standing.held().ok_or_else(|| Error::unavailable("this name server does not hold the lease"))?;
+        let holder = self.standing.holder.to_string();
+        self.db
+            .write(move |connection| {
+                lease::hold(connection, &holder, held.term)?;
+                work(connection)
+            })
+            .await
+    }
+
+    /// A transaction of an acting actor: refused unless the lease is held and the cluster takes changes.
+    pub async fn act<T, F>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut AnyConnection) -> Step<T> + Send + 'static,
+    {
+        self.lead(move |connection| {
+            cluster::require_normal(connection)?;
+            work(connection)
+        })
+        .await
+    }
+
+    /// A journaled transaction of an acting actor.
+    pub async fn act_change<T, F>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Changes<'_>) -> Step<T> + Send + 'static,
+    {
+        self.lead(move |connection| {
+            let mut changes = Changes::begin(connection)?;
+            let answer = work(&mut changes)?;
+            changes.finish()?;
+            Ok(answer)
+        })
+        .await
     }
 
     /// A journaled transaction of a single change. Answers its version too.
@@ -132,16 +182,7 @@ impl Context {
 
 /// Whether a server may get new copies.
 pub fn takes_files(server: &ServerView) -> bool {
-    server.health == Health::Live && server.admin_state == AdminState::InService
-}
-
-/// The membership as a client's credentials want it.
-pub fn membership_of(shared: &Arc<RwLock<(Uuid, i64)>>) -> Membership {
-    let shared = shared.clone();
-    Arc::new(move || {
-        let (cluster, epoch) = *shared.read().unwrap_or_else(PoisonError::into_inner);
-        (Some(cluster), epoch)
-    })
+    server.health == Health::Live && server.admin_state == AdminState::InService && !server.is_syncing()
 }
 
 #[cfg(test)]
@@ -158,6 +199,11 @@ mod tests {
             health_interval: Duration::from_secs(2),
             down_after: TimeDelta::seconds(6),
             repair_delay: TimeDelta::seconds(30),
+            mass_down_share: 0.5,
+            repair_transfers: (64, 16),
+            repair_bytes_per_second: 0,
+            journal_copies: 3,
+            journal_keep: TimeDelta::days(7),
         };
         assert_eq!(settings.upload_ttl_of(Some(0)), TimeDelta::hours(1));
         assert_eq!(settings.upload_ttl_of(Some(1 << 30)), TimeDelta::hours(1) + TimeDelta::seconds(4_096));

@@ -11,7 +11,7 @@ use super::context::Context;
 use super::pass::{PassReport, Timing, Work};
 use crate::db::rows::{EventRow, ServerHealthRow};
 use crate::db::server::{ServerView, health_word};
-use crate::db::{dialect, events, health};
+use crate::db::{events, health};
 use crate::decisions::health::{Watched, after_check, round_counts};
 use crate::types::api::Health;
 use crate::types::storage_api::StorageStatus;
@@ -29,6 +29,8 @@ pub struct CheckServers {
 }
 
 struct Memory {
+    /// The term of the lease under which this was seen; a new holder of the lease begins anew.
+    term: i64,
     /// Times are this instant's wall clock plus what a monotonic clock says, so that they never jump.
     started: (Time, Instant),
     /// When the round before ended.
@@ -37,6 +39,13 @@ struct Memory {
 }
 
 impl Memory {
+    fn begin(&mut self, term: i64) {
+        if self.term != term {
+            (self.term, self.last_round) = (term, None);
+            self.watched.clear();
+        }
+    }
+
     fn now(&self) -> Time {
         self.started.0 + TimeDelta::from_std(self.started.1.elapsed()).unwrap_or_default()
     }
@@ -45,7 +54,8 @@ impl Memory {
 impl CheckServers {
     /// With an empty memory: the health that the database has counts.
     pub fn new(context: Context) -> Self {
-        let memory = Memory { started: (Utc::now(), Instant::now()), last_round: None, watched: HashMap::new() };
+        let memory =
+            Memory { term: 0, started: (Utc::now(), Instant::now()), last_round: None, watched: HashMap::new() };
         Self { context, memory: Arc::new(Mutex::new(memory)) }
     }
 
@@ -68,6 +78,8 @@ enum Found {
 }
 
 async fn round(context: Context, memory: Arc<Mutex<Memory>>) -> Result<PassReport> {
+    let Some(held) = context.standing.held() else { return Ok(PassReport::standby()) };
+    memory.lock().unwrap_or_else(PoisonError::into_inner).begin(held.term);
     let late = started_late(&context, &memory);
     let servers = context.fresh_servers().await?;
     let timeout = context.settings.health_interval.min(CHECK_TIMEOUT_MAX);
@@ -81,15 +93,7 @@ async fn round(context: Context, memory: Arc<Mutex<Memory>>) -> Result<PassRepor
         for event in rows.iter().filter_map(|(_, event)| event.as_ref()) {
             log::warn!("{}", event.detail);
         }
-        context
-            .db
-            .write(move |connection| {
-                let (rows, events): (Vec<_>, Vec<_>) = rows.into_iter().unzip();
-                health::save(connection, &rows)?;
-                dialect::insert_events(connection, &events.into_iter().flatten().collect::<Vec<_>>())?;
-                Ok(())
-            })
-            .await?;
+        context.lead(move |connection| health::save(connection, &rows)).await?;
         context.fresh_servers().await?;
         report.counts.push(("rows written", written));
     }
@@ -162,13 +166,16 @@ fn row(
     let before = server.checked.as_ref()?;
     let changed = server.health != health;
     let mut row = ServerHealthRow { health: health_word(health).into(), ..before.clone() };
-    if changed {
-        row.since = now;
+    if health == Health::Down {
+        row.synced_boot.clear();
     }
     match found {
         Found::Answered(status) => {
             row.reason = None;
-            row.boot_id = status.boot_id.to_string();
+            if row.boot_id != status.boot_id.to_string() {
+                // It was started again; its registration, which notes the new boot, is on its way.
+                row.synced_boot.clear();
+            }
             row.capacity_bytes = status.capacity_bytes as i64;
             row.free_bytes = status.free_bytes as i64;
             row.last_seen = Some(now);
@@ -177,7 +184,7 @@ fn row(
     }
     let stale = row.last_seen.zip(before.last_seen).is_none_or(|(new, old)| new - old >= REFRESH);
     if !changed
-        && row.boot_id == before.boot_id
+        && row.synced_boot == before.synced_boot
         && row.reason == before.reason
         && !(stale && row.last_seen != before.last_seen)
     {

@@ -8,12 +8,18 @@ pub mod batch;
 pub mod board;
 pub mod context;
 pub mod health_monitor;
+pub mod lease_keeper;
 pub mod metadata_writer;
 pub mod pass;
 pub mod reaper;
+pub mod replication_manager;
+pub mod standing;
 pub mod supervisor;
+pub mod sync_actor;
+pub mod transfers;
 
 pub use batch::Batcher;
 pub use board::Board;
 pub use pass::{PassActor, PassReport};
+pub use standing::Standing;
 pub use supervisor::{Handle, Supervisor};

@@ -37,6 +37,9 @@ impl Work for Reap {
 }
 
 async fn pass(context: Context) -> Result<PassReport> {
+    if context.standing.held().is_none() {
+        return Ok(PassReport::standby());
+    }
     let servers = context.servers().await?;
     let live = servers.iter().filter(|server| server.health == Health::Live);
     let sent = join_all(live.map(|server| delete_on(&context, server))).await;
@@ -68,7 +71,7 @@ async fn delete_on(context: &Context, server: &ServerView) -> Result<usize> {
     let request = DeleteRequest { replicas: rows.iter().map(key).collect(), quarantine: None };
     context.storage.delete(&server.row.url, &request).await.map_err(|error| error.context(&server.row.name))?;
     let count = rows.len();
-    context.db.write(move |connection| outbox::complete(connection, &rows)).await?;
+    context.act(move |connection| outbox::complete(connection, &rows)).await?;
     Ok(count)
 }
 
@@ -81,14 +84,14 @@ async fn clean(context: &Context, report: &mut PassReport) -> Result<(), Error> 
     let times = context.settings.release_times();
     let (mut entries, mut objects) = (0, 0);
     for batch in 0..BATCHES_MAX {
-        let (count, _) = context.change(move |changes| empty_detached(changes, &times)).await?;
+        let count = context.act_change(move |changes| empty_detached(changes, &times)).await?;
         entries += count;
         report.more |= batch + 1 == BATCHES_MAX && count > 0;
         if count == 0 {
             break;
         }
     }
-    let (count, _) = context.change(forget_objects).await?;
+    let count = context.act_change(forget_objects).await?;
     objects += count;
     report.more |= count as i64 == reap::BATCH_ROWS;
     report.counts.extend([("entries removed", entries), ("dead objects forgotten", objects)]);

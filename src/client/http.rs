@@ -25,6 +25,17 @@ const CREDENTIAL_TTL: TimeDelta = TimeDelta::minutes(5);
 /// Gives the cluster and epoch that requests are sent under; both may change while the program runs.
 pub type Membership = Arc<dyn Fn() -> (Option<uuid::Uuid>, i64) + Send + Sync>;
 
+/// What a name server's request is signed for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SignedAs {
+    /// The cluster.
+    pub cluster: uuid::Uuid,
+    /// Its epoch.
+    pub epoch: i64,
+    /// The lease's term; 0 when the sender does not hold it.
+    pub term: i64,
+}
+
 /// Who a client is.
 #[derive(Clone)]
 pub enum Credentials {
@@ -41,6 +52,13 @@ pub enum Credentials {
         /// Under which cluster and epoch.
         membership: Membership,
     },
+    /// A name server, which signs each request as what it is at that moment.
+    NameServer {
+        /// Signs.
+        signer: Signer,
+        /// Under which cluster, epoch and term.
+        standing: Arc<dyn Fn() -> SignedAs + Send + Sync>,
+    },
 }
 
 impl Credentials {
@@ -51,12 +69,19 @@ impl Credentials {
             Self::Token(token) => Some(format!("Bearer {token}")),
             Self::Server { signer, sender, membership } => {
                 let (cluster, epoch) = membership();
-                let expires = chrono::Utc::now() + CREDENTIAL_TTL;
-                let credential = ServerCredential { sender: sender.clone(), expires };
-                Some(format!("Holdfast {}", signer.sign(cluster, epoch, &credential)?))
+                Some(signature(signer, cluster, epoch, sender.clone())?)
+            }
+            Self::NameServer { signer, standing } => {
+                let SignedAs { cluster, epoch, term } = standing();
+                Some(signature(signer, Some(cluster), epoch, Sender::NameServer { term })?)
             }
         })
     }
+}
+
+fn signature(signer: &Signer, cluster: Option<uuid::Uuid>, epoch: i64, sender: Sender) -> Result<String> {
+    let expires = chrono::Utc::now() + CREDENTIAL_TTL;
+    Ok(format!("Holdfast {}", signer.sign(cluster, epoch, &ServerCredential { sender, expires })?))
 }
 
 impl fmt::Debug for Credentials {
@@ -65,6 +90,7 @@ impl fmt::Debug for Credentials {
             Self::None => "Credentials::None",
             Self::Token(_) => "Credentials::Token(…)",
             Self::Server { .. } => "Credentials::Server(…)",
+            Self::NameServer { .. } => "Credentials::NameServer(…)",
         })
     }
 }

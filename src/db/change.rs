@@ -32,8 +32,7 @@ impl<'c> Changes<'c> {
     pub fn begin(connection: &'c mut AnyConnection) -> Step<Self> {
         let cluster = dialect::lock_cluster(connection)?;
         if cluster.mode != "normal" {
-            let reason = cluster.mode_reason.as_deref().unwrap_or("no reason was noted");
-            return Err(Error::new(ErrorCode::ReadOnly, format!("the cluster takes no changes now: {reason}")).into());
+            return Err(Error::new(ErrorCode::ReadOnly, super::cluster::refusal(cluster.mode_reason.as_deref())).into());
         }
         let now = dialect::clock(connection)?.max(cluster.clock_floor);
         Ok(Self { connection, now, cluster, journal: Vec::new(), item_rows: 0 })

@@ -4,6 +4,7 @@ use diesel::prelude::*;
 
 use super::connection::AnyConnection;
 use super::dialect;
+use super::error::Step;
 use super::rows::{ClusterRow, utc};
 use super::schema::cluster::dsl;
 use crate::types::{Error, Result, Time, Version};
@@ -13,6 +14,8 @@ use crate::types::{Error, Result, Time, Version};
 pub struct ClusterState {
     /// The cluster's UUID.
     pub cluster: uuid::Uuid,
+    /// The branch of history.
+    pub history: uuid::Uuid,
     /// Raised by every restore.
     pub epoch: i64,
     /// `normal`, `read_only` or `restoring`.
@@ -21,6 +24,10 @@ pub struct ClusterState {
     pub mode_reason: Option<String>,
     /// The newest change.
     pub version: Version,
+    /// The tip after it.
+    pub tip: Vec<u8>,
+    /// Changes up to this one are on the required copies of the journal.
+    pub journal_copied: Version,
     /// The database's time, never before the stored floor.
     pub now: Time,
 }
@@ -29,16 +36,48 @@ pub struct ClusterState {
 pub fn state(connection: &mut AnyConnection) -> Result<ClusterState> {
     let row: ClusterRow = dsl::cluster.select(ClusterRow::as_select()).first(connection)?;
     let now = dialect::clock(connection)?.max(row.clock_floor);
-    let cluster = row
-        .cluster_id
-        .parse()
-        .map_err(|error| Error::internal("the cluster's id in the database is no UUID").with_source(error))?;
+    let id = |text: &str, what: &str| -> Result<uuid::Uuid> {
+        text.parse().map_err(|error: uuid::Error| {
+            Error::internal(format!("the {what}'s id in the database is no UUID")).with_source(error)
+        })
+    };
     Ok(ClusterState {
-        cluster,
+        cluster: id(&row.cluster_id, "cluster")?,
+        history: id(&row.history_id, "history")?,
         epoch: row.epoch,
         mode: row.mode,
         mode_reason: row.mode_reason,
         version: row.last_version,
+        tip: row.tip,
+        journal_copied: row.journal_copied,
         now: utc(now),
     })
+}
+
+/// Refuses unless the cluster takes changes. Rule 5: a database that has forgotten something must not destroy
+/// the evidence, so nothing is decided, deleted or repaired in any other mode either.
+pub fn require_normal(connection: &mut AnyConnection) -> Step<()> {
+    let (mode, reason): (String, Option<String>) =
+        dsl::cluster.select((dsl::mode, dsl::mode_reason)).first(connection)?;
+    if mode == "normal" {
+        return Ok(());
+    }
+    Err(Error::new(crate::types::ErrorCode::ReadOnly, refusal(reason.as_deref())).into())
+}
+
+/// Why changes are refused.
+pub fn refusal(reason: Option<&str>) -> String {
+    format!("the cluster takes no changes now: {}", reason.unwrap_or("no reason was noted"))
+}
+
+/// Stops all changes: from `normal` to `read_only`. Answers whether that is new.
+pub fn protect(connection: &mut AnyConnection, reason: &str) -> Step<bool> {
+    let cluster = dialect::lock_cluster(connection)?;
+    if cluster.mode != "normal" {
+        return Ok(false);
+    }
+    diesel::update(dsl::cluster).set((dsl::mode.eq("read_only"), dsl::mode_reason.eq(reason))).execute(connection)?;
+    let now = dialect::clock(connection)?;
+    dialect::insert_events(connection, &[super::events::row(now, "read_only", reason.into())])?;
+    Ok(true)
 }

@@ -16,7 +16,7 @@ use super::rows::*;
 use super::tree::{self, Walk};
 use super::{dialect, namespace, schema};
 use crate::security::WriteTicket;
-use crate::types::api::{Committed, Condition};
+use crate::types::api::{AdminState, Committed, Condition};
 use crate::types::{DfsPath, EntryId, Error, ErrorCode, ObjectId, ServerId, Sha256};
 
 /// One fsynced upload; its ticket's signature, cluster and epoch have been checked.
@@ -61,7 +61,8 @@ pub fn commit(
         }
     }
     let existing = load_entries(changes, uploads, &parents)?;
-    let mut new = NewRows { repair_delay, ..NewRows::default() };
+    let states = super::server::admin_states(changes.connection)?;
+    let mut new = NewRows { repair_delay, states, ..NewRows::default() };
     let mut outcomes = Vec::with_capacity(uploads.len());
     for upload in uploads {
         let outcome = match known.get(&upload.ticket.object.0) {
@@ -122,6 +123,8 @@ struct NewRows {
     repairs: Vec<RepairRow>,
     replaced: Vec<i64>,
     repair_delay: TimeDelta,
+    /// The servers' administrative states.
+    states: HashMap<i64, AdminState>,
 }
 
 impl NewRows {
@@ -141,6 +144,7 @@ impl NewRows {
     }
 
     fn add_replicas(&mut self, changes: &Changes<'_>, upload: &Upload) {
+        let holders = self.counted(upload);
         let row = |holder: &ServerId| ReplicaRow {
             object: upload.ticket.object.0,
             server: holder.0,
@@ -149,7 +153,18 @@ impl NewRows {
             created: changes.now,
             verified: Some(changes.now),
         };
-        self.replicas.extend(upload.holders.iter().map(row));
+        self.replicas.extend(holders.iter().map(row));
+    }
+
+    /// Holders that count. A server may have been drained or removed since the ticket was made: whoever drained it
+    /// was told that nothing is on it any more, and may have switched it off.
+    fn counted(&self, upload: &Upload) -> Vec<ServerId> {
+        let stays = |holder: &&ServerId| self.states.get(&holder.0).is_some_and(|state| *state != AdminState::Drained);
+        upload.holders.iter().filter(stays).copied().collect()
+    }
+
+    fn in_service(&self, holders: &[ServerId]) -> usize {
+        holders.iter().filter(|holder| self.states.get(&holder.0) == Some(&AdminState::InService)).count()
     }
 }
 
@@ -195,9 +210,11 @@ fn fresh(
     if ticket.expires.naive_utc() < changes.now || upload.epoch != changes.epoch() {
         return Err(ticket_expired().into());
     }
-    let holders = upload.holders.len() as u32;
+    let counted = new.counted(upload);
+    let holders = counted.len() as u32;
     if holders < ticket.min_write_copies {
-        let message = format!("{holders} of {} needed copies are fsynced", ticket.min_write_copies);
+        let message =
+            format!("{holders} of {} needed copies are fsynced on servers in service", ticket.min_write_copies);
         return Err(Error::new(ErrorCode::NotEnoughServers, message).into());
     }
     let Some((parent_path, name)) = ticket.path.split() else {
@@ -229,12 +246,15 @@ fn fresh(
     changes.record("objects", object.id, Some(&object))?;
     write_entry(changes, &parent, name, target, &object, new)?;
     new.add_replicas(changes, upload);
-    if (holders as i32) < parent.copies_wanted {
+    let staying = new.in_service(&counted) as i32;
+    if staying < parent.copies_wanted {
+        // A server that drains will not come back; one that was missed may, within the delay.
+        let delay = if staying < holders as i32 { TimeDelta::zero() } else { new.repair_delay };
         new.repairs.push(RepairRow {
             object: object.id,
-            copies: holders as i32,
+            copies: staying,
             queued: changes.now,
-            next_attempt: changes.now + new.repair_delay,
+            next_attempt: changes.now + delay,
             attempts: 0,
             last_error: None,
         });

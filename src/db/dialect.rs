@@ -117,6 +117,32 @@ pub fn lock_objects(connection: &mut AnyConnection, ids: &[i64]) -> QueryResult<
     Ok(())
 }
 
+/// Locks a lease so that nobody else can hold a share of it, until the end of the transaction.
+pub fn lock_lease(connection: &mut AnyConnection, name: &str) -> QueryResult<Option<LeaseRow>> {
+    use schema::leases::dsl;
+    match connection {
+        AnyConnection::Postgres(connection) => {
+            dsl::leases.find(name).select(LeaseRow::as_select()).for_update().first(connection).optional()
+        }
+        AnyConnection::Sqlite(connection) => {
+            dsl::leases.find(name).select(LeaseRow::as_select()).first(connection).optional()
+        }
+    }
+}
+
+/// Holds a share of a lease until the end of the transaction: it can be renewed meanwhile, not taken over.
+pub fn share_lease(connection: &mut AnyConnection, name: &str) -> QueryResult<Option<LeaseRow>> {
+    use schema::leases::dsl;
+    match connection {
+        AnyConnection::Postgres(connection) => {
+            dsl::leases.find(name).select(LeaseRow::as_select()).for_key_share().first(connection).optional()
+        }
+        AnyConnection::Sqlite(connection) => {
+            dsl::leases.find(name).select(LeaseRow::as_select()).first(connection).optional()
+        }
+    }
+}
+
 /// The database's clock, in UTC: it moves on inside a transaction.
 pub fn clock(connection: &mut AnyConnection) -> QueryResult<NaiveDateTime> {
     match connection {

@@ -1,6 +1,15 @@
 //! Journal rows and the chain of hashes over them.
 
+use diesel::prelude::*;
 use sha2::{Digest, Sha256};
+
+use super::connection::AnyConnection;
+use super::schema::journal::dsl;
+
+/// The tip after a version, while the journal has it.
+pub fn tip_at(connection: &mut AnyConnection, version: i64) -> QueryResult<Option<Vec<u8>>> {
+    dsl::journal.filter(dsl::version.eq(version)).order(dsl::seq.desc()).select(dsl::tip).first(connection).optional()
+}
 
 /// The tip after one more changed row: SHA-256 over the tip before, the row's place and its text. Each
 /// text is preceded by its length, so that no two different rows hash the same bytes.

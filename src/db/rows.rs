@@ -155,6 +155,15 @@ pub struct JournalRow {
     pub created: NaiveDateTime,
 }
 
+#[derive(Debug, Clone, PartialEq, Queryable, Selectable, Insertable)]
+#[diesel(table_name = leases)]
+pub struct LeaseRow {
+    pub name: String,
+    pub holder: String,
+    pub term: i64,
+    pub expires: NaiveDateTime,
+}
+
 #[derive(Debug, Clone, PartialEq, Queryable, Selectable, Insertable, Serialize, Deserialize)]
 #[diesel(table_name = tokens, treat_none_as_default_value = false)]
 pub struct TokenRow {

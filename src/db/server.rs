@@ -88,6 +88,36 @@ pub fn server_views(connection: &mut AnyConnection) -> QueryResult<Vec<ServerVie
     Ok(rows.into_iter().map(view).collect())
 }
 
+/// The administrative state of each server.
+pub fn admin_states(connection: &mut AnyConnection) -> QueryResult<HashMap<i64, AdminState>> {
+    let rows: Vec<(i64, String)> = servers::table.select((servers::id, servers::admin_state)).load(connection)?;
+    Ok(rows.into_iter().map(|(id, word)| (id, admin_state_of(&word))).collect())
+}
+
+/// What keeps a draining server from being drained: replicas listed on it, and deletions that it still has to do.
+pub fn holds(connection: &mut AnyConnection, id: i64) -> QueryResult<(i64, i64)> {
+    let listed = replicas::table.filter(replicas::server.eq(id)).count().get_result(connection)?;
+    let deletions = outbox::table.filter(outbox::server.eq(id)).count().get_result(connection)?;
+    Ok((listed, deletions))
+}
+
+/// Notes that nothing is left on a draining server. Answers whether it is drained now.
+pub fn drained(changes: &mut Changes<'_>, id: i64) -> Step<bool> {
+    let row = require(changes, ServerId(id))?;
+    let (listed, deletions) = holds(changes.connection, id)?;
+    let dead: Option<String> =
+        server_health::table.find(id).select(server_health::health).first(changes.connection).optional()?;
+    let deletions = if dead.as_deref() == Some("down") { 0 } else { deletions };
+    if row.admin_state != "draining" || listed + deletions > 0 {
+        return Ok(false);
+    }
+    set_admin_state(changes, ServerId(id), AdminState::Drained)?;
+    let detail = format!("{} is drained: nothing needs it any more", row.name);
+    let event = super::events::row(changes.now, "server_drained", detail);
+    super::dialect::insert_events(changes.connection, &[EventRow { server: Some(id), ..event }])?;
+    Ok(true)
+}
+
 /// How many replicas the metadata lists on each server.
 pub fn replica_counts(connection: &mut AnyConnection) -> QueryResult<HashMap<i64, i64>> {
     let rows: Vec<(i64, i64)> = replicas::table
@@ -208,7 +238,10 @@ pub fn remove(changes: &mut Changes<'_>, id: ServerId) -> Step<()> {
     let row = require(changes, id)?;
     let held: i64 = replicas::table.filter(replicas::server.eq(id.0)).count().get_result(changes.connection)?;
     if held > 0 {
-        let message = format!("{} still holds {held} replicas; drain it first, and wait until it holds none", row.name);
+        let message = format!(
+            "{} still has {held} replicas; drain it first (one that is dead too), and wait until it has none",
+            row.name
+        );
         return Err(Error::new(ErrorCode::PreconditionFailed, message).into());
     }
     let health: Option<String> =

@@ -2,3 +2,5 @@
 
 pub mod health;
 pub mod placement;
+pub mod repair;
+pub mod sync;

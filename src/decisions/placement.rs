@@ -55,6 +55,24 @@ pub fn choose(candidates: &[Candidate], wanted: &Wanted, random: &mut impl Rng) 
     Ok(chosen.into_iter().map(|candidate| candidate.server).collect())
 }
 
+/// One more server beside those that have copies already, or `None` when none is allowed and has room.
+pub fn choose_one_more(
+    candidates: &[Candidate],
+    beside: &[Candidate],
+    size: u64,
+    allow_same_host: bool,
+    random: &mut impl Rng,
+) -> Option<ServerId> {
+    let wanted = Wanted { copies: 1, copies_min: 1, size, allow_same_host };
+    let beside: Vec<&Candidate> = beside.iter().collect();
+    let open: Vec<&Candidate> =
+        candidates.iter().filter(|candidate| candidate.free_bytes >= size.saturating_add(MARGIN_BYTES)).collect();
+    let best_rank = open.iter().filter_map(|candidate| rank(candidate, &beside, &wanted)).min()?;
+    let equals: Vec<usize> =
+        (0..open.len()).filter(|index| rank(open[*index], &beside, &wanted) == Some(best_rank)).collect();
+    Some(open[weighted(&equals, &open, random)].server)
+}
+
 /// How undesirable a candidate is beside those chosen; `None` when it is not allowed.
 fn rank(candidate: &Candidate, chosen: &[&Candidate], wanted: &Wanted) -> Option<(bool, bool)> {
     let same_host = chosen.iter().any(|other| other.host == candidate.host);

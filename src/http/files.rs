@@ -73,8 +73,7 @@ fn refuse_unless_normal(state: &ClusterState) -> Result<()> {
     if state.mode == "normal" {
         return Ok(());
     }
-    let reason = state.mode_reason.as_deref().unwrap_or("no reason was noted");
-    Err(Error::new(ErrorCode::ReadOnly, format!("the cluster takes no changes now: {reason}")))
+    Err(Error::new(ErrorCode::ReadOnly, cluster::refusal(state.mode_reason.as_deref())))
 }
 
 /// Commits uploads; only storage servers call it. Each report has its own outcome.

@@ -6,6 +6,7 @@ use super::auth;
 use super::files::stat_path;
 use super::gauges::Gauges;
 use super::state::{App, Data};
+use crate::db::server::ServerView;
 use crate::db::{cluster, events as stored_events, report as counts};
 use crate::types::api::*;
 use crate::types::limits::LIST_PAGE_ROWS_MAX;
@@ -20,7 +21,8 @@ const EVENTS_DEFAULT: usize = 50;
 #[get("/status")]
 pub async fn status(app: Data) -> Result<HttpResponse> {
     let state = app.context.db.read(cluster::state).await?;
-    let live = app.context.servers().await?.iter().filter(|server| server.health == Health::Live).count();
+    let ready = |server: &&ServerView| server.health == Health::Live && !server.is_syncing();
+    let live = app.context.servers().await?.iter().filter(ready).count();
     Ok(HttpResponse::Ok().json(NameServerStatus {
         status: "ok".into(),
         program_version: env!("CARGO_PKG_VERSION").into(),

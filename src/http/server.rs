@@ -1,7 +1,6 @@
 //! The name server: options, start, end.
 
 use std::path::PathBuf;
-use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use actix_web::{App as WebApp, middleware, web};
@@ -11,14 +10,17 @@ use structopt::StructOpt;
 use super::gauges::Gauges;
 use super::routes;
 use super::state::App;
-use crate::actors::context::{Context, Settings, membership_of};
+use crate::actors::context::{Context, Settings};
 use crate::actors::health_monitor::CheckServers;
+use crate::actors::lease_keeper::KeepLease;
 use crate::actors::metadata_writer::WriteChanges;
 use crate::actors::reaper::Reap;
-use crate::actors::{Batcher, Board, PassActor, Supervisor};
+use crate::actors::replication_manager::Replicate;
+use crate::actors::sync_actor::Sync;
+use crate::actors::transfers::Transfers;
+use crate::actors::{Batcher, Board, PassActor, Standing, Supervisor};
 use crate::client::{Credentials, HttpClient, StorageClient};
 use crate::db::{Db, cluster, migrate};
-use crate::security::ticket::Sender;
 use crate::security::{ClusterSecret, Signer};
 use crate::types::limits::REPLICATION_MAX;
 use crate::types::{Error, Result};
@@ -61,6 +63,24 @@ pub struct Options {
     /// Seconds that an object may be short of copies before it is repaired
     #[structopt(long, default_value = "30")]
     pub repair_delay: f64,
+    /// Nothing is copied while a larger share of the storage servers than this is down
+    #[structopt(long, default_value = "0.5")]
+    pub mass_down_share: f64,
+    /// Transfers of repair at the same time
+    #[structopt(long, default_value = "64")]
+    pub repair_transfers: usize,
+    /// Transfers of repair at the same time from or to one storage server
+    #[structopt(long, default_value = "16")]
+    pub repair_transfers_per_server: usize,
+    /// MiB that repair may copy each second [default: as many as it can]
+    #[structopt(long)]
+    pub repair_rate: Option<f64>,
+    /// Storage servers that keep a copy of the metadata's journal
+    #[structopt(long, default_value = "3")]
+    pub journal_copies: usize,
+    /// Days that the journal is kept in the database once it is on its copies
+    #[structopt(long, default_value = "7")]
+    pub journal_keep: f64,
     /// Seconds that a permission to upload is good for, beyond the time that its bytes need
     #[structopt(long, default_value = "3600")]
     pub upload_ttl: u32,
@@ -89,6 +109,10 @@ impl Options {
                 return Err(Error::invalid(format!("--{name} must be 1 to {REPLICATION_MAX}")));
             }
         }
+        let share = self.mass_down_share;
+        if !(0.0..=1.0).contains(&share) {
+            return Err(Error::invalid(format!("--mass-down-share {share} must be 0 to 1")));
+        }
         Ok(Settings {
             min_write_copies: self.min_write_copies,
             allow_same_host: self.allow_same_host,
@@ -97,6 +121,11 @@ impl Options {
             health_interval: seconds("health-interval", self.health_interval)?,
             down_after: delta(seconds("down-after", self.down_after)?),
             repair_delay: delta(seconds("repair-delay", self.repair_delay)?),
+            mass_down_share: share,
+            repair_transfers: (self.repair_transfers.max(1), self.repair_transfers_per_server.max(1)),
+            repair_bytes_per_second: self.repair_rate.map_or(0, |rate| (rate * f64::from(1 << 20)).max(1.0) as u64),
+            journal_copies: self.journal_copies.max(1),
+            journal_keep: TimeDelta::milliseconds((self.journal_keep.clamp(0.0, 36_500.0) * 86_400_000.0) as i64),
         })
     }
 }
@@ -113,22 +142,23 @@ pub async fn run(options: Options) -> Result<()> {
     let prepare = tokio::task::spawn_blocking(move || migrate::prepare(&url, initialize, &key, copies));
     prepare.await.map_err(|error| Error::internal("preparing the database panicked").with_source(error))??;
     let state = db.read(cluster::state).await?;
-    let membership = Arc::new(RwLock::new((state.cluster, state.epoch)));
+    let standing = Standing::new(state.cluster, state.epoch);
     let signer = Signer::new(secret);
-    let credentials = Credentials::Server {
-        signer: signer.clone(),
-        sender: Sender::NameServer { term: 0 },
-        membership: membership_of(&membership),
-    };
+    let credentials = Credentials::NameServer { signer: signer.clone(), standing: standing.signed_as() };
     let storage = StorageClient::new(HttpClient::new(options.ca_cert.as_deref())?, credentials);
-    let context = Context::new(db, storage, signer, settings, membership);
+    let context = Context::new(db, storage, signer, settings, standing);
     let (board, metrics) = (Board::default(), Metrics::new()?);
     let supervisor = Supervisor::new(board.clone());
     let writer = Batcher::supervise(&supervisor, &board, "MetadataWriter", WriteChanges { context: context.clone() });
     let timing = CheckServers::timing(context.settings.health_interval);
     let monitor =
         PassActor::supervise(&supervisor, &board, "HealthMonitor", timing, CheckServers::new(context.clone()));
+    PassActor::supervise(&supervisor, &board, "LeaseKeeper", KeepLease::TIMING, KeepLease::new(context.clone()));
+    PassActor::supervise(&supervisor, &board, "SyncActor", Sync::TIMING, Sync::new(context.clone()));
     PassActor::supervise(&supervisor, &board, "Reaper", Reap::TIMING, Reap { context: context.clone() });
+    let transfers = Transfers::default();
+    let work = Replicate::new(context.clone(), transfers.clone());
+    transfers.wakes(PassActor::supervise(&supervisor, &board, "ReplicationManager", Replicate::TIMING, work));
     let gauges = web::Data::new(Gauges::new(&metrics)?);
     log::info!("name server listens at {} for cluster {}", options.listen.local_url(&listener)?, state.cluster);
     let (app, metrics) = (web::Data::new(App::new(context, writer, monitor, board)), web::Data::new(metrics));

@@ -172,6 +172,11 @@ impl Shared {
         self.registered.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|at| at.elapsed() < time)
     }
 
+    /// Uploads under way.
+    pub fn uploads_under_way(&self) -> usize {
+        UPLOADS_MAX.saturating_sub(self.upload_permits.available_permits())
+    }
+
     /// Notes a registration.
     pub fn note_registration(&self) {
         *self.registered.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());

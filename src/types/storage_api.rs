@@ -36,6 +36,9 @@ pub struct StorageStatus {
     pub capacity_bytes: u64,
     /// Bytes that new objects may take.
     pub free_bytes: u64,
+    /// Uploads under way.
+    #[serde(default)]
+    pub uploads: u64,
     /// Replicas, pending ones included.
     pub objects: u64,
     /// Their bytes.

@@ -64,6 +64,7 @@ pub(super) async fn status(daemon: Daemon) -> Result<HttpResponse> {
         boot_id: daemon.identity.boot_id,
         capacity_bytes,
         free_bytes,
+        uploads: daemon.uploads_under_way() as u64,
         objects,
         bytes,
         program_version: env!("CARGO_PKG_VERSION").into(),

@@ -1,0 +1,108 @@
+//! The `LeaseKeeper`: holds the lease or waits for it, and watches that the database forgets nothing.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use chrono::TimeDelta;
+use futures_util::future::BoxFuture;
+
+use super::context::Context;
+use super::pass::{PassReport, Timing, Work};
+use super::standing::LEASE_TTL;
+use crate::db::cluster::{self, ClusterState};
+use crate::db::{dialect, events, journal, lease};
+use crate::types::{Result, Version};
+
+/// Taken off the time for which the lease is believed, for what a round trip and a scheduler may take.
+const CAUTION: Duration = Duration::from_secs(1);
+
+/// The work of the actor.
+pub struct KeepLease {
+    context: Context,
+    seen: Arc<Mutex<Option<Seen>>>,
+}
+
+/// The newest change that this process knows of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Seen {
+    history: uuid::Uuid,
+    version: Version,
+    tip: Vec<u8>,
+}
+
+impl KeepLease {
+    /// Renewed well within the time that it lasts.
+    pub const TIMING: Timing = Timing { interval: Duration::from_secs(1), deadline: Duration::from_secs(6) };
+
+    /// Without the lease.
+    pub fn new(context: Context) -> Self {
+        Self { context, seen: Arc::default() }
+    }
+}
+
+impl Work for KeepLease {
+    fn pass(&self) -> BoxFuture<'static, Result<PassReport>> {
+        Box::pin(pass(self.context.clone(), self.seen.clone()))
+    }
+}
+
+async fn pass(context: Context, seen: Arc<Mutex<Option<Seen>>>) -> Result<PassReport> {
+    let state = context.db.read(cluster::state).await?;
+    watch(&context, &seen, &state).await?;
+    context.standing.set_membership(state.cluster, state.epoch);
+    let asked = Instant::now();
+    let holder = context.standing.holder.to_string();
+    let ttl = TimeDelta::from_std(LEASE_TTL).unwrap_or(TimeDelta::seconds(8));
+    let term = context.db.write(move |connection| lease::acquire(connection, &holder, ttl)).await?;
+    match term {
+        Some(term) => {
+            if context.standing.took(term, asked + LEASE_TTL - CAUTION) {
+                announce(&context, term).await?;
+            }
+            Ok(PassReport { counts: vec![("holds the lease", 1), ("term", term as usize)], more: false })
+        }
+        None => {
+            if context.standing.lost() {
+                log::warn!("another name server holds the lease now; this one stands by");
+            }
+            Ok(PassReport::standby())
+        }
+    }
+}
+
+async fn announce(context: &Context, term: i64) -> Result<()> {
+    let detail = format!("a name server acts from now on, under term {term}");
+    log::info!("{detail} (this one)");
+    context
+        .lead(move |connection| {
+            let now = dialect::clock(connection)?;
+            dialect::insert_events(connection, &[events::row(now, "lease_taken", detail)])?;
+            Ok(())
+        })
+        .await
+}
+
+/// Rule 5: a database that has lost changes which this process has seen takes none until a person restores it.
+async fn watch(context: &Context, seen: &Mutex<Option<Seen>>, state: &ClusterState) -> Result<()> {
+    let now = Seen { history: state.history, version: state.version, tip: state.tip.clone() };
+    let before = seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    if let Some(before) = before.filter(|before| before.history == now.history && *before != now) {
+        let version = before.version;
+        let tip = context.db.read(move |connection| Ok(journal::tip_at(connection, version)?)).await?;
+        let differs = tip.is_some_and(|tip| tip != before.tip);
+        if now.version < before.version || differs {
+            let reason = format!(
+                "the database has lost changes: it is at version {}, and this name server has seen version {version}; \
+                 bring them back with `holdfast restore`",
+                now.version
+            );
+            if context.db.write(move |connection| cluster::protect(connection, &reason)).await? {
+                log::error!("the database has lost changes; the cluster is read-only now");
+            }
+            // What was seen stays: it is the evidence.
+            return Ok(());
+        }
+    }
+    *seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+    Ok(())
+}

@@ -1,0 +1,117 @@
+//! What this name server is at the moment: of which cluster and epoch, and whether it holds the lease.
+//!
+//! The lease is believed only as long as it certainly has not expired: its end is counted from before the
+//! request that renewed it, by a clock that never jumps. Whoever acts all the same, because it slept between
+//! looking and acting, is stopped by the database (which checks holder and term in each transaction) and by the
+//! storage servers (which persist the newest term).
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use uuid::Uuid;
+
+use crate::client::http::SignedAs;
+
+/// A lease that is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    /// Its number.
+    pub term: i64,
+    /// Since when this process has held it.
+    pub since: Instant,
+    /// Until when it is believed.
+    until: Instant,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Inner {
+    cluster: Uuid,
+    epoch: i64,
+    held: Option<Held>,
+}
+
+/// Shared by everything in the process. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Standing {
+    /// Names this process in the lease.
+    pub holder: Uuid,
+    inner: Arc<RwLock<Inner>>,
+}
+
+impl Standing {
+    /// Of a cluster and epoch, without the lease.
+    pub fn new(cluster: Uuid, epoch: i64) -> Self {
+        let inner = Inner { cluster, epoch, held: None };
+        Self { holder: Uuid::new_v4(), inner: Arc::new(RwLock::new(inner)) }
+    }
+
+    fn get(&self) -> Inner {
+        *self.inner.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Inner)) {
+        change(&mut self.inner.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// The cluster and its epoch.
+    pub fn membership(&self) -> (Uuid, i64) {
+        let inner = self.get();
+        (inner.cluster, inner.epoch)
+    }
+
+    /// Takes what the database says of the cluster.
+    pub fn set_membership(&self, cluster: Uuid, epoch: i64) {
+        self.change(|inner| (inner.cluster, inner.epoch) = (cluster, epoch));
+    }
+
+    /// The lease, while it is held for certain.
+    pub fn held(&self) -> Option<Held> {
+        self.get().held.filter(|held| Instant::now() < held.until)
+    }
+
+    /// Notes that the lease is held under `term` until `until`. Answers whether that is new.
+    pub fn took(&self, term: i64, until: Instant) -> bool {
+        let before = self.get().held.filter(|held| held.term == term);
+        let since = before.map_or_else(Instant::now, |held| held.since);
+        self.change(|inner| inner.held = Some(Held { term, since, until }));
+        before.is_none()
+    }
+
+    /// Notes that somebody else holds it. Answers whether that is new.
+    pub fn lost(&self) -> bool {
+        let before = self.get().held;
+        self.change(|inner| inner.held = None);
+        before.is_some()
+    }
+
+    /// How requests to storage servers are signed: always as what it is at that moment.
+    pub fn signed_as(&self) -> Arc<dyn Fn() -> SignedAs + Send + Sync> {
+        let standing = self.clone();
+        Arc::new(move || {
+            let inner = standing.get();
+            let term = standing.held().map_or(0, |held| held.term);
+            SignedAs { cluster: inner.cluster, epoch: inner.epoch, term }
+        })
+    }
+}
+
+/// How long a lease lasts without being renewed. Another name server acts at most this much, and one interval
+/// of its own, after the holder has died.
+pub const LEASE_TTL: Duration = Duration::from_secs(8);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_is_believed_until_its_end_and_signed_with() {
+        let standing = Standing::new(Uuid::new_v4(), 3);
+        assert!(standing.held().is_none() && standing.signed_as()().term == 0);
+        assert!(standing.took(7, Instant::now() + LEASE_TTL));
+        assert!(!standing.took(7, Instant::now() + LEASE_TTL), "a renewal is nothing new");
+        assert_eq!(standing.signed_as()().term, 7);
+        standing.took(7, Instant::now());
+        assert!(standing.held().is_none(), "it has ended");
+        assert!(standing.lost() && !standing.lost());
+    }
+}

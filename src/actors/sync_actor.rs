@@ -1,0 +1,186 @@
+//! The `SyncActor`: compares the inventory of a server that has returned with the metadata.
+//!
+//! A server is *syncing* from its start, or from the moment it was down, until that is done. The inventory is
+//! read in short pages; what a page lacks is asked for again before it counts as missing, because the copy may
+//! have come after the page. Pages are compared without locks, and each difference is decided again when it is
+//! applied.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::{BoxFuture, join_all};
+
+use super::context::Context;
+use super::pass::{PassReport, Timing, Work};
+use crate::db::server::ServerView;
+use crate::db::sync::{self, Applied, Differences, Page};
+use crate::types::api::Health;
+use crate::types::limits::INVENTORY_PAGE_ROWS_MAX;
+use crate::types::storage_api::{DeleteRequest, ReplicaKey};
+use crate::types::{Error, Result};
+
+/// Servers that are compared at the same time.
+const SERVERS_MAX: usize = 4;
+/// Pages of one server in one pass.
+const PAGES_MAX: usize = 50;
+
+/// The work of the actor.
+pub struct Sync {
+    context: Context,
+    cursors: Arc<Mutex<HashMap<i64, Cursor>>>,
+}
+
+/// How far a server's inventory has been compared. Lost with the process: then it begins anew.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Cursor {
+    boot: String,
+    after: Option<ReplicaKey>,
+    kept: usize,
+    adopted: usize,
+    deleted: usize,
+    missing: usize,
+    quarantined: usize,
+}
+
+impl Sync {
+    /// A pass each half second: a new server waits for it before it gets files.
+    pub const TIMING: Timing = Timing { interval: Duration::from_millis(500), deadline: Duration::from_secs(300) };
+
+    /// With nothing under way.
+    pub fn new(context: Context) -> Self {
+        Self { context, cursors: Arc::default() }
+    }
+}
+
+impl Work for Sync {
+    fn pass(&self) -> BoxFuture<'static, Result<PassReport>> {
+        Box::pin(pass(self.context.clone(), self.cursors.clone()))
+    }
+}
+
+async fn pass(context: Context, cursors: Arc<Mutex<HashMap<i64, Cursor>>>) -> Result<PassReport> {
+    if context.standing.held().is_none() {
+        cursors.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        return Ok(PassReport::standby());
+    }
+    let servers = context.servers().await?;
+    let syncing: Vec<&ServerView> = servers
+        .iter()
+        .filter(|server| server.health == Health::Live && server.is_syncing())
+        .take(SERVERS_MAX)
+        .collect();
+    if syncing.is_empty() {
+        return Ok(PassReport::default());
+    }
+    let outcomes = join_all(syncing.iter().map(|server| one(&context, &cursors, server))).await;
+    context.fresh_servers().await?;
+    let (mut report, mut failed) = (PassReport::default(), None);
+    for (server, outcome) in syncing.iter().zip(outcomes) {
+        match outcome {
+            Ok(true) => report.counts.push(("server compared", 1)),
+            Ok(false) => report.more = true,
+            Err(error) => failed = Some(error.context(format!("comparing {}", server.row.name))),
+        }
+    }
+    failed.map_or(Ok(report), Err)
+}
+
+/// Goes on with one server. Answers whether it is done.
+async fn one(context: &Context, cursors: &Mutex<HashMap<i64, Cursor>>, server: &ServerView) -> Result<bool> {
+    let Some(checked) = &server.checked else { return Ok(true) };
+    let id = server.row.id;
+    let known = cursors.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+    let mut cursor = known
+        .filter(|cursor| cursor.boot == checked.boot_id)
+        .unwrap_or_else(|| Cursor { boot: checked.boot_id.clone(), ..Cursor::default() });
+    for _ in 0..PAGES_MAX {
+        let (page, differences) = next_page(context, server, cursor.after).await?;
+        cursor.kept += differences.kept;
+        put_right(context, server, differences, &mut cursor).await?;
+        cursor.after = page.last;
+        if page.last.is_none() {
+            return finish(context, server, &cursor).await;
+        }
+    }
+    cursors.lock().unwrap_or_else(PoisonError::into_inner).insert(id, cursor);
+    Ok(false)
+}
+
+/// One page with its differences; what it lacks was asked for twice.
+pub async fn next_page(
+    context: &Context,
+    server: &ServerView,
+    after: Option<ReplicaKey>,
+) -> Result<(Page, Differences)> {
+    let (id, url) = (server.row.id, &server.row.url);
+    let lines = context.storage.inventory(url, after).await?;
+    let full = lines.len() >= INVENTORY_PAGE_ROWS_MAX;
+    let page = Page { after, last: lines.last().map(|line| line.replica).filter(|_| full), lines };
+    let compared = page.clone();
+    let mut differences = context.db.read(move |connection| sync::compare(connection, id, &compared)).await?;
+    if !differences.missing.is_empty() {
+        // What came between the page and the look at the metadata is in a second page that begins at the same place.
+        let mut asked = after;
+        loop {
+            let again = context.storage.inventory(url, asked).await?;
+            differences.missing.retain(|key| !again.iter().any(|line| line.replica == *key));
+            let last = again.last().map(|line| line.replica);
+            let beyond = differences.missing.iter().all(|key| last.is_none_or(|last| *key <= last));
+            if beyond || again.len() < INVENTORY_PAGE_ROWS_MAX {
+                break;
+            }
+            asked = last;
+        }
+    }
+    Ok((page, differences))
+}
+
+async fn put_right(context: &Context, server: &ServerView, found: Differences, cursor: &mut Cursor) -> Result<()> {
+    if found.lines.is_empty() && found.missing.is_empty() {
+        return Ok(());
+    }
+    let applied = apply(context, server, found).await?;
+    cursor.adopted += applied.adopted;
+    cursor.deleted += applied.deleted;
+    cursor.missing += applied.missing;
+    cursor.quarantined += applied.quarantine.len();
+    Ok(())
+}
+
+/// Puts the metadata right about differences, and then has the server put aside what it should.
+pub async fn apply(context: &Context, server: &ServerView, found: Differences) -> Result<Applied> {
+    let (id, read_ttl) = (server.row.id, context.settings.read_ttl);
+    let lines: Vec<_> = found.lines.into_iter().map(|(line, _)| line).collect();
+    let missing = found.missing;
+    let applied = context.act(move |connection| sync::apply(connection, id, &lines, &missing, read_ttl)).await?;
+    let mut by_reason: HashMap<&str, Vec<ReplicaKey>> = HashMap::new();
+    for (key, why) in &applied.quarantine {
+        by_reason.entry(why).or_default().push(*key);
+    }
+    for (why, replicas) in by_reason {
+        let request = DeleteRequest { replicas, quarantine: Some(why.into()) };
+        context.storage.delete(&server.row.url, &request).await?;
+    }
+    Ok(applied)
+}
+
+async fn finish(context: &Context, server: &ServerView, cursor: &Cursor) -> Result<bool> {
+    let status = context.storage.status(&server.row.url, Duration::from_secs(2)).await?;
+    if status.boot_id.to_string() != cursor.boot {
+        return Err(Error::unavailable("it was started again meanwhile; its inventory is read anew"));
+    }
+    let Cursor { kept, adopted, deleted, missing, quarantined, .. } = cursor;
+    let detail = format!(
+        "the inventory of {} was compared: {kept} copies are as they should be, {adopted} are counted again, {deleted} \
+         are outdated and deleted, {missing} are missing, {quarantined} were put aside",
+        server.row.name
+    );
+    if missing + quarantined + adopted + deleted > 0 {
+        log::warn!("{detail}");
+    } else {
+        log::info!("{detail}");
+    }
+    let (id, boot) = (server.row.id, cursor.boot.clone());
+    context.act(move |connection| sync::complete(connection, id, &boot, detail)).await
+}

@@ -1,0 +1,550 @@
+//! The repair queue: objects to look at again, and what is done about them.
+//!
+//! One transaction notes what came of earlier transfers, looks at the objects that are due, most endangered
+//! first, and writes down what is started: the row of a copy that is on its way comes before the transfer, so
+//! that whoever takes over knows of it. Everything is decided again under the objects' locks.
+
+use std::collections::HashMap;
+
+use chrono::{NaiveDateTime, TimeDelta};
+use diesel::prelude::*;
+
+use super::connection::AnyConnection;
+use super::error::Step;
+use super::rows::*;
+use super::schema::{cluster, objects, repair_queue, replicas};
+use super::server::{ServerView, server_views};
+use super::{dialect, events};
+use crate::decisions::placement::Candidate;
+use crate::decisions::repair::{self, CopyFacts, Object, ServerFacts};
+use crate::types::api::{Health, Target};
+use crate::types::{Error, Generation, ObjectId, Result, ServerId, Sha256};
+
+/// Objects that one transaction looks at.
+const DUE_ROWS_MAX: i64 = 400;
+/// Copies on their way that nobody carries any more; cleaned up in one transaction.
+const STALE_ROWS_MAX: i64 = 500;
+/// The queue does not look at an object again while a transfer of it is under way; whoever takes over does.
+const IN_FLIGHT: TimeDelta = TimeDelta::days(1);
+/// Objects of one page of a scan.
+pub const SCAN_ROWS: i64 = 1_000;
+
+/// What an operator set.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules {
+    /// Whether two copies may be on one host.
+    pub allow_same_host: bool,
+    /// How long a server may be down before its copies are gone.
+    pub repair_delay: TimeDelta,
+    /// How long read tickets are good for.
+    pub read_ttl: TimeDelta,
+}
+
+/// A copy to be made.
+#[derive(Debug, Clone)]
+pub struct Transfer {
+    /// The object.
+    pub object: ObjectId,
+    /// Bytes.
+    pub size: u64,
+    /// Their digest.
+    pub sha256: Sha256,
+    /// The path at the commit.
+    pub label: String,
+    /// Where from.
+    pub source: Target,
+    /// The copy there.
+    pub source_generation: Generation,
+    /// Where to.
+    pub target: Target,
+    /// The new copy.
+    pub generation: Generation,
+}
+
+/// A transfer that has ended.
+#[derive(Debug, Clone)]
+pub struct Ended {
+    /// Which.
+    pub transfer: Transfer,
+    /// Whether the copy is fsynced on its target.
+    pub outcome: Result<()>,
+}
+
+/// How many more transfers may be started.
+#[derive(Debug, Clone, Default)]
+pub struct Room {
+    /// In all.
+    pub transfers: usize,
+    /// Of one server.
+    pub per_server: usize,
+    /// Transfers under way, by server.
+    pub busy: HashMap<i64, usize>,
+    /// Bytes that may be started.
+    pub bytes: u64,
+}
+
+impl Room {
+    fn take(&mut self, source: ServerId, target: ServerId, size: u64) -> bool {
+        let free = |id: ServerId| self.busy.get(&id.0).copied().unwrap_or(0) < self.per_server;
+        if self.transfers == 0 || self.bytes == 0 || !free(source) || !free(target) {
+            return false;
+        }
+        self.transfers -= 1;
+        self.bytes = self.bytes.saturating_sub(size);
+        for id in [source, target] {
+            *self.busy.entry(id.0).or_default() += 1;
+        }
+        true
+    }
+}
+
+/// What a transaction did.
+#[derive(Debug, Clone, Default)]
+pub struct Done {
+    /// Copies to be made now.
+    pub transfers: Vec<Transfer>,
+    /// Copies that were completed.
+    pub copied: usize,
+    /// Transfers that failed or were interrupted.
+    pub failed: usize,
+    /// Copies too many that are deleted.
+    pub trimmed: usize,
+    /// Objects that need nothing more.
+    pub healthy: usize,
+    /// Objects that have to wait.
+    pub waiting: usize,
+    /// Due objects were left for the next time.
+    pub more: bool,
+    /// Servers whose copies are not what the metadata believes: their inventories are compared again.
+    pub doubted: Vec<ServerId>,
+}
+
+/// The servers as repair sees them.
+pub fn server_facts(views: &[ServerView], now: NaiveDateTime, repair_delay: TimeDelta) -> Vec<ServerFacts> {
+    let facts = |view: &ServerView| ServerFacts {
+        place: Candidate {
+            server: ServerId(view.row.id),
+            host: view.row.host.clone(),
+            zone: view.row.zone.clone(),
+            free_bytes: view.checked.as_ref().map_or(0, |checked| checked.free_bytes as u64),
+        },
+        health: view.health,
+        gone: view.health == Health::Down && view.since().is_none_or(|since| now - since >= repair_delay),
+        admin_state: view.admin_state,
+        syncing: view.is_syncing(),
+    };
+    views.iter().map(facts).collect()
+}
+
+/// Objects with their copies.
+struct Loaded {
+    servers: Vec<ServerFacts>,
+    urls: HashMap<i64, String>,
+    index: HashMap<i64, usize>,
+    objects: HashMap<i64, ObjectRow>,
+    copies: HashMap<i64, Vec<ReplicaRow>>,
+}
+
+impl Loaded {
+    fn load(connection: &mut AnyConnection, ids: &[i64], now: NaiveDateTime, rules: &Rules) -> QueryResult<Self> {
+        let views = server_views(connection)?;
+        let servers = server_facts(&views, now, rules.repair_delay);
+        let index = servers.iter().enumerate().map(|(index, server)| (server.place.server.0, index)).collect();
+        let rows: Vec<ObjectRow> =
+            objects::table.filter(objects::id.eq_any(ids)).select(ObjectRow::as_select()).load(connection)?;
+        let mut copies: HashMap<i64, Vec<ReplicaRow>> = HashMap::new();
+        let loaded: Vec<ReplicaRow> =
+            replicas::table.filter(replicas::object.eq_any(ids)).select(ReplicaRow::as_select()).load(connection)?;
+        for copy in loaded {
+            copies.entry(copy.object).or_default().push(copy);
+        }
+        Ok(Self {
+            servers,
+            urls: views.into_iter().map(|view| (view.row.id, view.row.url)).collect(),
+            index,
+            objects: rows.into_iter().map(|row| (row.id, row)).collect(),
+            copies,
+        })
+    }
+
+    fn copies(&self, id: i64) -> Vec<CopyFacts<'_>> {
+        let facts = |copy: &ReplicaRow| {
+            let server = self.servers.get(*self.index.get(&copy.server)?)?;
+            Some(CopyFacts { server, copying: copy.state == ReplicaRow::COPYING })
+        };
+        self.copies.get(&id).into_iter().flatten().filter_map(facts).collect()
+    }
+
+    /// What an object needs, and how many of its copies last; `None` when nobody wants it any more.
+    fn decide(&self, id: i64, rules: &Rules) -> Option<(repair::Step, usize)> {
+        let row = self.objects.get(&id).filter(|row| row.state == ObjectRow::LIVE)?;
+        let object =
+            Object { copies: row.copies_wanted as u32, size: row.size as u64, allow_same_host: rules.allow_same_host };
+        let copies = self.copies(id);
+        Some((repair::decide(&object, &copies, &self.servers, &mut rand::rng()), repair::lasting(&copies)))
+    }
+
+    fn generation(&self, id: i64, server: ServerId) -> Option<Generation> {
+        let copy = self.copies.get(&id)?.iter().find(|copy| copy.server == server.0)?;
+        Some(Generation(copy.generation))
+    }
+
+    fn target(&self, server: ServerId) -> Target {
+        Target { server, url: self.urls.get(&server.0).cloned().unwrap_or_default() }
+    }
+}
+
+/// Notes what has ended, and looks at what is due. `carried` are the transfers under way in this process.
+pub fn work_through(
+    connection: &mut AnyConnection,
+    rules: &Rules,
+    ended: &[Ended],
+    carried: &[(ObjectId, Generation)],
+    mut room: Room,
+    paused: bool,
+) -> Step<Done> {
+    let now = dialect::clock(connection)?;
+    let mut done = Done::default();
+    note_ended(connection, ended, now, &mut done)?;
+    drop_stale(connection, carried, ended, now, &mut done)?;
+    if paused || room.transfers == 0 {
+        return Ok(done);
+    }
+    let due: Vec<RepairRow> = repair_queue::table
+        .filter(repair_queue::next_attempt.le(now))
+        .order((repair_queue::copies, repair_queue::next_attempt))
+        .limit(DUE_ROWS_MAX)
+        .select(RepairRow::as_select())
+        .load(connection)?;
+    let ids: Vec<i64> = due.iter().map(|row| row.object).collect();
+    dialect::lock_objects(connection, &ids)?;
+    let loaded = Loaded::load(connection, &ids, now, rules)?;
+    let mut written = Written { now, last_version: last_version(connection)?, ..Written::default() };
+    for row in &due {
+        written.apply(&loaded, row, rules, &mut room, &mut done);
+    }
+    written.write(connection)?;
+    let progress = done.healthy + done.trimmed + done.waiting + done.transfers.len() > 0;
+    done.more = progress && due.len() as i64 == DUE_ROWS_MAX || done.trimmed > 0;
+    Ok(done)
+}
+
+fn last_version(connection: &mut AnyConnection) -> QueryResult<i64> {
+    cluster::table.select(cluster::last_version).first(connection)
+}
+
+/// Rows of one transaction.
+#[derive(Default)]
+struct Written {
+    now: NaiveDateTime,
+    last_version: i64,
+    finished: Vec<i64>,
+    copying: Vec<ReplicaRow>,
+    trimmed: Vec<OutboxRow>,
+    later: Vec<RepairRow>,
+    events: Vec<EventRow>,
+}
+
+impl Written {
+    fn apply(&mut self, loaded: &Loaded, row: &RepairRow, rules: &Rules, room: &mut Room, done: &mut Done) {
+        let Some((step, lasting)) = loaded.decide(row.object, rules) else {
+            self.finished.push(row.object);
+            return;
+        };
+        let mut row = RepairRow { copies: lasting as i32, ..row.clone() };
+        match step {
+            repair::Step::Nothing => {
+                done.healthy += 1;
+                self.finished.push(row.object);
+                return;
+            }
+            repair::Step::Copy { source, target } => {
+                let Some(transfer) = self.start(loaded, row.object, source, target, room) else {
+                    return;
+                };
+                done.transfers.push(transfer);
+                row.next_attempt = self.now + IN_FLIGHT;
+            }
+            repair::Step::Trim { server, why } => {
+                done.trimmed += 1;
+                self.trim(loaded, row.object, server, why, rules);
+                row.next_attempt = self.now;
+            }
+            repair::Step::Wait { why } if loaded.copies(row.object).iter().any(|copy| copy.copying) => {
+                row.last_error = Some(why.into());
+                row.next_attempt = self.now + IN_FLIGHT;
+            }
+            repair::Step::Wait { why } => {
+                done.waiting += 1;
+                row.next_attempt = self.now + TimeDelta::seconds(repair::back_off_seconds(row.attempts));
+                row.attempts += 1;
+                row.last_error = Some(why.into());
+            }
+        }
+        self.later.push(row);
+    }
+
+    fn start(
+        &mut self,
+        loaded: &Loaded,
+        id: i64,
+        source: ServerId,
+        target: ServerId,
+        room: &mut Room,
+    ) -> Option<Transfer> {
+        let object = loaded.objects.get(&id)?;
+        let source_generation = loaded.generation(id, source)?;
+        let sha256 = object.digest().ok()?;
+        if !room.take(source, target, object.size as u64) {
+            return None;
+        }
+        let generation = Generation::generate();
+        self.copying.push(ReplicaRow {
+            object: id,
+            server: target.0,
+            generation: generation.0,
+            state: ReplicaRow::COPYING.into(),
+            created: self.now,
+            verified: None,
+        });
+        Some(Transfer {
+            object: ObjectId(id),
+            size: object.size as u64,
+            sha256,
+            label: object.label.clone(),
+            source: loaded.target(source),
+            source_generation,
+            target: loaded.target(target),
+            generation,
+        })
+    }
+
+    fn trim(&mut self, loaded: &Loaded, id: i64, server: ServerId, why: &str, rules: &Rules) {
+        let Some(generation) = loaded.generation(id, server) else { return };
+        self.trimmed.push(OutboxRow {
+            server: server.0,
+            object: id,
+            generation: generation.0,
+            version: self.last_version,
+            queued: self.now,
+            // Whoever got a ticket for this copy may still read it.
+            not_before: self.now + rules.read_ttl,
+        });
+        self.events.push(EventRow {
+            object: Some(id),
+            server: Some(server.0),
+            ..events::row(self.now, "replica_trimmed", format!("this copy is given up: {why}"))
+        });
+    }
+
+    fn write(self, connection: &mut AnyConnection) -> Step<()> {
+        diesel::delete(repair_queue::table.filter(repair_queue::object.eq_any(&self.finished))).execute(connection)?;
+        dialect::insert_replicas_if_absent(connection, &self.copying)?;
+        for row in &self.trimmed {
+            diesel::delete(
+                replicas::table.find((row.object, row.server)).filter(replicas::generation.eq(row.generation)),
+            )
+            .execute(connection)?;
+        }
+        dialect::insert_outbox(connection, &self.trimmed)?;
+        for row in &self.later {
+            save(connection, row)?;
+        }
+        dialect::insert_events(connection, &self.events)?;
+        Ok(())
+    }
+}
+
+fn save(connection: &mut AnyConnection, row: &RepairRow) -> QueryResult<usize> {
+    diesel::update(repair_queue::table.find(row.object))
+        .set((
+            repair_queue::copies.eq(row.copies),
+            repair_queue::next_attempt.eq(row.next_attempt),
+            repair_queue::attempts.eq(row.attempts),
+            repair_queue::last_error.eq(&row.last_error),
+        ))
+        .execute(connection)
+}
+
+fn note_ended(connection: &mut AnyConnection, ended: &[Ended], now: NaiveDateTime, done: &mut Done) -> Step<()> {
+    let ids: Vec<i64> = ended.iter().map(|ended| ended.transfer.object.0).collect();
+    dialect::lock_objects(connection, &ids)?;
+    let mut happened = Vec::new();
+    for Ended { transfer, outcome } in ended {
+        let id = transfer.object.0;
+        let row = replicas::table
+            .find((id, transfer.target.server.0))
+            .filter(replicas::generation.eq(transfer.generation.0).and(replicas::state.eq(ReplicaRow::COPYING)));
+        match outcome {
+            Ok(()) => {
+                let present = (replicas::state.eq(ReplicaRow::PRESENT), replicas::verified.eq(now));
+                // Without the row the object was deleted meanwhile, and the outbox names this copy already.
+                if diesel::update(row).set(present).execute(connection)? > 0 {
+                    done.copied += 1;
+                    let detail = "a new copy was made and verified, because the object was short of copies in service";
+                    happened.push(EventRow {
+                        object: Some(id),
+                        server: Some(transfer.target.server.0),
+                        ..events::row(now, "replica_copied", detail.into())
+                    });
+                }
+                diesel::update(repair_queue::table.find(id))
+                    .set((repair_queue::next_attempt.eq(now), repair_queue::attempts.eq(0)))
+                    .execute(connection)?;
+            }
+            Err(error) => {
+                done.failed += 1;
+                give_up_copy(connection, id, transfer.target.server.0, transfer.generation.0, now)?;
+                put_off(connection, id, &error.chain(), now)?;
+                use crate::types::ErrorCode::{ChecksumMismatch, NotFound};
+                if matches!(error.code(), NotFound | ChecksumMismatch) {
+                    done.doubted.push(transfer.source.server);
+                }
+            }
+        }
+    }
+    for server in &done.doubted {
+        super::sync::again(connection, server.0)?;
+    }
+    dialect::insert_events(connection, &happened)?;
+    Ok(())
+}
+
+/// Forgets a copy that was on its way; should it have arrived after all, the outbox removes it.
+fn give_up_copy(
+    connection: &mut AnyConnection,
+    object: i64,
+    server: i64,
+    generation: i64,
+    now: NaiveDateTime,
+) -> Step<()> {
+    let row = replicas::table
+        .find((object, server))
+        .filter(replicas::generation.eq(generation).and(replicas::state.eq(ReplicaRow::COPYING)));
+    if diesel::delete(row).execute(connection)? > 0 {
+        let version = last_version(connection)?;
+        let row = OutboxRow { server, object, generation, version, queued: now, not_before: now };
+        dialect::insert_outbox(connection, &[row])?;
+    }
+    Ok(())
+}
+
+fn put_off(connection: &mut AnyConnection, object: i64, why: &str, now: NaiveDateTime) -> Step<()> {
+    let row: Option<RepairRow> =
+        repair_queue::table.find(object).select(RepairRow::as_select()).first(connection).optional()?;
+    if let Some(mut row) = row {
+        row.next_attempt = now + TimeDelta::seconds(repair::back_off_seconds(row.attempts));
+        row.attempts += 1;
+        row.last_error = Some(why.into());
+        save(connection, &row)?;
+    }
+    Ok(())
+}
+
+/// Copies on their way that this process does not carry: whoever did is dead or no longer acts.
+fn drop_stale(
+    connection: &mut AnyConnection,
+    carried: &[(ObjectId, Generation)],
+    ended: &[Ended],
+    now: NaiveDateTime,
+    done: &mut Done,
+) -> Step<()> {
+    let rows: Vec<ReplicaRow> = replicas::table
+        .filter(replicas::state.eq(ReplicaRow::COPYING))
+        .limit(STALE_ROWS_MAX + carried.len() as i64)
+        .select(ReplicaRow::as_select())
+        .load(connection)?;
+    let known = |row: &ReplicaRow| {
+        carried.iter().any(|(object, generation)| (object.0, generation.0) == (row.object, row.generation))
+            || ended.iter().any(|ended| ended.transfer.generation.0 == row.generation)
+    };
+    let stale: Vec<ReplicaRow> = rows.into_iter().filter(|row| !known(row)).collect();
+    dialect::lock_objects(connection, &stale.iter().map(|row| row.object).collect::<Vec<_>>())?;
+    for row in &stale {
+        done.failed += 1;
+        give_up_copy(connection, row.object, row.server, row.generation, now)?;
+        let queued = RepairRow {
+            object: row.object,
+            copies: 0,
+            queued: now,
+            next_attempt: now,
+            attempts: 0,
+            last_error: Some("the copying was interrupted".into()),
+        };
+        dialect::queue_repairs(connection, std::slice::from_ref(&queued))?;
+        diesel::update(repair_queue::table.find(row.object))
+            .set(repair_queue::next_attempt.eq(now))
+            .execute(connection)?;
+    }
+    Ok(())
+}
+
+/// Objects of a page that need something, with the copies that last, and the last object of the page.
+pub struct Scanned {
+    /// What needs something.
+    pub needy: Vec<(i64, i32)>,
+    /// How many were looked at.
+    pub seen: usize,
+    /// Where the next page begins; `None` at the end.
+    pub next: Option<i64>,
+}
+
+/// Looks at one page of objects: of one server, or of all.
+pub fn scan(connection: &mut AnyConnection, server: Option<i64>, after: i64, rules: &Rules) -> Result<Scanned> {
+    let now = dialect::clock(connection)?;
+    let ids: Vec<i64> = match server {
+        Some(server) => replicas::table
+            .filter(replicas::server.eq(server).and(replicas::object.gt(after)))
+            .order(replicas::object)
+            .limit(SCAN_ROWS)
+            .select(replicas::object)
+            .load(connection)?,
+        None => objects::table
+            .filter(objects::id.gt(after))
+            .order(objects::id)
+            .limit(SCAN_ROWS)
+            .select(objects::id)
+            .load(connection)?,
+    };
+    let loaded = Loaded::load(connection, &ids, now, rules)?;
+    let needy = |id: &i64| match loaded.decide(*id, rules)? {
+        (repair::Step::Nothing, _) => None,
+        (_, lasting) => Some((*id, lasting as i32)),
+    };
+    let next = if ids.len() < SCAN_ROWS as usize { None } else { ids.last().copied() };
+    Ok(Scanned { needy: ids.iter().filter_map(needy).collect(), seen: ids.len(), next })
+}
+
+/// Puts objects into the queue, to be looked at now; those in it already keep their place.
+pub fn enqueue(connection: &mut AnyConnection, needy: &[(i64, i32)]) -> Step<usize> {
+    let now = dialect::clock(connection)?;
+    // An object may have been forgotten since it was looked at.
+    let ids: Vec<i64> = needy.iter().map(|(object, _)| *object).collect();
+    let there: Vec<i64> = objects::table
+        .filter(objects::id.eq_any(&ids).and(objects::state.eq(ObjectRow::LIVE)))
+        .select(objects::id)
+        .load(connection)?;
+    let there: std::collections::HashSet<i64> = there.into_iter().collect();
+    let row = |(object, copies): &(i64, i32)| RepairRow {
+        object: *object,
+        copies: *copies,
+        queued: now,
+        next_attempt: now,
+        attempts: 0,
+        last_error: None,
+    };
+    let rows: Vec<RepairRow> = needy.iter().filter(|(object, _)| there.contains(object)).map(row).collect();
+    Ok(dialect::queue_repairs(connection, &rows)?)
+}
+
+/// Tries everything again that has waited for something: the servers have changed.
+pub fn hurry(connection: &mut AnyConnection) -> Step<usize> {
+    let now = dialect::clock(connection)?;
+    let waiting = repair_queue::table.filter(repair_queue::attempts.gt(0).and(repair_queue::next_attempt.gt(now)));
+    Ok(diesel::update(waiting).set(repair_queue::next_attempt.eq(now)).execute(connection)?)
+}
+
+/// A transfer's failure, when the transfer was lost with its task.
+pub fn lost_transfer() -> Error {
+    Error::unavailable("the transfer was lost with its task")
+}

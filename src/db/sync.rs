@@ -1,0 +1,269 @@
+//! Comparing a server's inventory with the metadata, page by page.
+//!
+//! [`compare`] looks without locks and says what differs; [`apply`] decides each difference again under the
+//! objects' locks before it writes anything.
+
+use std::collections::{HashMap, HashSet};
+
+use chrono::{NaiveDateTime, TimeDelta};
+use diesel::prelude::*;
+
+use super::connection::AnyConnection;
+use super::error::Step;
+use super::rows::*;
+use super::schema::{cluster, objects, outbox, repair_queue, replicas, server_health};
+use super::{dialect, events};
+use crate::decisions::sync::{Held, Known, Listed, Verdict, judge};
+use crate::types::storage_api::{InventoryLine, ReplicaKey};
+use crate::types::{Generation, ObjectId, Result};
+
+/// One page of an inventory: all copies with keys after `after` and up to `last` (to the end, if that is `None`).
+#[derive(Debug, Clone)]
+pub struct Page {
+    /// The cursor that it was asked with.
+    pub after: Option<ReplicaKey>,
+    /// Its last key, unless it is the last page.
+    pub last: Option<ReplicaKey>,
+    /// The copies.
+    pub lines: Vec<InventoryLine>,
+}
+
+/// What differs between a page and the metadata.
+#[derive(Debug, Clone, Default)]
+pub struct Differences {
+    /// Copies with something to do about them.
+    pub lines: Vec<(InventoryLine, Verdict)>,
+    /// Copies that the metadata lists and the page lacks.
+    pub missing: Vec<ReplicaKey>,
+    /// Copies that are as they should be.
+    pub kept: usize,
+}
+
+/// What is known of the objects of some copies on one server.
+struct Facts {
+    objects: HashMap<i64, ObjectRow>,
+    listed: HashMap<i64, ReplicaRow>,
+    waiting: HashSet<(i64, i64)>,
+}
+
+impl Facts {
+    fn load(connection: &mut AnyConnection, server: i64, ids: &[i64]) -> QueryResult<Self> {
+        let rows: Vec<ObjectRow> =
+            objects::table.filter(objects::id.eq_any(ids)).select(ObjectRow::as_select()).load(connection)?;
+        let listed: Vec<ReplicaRow> = replicas::table
+            .filter(replicas::server.eq(server).and(replicas::object.eq_any(ids)))
+            .select(ReplicaRow::as_select())
+            .load(connection)?;
+        let waiting: Vec<(i64, i64)> = outbox::table
+            .filter(outbox::server.eq(server).and(outbox::object.eq_any(ids)))
+            .select((outbox::object, outbox::generation))
+            .load(connection)?;
+        Ok(Self {
+            objects: rows.into_iter().map(|row| (row.id, row)).collect(),
+            listed: listed.into_iter().map(|row| (row.object, row)).collect(),
+            waiting: waiting.into_iter().collect(),
+        })
+    }
+
+    fn verdict(&self, line: &InventoryLine) -> Result<Verdict> {
+        let key = line.replica;
+        let held = Held { generation: key.generation, size: line.size, sha256: line.sha256, version: line.version };
+        let known = match self.objects.get(&key.object.0) {
+            None => Known::Unknown,
+            Some(row) if row.state == ObjectRow::LIVE => Known::Live { size: row.size as u64, sha256: row.digest()? },
+            Some(row) if row.state == ObjectRow::DELETED => Known::Deleted,
+            Some(_) => Known::Aborted,
+        };
+        let listed = self
+            .listed
+            .get(&key.object.0)
+            .map(|row| Listed { generation: Generation(row.generation), copying: row.state == ReplicaRow::COPYING });
+        Ok(judge(&held, &known, listed, self.waiting.contains(&(key.object.0, key.generation.0))))
+    }
+}
+
+fn key(row: &ReplicaRow) -> ReplicaKey {
+    ReplicaKey { object: ObjectId(row.object), generation: Generation(row.generation) }
+}
+
+/// Compares a page with the metadata as it is now.
+pub fn compare(connection: &mut AnyConnection, server: i64, page: &Page) -> Result<Differences> {
+    let ids: Vec<i64> = page.lines.iter().map(|line| line.replica.object.0).collect();
+    let facts = Facts::load(connection, server, &ids)?;
+    let mut differences = Differences::default();
+    for line in &page.lines {
+        match facts.verdict(line)? {
+            Verdict::Keep | Verdict::Leave => differences.kept += 1,
+            verdict => differences.lines.push((line.clone(), verdict)),
+        }
+    }
+    let there: HashSet<ReplicaKey> = page.lines.iter().map(|line| line.replica).collect();
+    let (from, to) = (page.after.map_or(i64::MIN, |key| key.object.0), page.last.map_or(i64::MAX, |key| key.object.0));
+    let listed: Vec<ReplicaRow> = replicas::table
+        .filter(replicas::server.eq(server).and(replicas::object.between(from, to)))
+        .filter(replicas::state.eq(ReplicaRow::PRESENT))
+        .select(ReplicaRow::as_select())
+        .load(connection)?;
+    let inside =
+        |key: &ReplicaKey| page.after.is_none_or(|after| *key > after) && page.last.is_none_or(|last| *key <= last);
+    differences.missing = listed.iter().map(key).filter(|key| inside(key) && !there.contains(key)).collect();
+    Ok(differences)
+}
+
+/// What was done about differences.
+#[derive(Debug, Clone, Default)]
+pub struct Applied {
+    /// Copies that are counted again.
+    pub adopted: usize,
+    /// Copies that will be deleted.
+    pub deleted: usize,
+    /// Copies that the server lost.
+    pub missing: usize,
+    /// Copies to put aside, and why.
+    pub quarantine: Vec<(ReplicaKey, &'static str)>,
+}
+
+/// Puts the metadata right about differences that still exist, under the objects' locks.
+pub fn apply(
+    connection: &mut AnyConnection,
+    server: i64,
+    lines: &[InventoryLine],
+    missing: &[ReplicaKey],
+    read_ttl: TimeDelta,
+) -> Step<Applied> {
+    let now = dialect::clock(connection)?;
+    let mut ids: Vec<i64> =
+        lines.iter().map(|line| line.replica.object.0).chain(missing.iter().map(|key| key.object.0)).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    dialect::lock_objects(connection, &ids)?;
+    let facts = Facts::load(connection, server, &ids)?;
+    let version = cluster::table.select(cluster::last_version).first(connection)?;
+    let mut write = Write { server, now, version, read_ttl, applied: Applied::default(), events: Vec::new() };
+    for line in lines {
+        write.line(connection, line, facts.verdict(line)?)?;
+    }
+    for key in missing {
+        let still = facts
+            .listed
+            .get(&key.object.0)
+            .is_some_and(|row| row.generation == key.generation.0 && row.state == ReplicaRow::PRESENT);
+        if still {
+            write.missing(connection, *key)?;
+        }
+    }
+    dialect::insert_events(connection, &write.events)?;
+    Ok(write.applied)
+}
+
+struct Write {
+    server: i64,
+    now: NaiveDateTime,
+    version: i64,
+    read_ttl: TimeDelta,
+    applied: Applied,
+    events: Vec<EventRow>,
+}
+
+impl Write {
+    fn event(&mut self, key: ReplicaKey, kind: &str, detail: String) {
+        let row = events::row(self.now, kind, detail);
+        self.events.push(EventRow { object: Some(key.object.0), server: Some(self.server), ..row });
+    }
+
+    fn line(&mut self, connection: &mut AnyConnection, line: &InventoryLine, verdict: Verdict) -> Step<()> {
+        let key = line.replica;
+        match verdict {
+            Verdict::Keep | Verdict::Leave => {}
+            Verdict::Adopt => {
+                let row = ReplicaRow {
+                    object: key.object.0,
+                    server: self.server,
+                    generation: key.generation.0,
+                    state: ReplicaRow::PRESENT.into(),
+                    created: self.now,
+                    verified: Some(line.verified.naive_utc()),
+                };
+                dialect::insert_replicas_if_absent(connection, &[row])?;
+                look_again(connection, key.object.0, self.now)?;
+                self.event(
+                    key,
+                    "replica_adopted",
+                    "the server came back with this copy, and it is counted again".into(),
+                );
+                self.applied.adopted += 1;
+            }
+            Verdict::Delete(why) => {
+                let row = OutboxRow {
+                    server: self.server,
+                    object: key.object.0,
+                    generation: key.generation.0,
+                    version: self.version,
+                    queued: self.now,
+                    not_before: self.now + self.read_ttl,
+                };
+                dialect::insert_outbox(connection, &[row])?;
+                self.event(key, "replica_outdated", format!("this copy will be deleted: {why}"));
+                self.applied.deleted += 1;
+            }
+            Verdict::Quarantine(why) => {
+                self.drop_row(connection, key)?;
+                self.event(key, "replica_quarantined", format!("the copy of {:?} is put aside: {why}", line.label));
+                self.applied.quarantine.push((key, why));
+            }
+        }
+        Ok(())
+    }
+
+    fn missing(&mut self, connection: &mut AnyConnection, key: ReplicaKey) -> Step<()> {
+        self.drop_row(connection, key)?;
+        self.event(
+            key,
+            "replica_missing",
+            "the server no longer has this copy; it is replaced from another one".into(),
+        );
+        self.applied.missing += 1;
+        Ok(())
+    }
+
+    fn drop_row(&mut self, connection: &mut AnyConnection, key: ReplicaKey) -> Step<()> {
+        let row = replicas::table.find((key.object.0, self.server)).filter(replicas::generation.eq(key.generation.0));
+        if diesel::delete(row).execute(connection)? > 0 {
+            look_again(connection, key.object.0, self.now)?;
+        }
+        Ok(())
+    }
+}
+
+/// Queues an object, to be looked at now.
+pub(super) fn look_again(connection: &mut AnyConnection, object: i64, now: NaiveDateTime) -> Step<()> {
+    let copies: i64 = replicas::table
+        .filter(replicas::object.eq(object).and(replicas::state.eq(ReplicaRow::PRESENT)))
+        .count()
+        .get_result(connection)?;
+    let row =
+        RepairRow { object, copies: copies as i32, queued: now, next_attempt: now, attempts: 0, last_error: None };
+    dialect::queue_repairs(connection, std::slice::from_ref(&row))?;
+    diesel::update(repair_queue::table.find(object))
+        .set((repair_queue::copies.eq(row.copies), repair_queue::next_attempt.eq(now)))
+        .execute(connection)?;
+    Ok(())
+}
+
+/// Notes that a server's inventory was compared, if it still runs as it did. Answers whether it does.
+pub fn complete(connection: &mut AnyConnection, server: i64, boot: &str, detail: String) -> Step<bool> {
+    let changed = diesel::update(server_health::table.find(server).filter(server_health::boot_id.eq(boot)))
+        .set(server_health::synced_boot.eq(boot))
+        .execute(connection)?;
+    if changed > 0 {
+        let now = dialect::clock(connection)?;
+        let row = events::row(now, "server_synced", detail);
+        dialect::insert_events(connection, &[EventRow { server: Some(server), ..row }])?;
+    }
+    Ok(changed > 0)
+}
+
+/// Makes a server's inventory be compared again.
+pub fn again(connection: &mut AnyConnection, server: i64) -> QueryResult<usize> {
+    diesel::update(server_health::table.find(server)).set(server_health::synced_boot.eq("")).execute(connection)
+}

@@ -1,0 +1,378 @@
+//! What an object needs: another copy, one less, or nothing.
+//!
+//! A copy *lasts* when its server is in service and not gone for long: it counts towards the copies wanted, so
+//! that a reboot copies nothing. It *leaves* when its server is draining: it may be read from and is replaced
+//! first. It is *gone* when its server has been down for longer than the repair delay. A copy is *safe* when it
+//! lasts on a live server whose inventory has been compared: only safe copies count when one is to be deleted.
+
+use std::collections::HashSet;
+
+use rand::Rng;
+
+use super::placement::{self, Candidate};
+use crate::types::ServerId;
+use crate::types::api::{AdminState, Health};
+
+/// A server, as far as repair is concerned.
+#[derive(Debug, Clone)]
+pub struct ServerFacts {
+    /// Id, host, zone and room.
+    pub place: Candidate,
+    /// From checks.
+    pub health: Health,
+    /// It has been down for longer than the repair delay.
+    pub gone: bool,
+    /// From a person.
+    pub admin_state: AdminState,
+    /// Its inventory is still to be compared.
+    pub syncing: bool,
+}
+
+impl ServerFacts {
+    fn in_service(&self) -> bool {
+        self.admin_state == AdminState::InService
+    }
+
+    fn lasts(&self) -> bool {
+        self.in_service() && !self.gone
+    }
+
+    fn is_safe(&self) -> bool {
+        self.in_service() && self.health == Health::Live && !self.syncing
+    }
+}
+
+/// One copy of the object.
+#[derive(Debug, Clone, Copy)]
+pub struct CopyFacts<'s> {
+    /// Where it is.
+    pub server: &'s ServerFacts,
+    /// It is still on its way.
+    pub copying: bool,
+}
+
+/// What is wanted of the object.
+#[derive(Debug, Clone, Copy)]
+pub struct Object {
+    /// Copies wanted.
+    pub copies: u32,
+    /// Its bytes.
+    pub size: u64,
+    /// Whether two copies may be on one host.
+    pub allow_same_host: bool,
+}
+
+/// What to do next. One step at a time: after it the object is looked at again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// It has what it needs.
+    Nothing,
+    /// Make a copy.
+    Copy {
+        /// From here.
+        source: ServerId,
+        /// To there.
+        target: ServerId,
+    },
+    /// One copy too many: delete this one.
+    Trim {
+        /// The server whose copy goes.
+        server: ServerId,
+        /// Why.
+        why: &'static str,
+    },
+    /// Something is needed and cannot be done now.
+    Wait {
+        /// Why.
+        why: &'static str,
+    },
+}
+
+/// Copies that can be counted on: the priority of repair.
+pub fn lasting(copies: &[CopyFacts<'_>]) -> usize {
+    copies.iter().filter(|copy| !copy.copying && copy.server.lasts()).count()
+}
+
+/// Decides. `servers` are all servers of the cluster.
+pub fn decide(object: &Object, copies: &[CopyFacts<'_>], servers: &[ServerFacts], random: &mut impl Rng) -> Step {
+    let wanted = object.copies as usize;
+    let present: Vec<&ServerFacts> = copies.iter().filter(|copy| !copy.copying).map(|copy| copy.server).collect();
+    let coming: Vec<&ServerFacts> =
+        copies.iter().filter(|copy| copy.copying && copy.server.lasts()).map(|copy| copy.server).collect();
+    let lasting: Vec<&ServerFacts> = present.iter().copied().filter(|server| server.lasts()).collect();
+    let free = Targets { object, copies, servers };
+    if lasting.len() + coming.len() < wanted {
+        let beside: Vec<&ServerFacts> = lasting.iter().chain(&coming).copied().collect();
+        return match (source(&present), free.best(&beside, random)) {
+            (None, _) if present.is_empty() => Step::Wait { why: "no copy is left on any server" },
+            (None, _) => Step::Wait { why: "no server that has a copy answers" },
+            (_, None) => Step::Wait { why: "no other live server takes files, has room and is on a host of its own" },
+            (Some(source), Some(target)) => Step::Copy { source, target },
+        };
+    }
+    if !coming.is_empty() {
+        return Step::Wait { why: "a copy is on its way" };
+    }
+    if lasting.len() == wanted
+        && let (Some(source), Some(target)) = (source(&present), free.that_spreads(&lasting, random))
+    {
+        return Step::Copy { source, target };
+    }
+    surplus(wanted, &present, &lasting)
+}
+
+/// A live server to copy from; one that does not leave and whose inventory is known first.
+fn source(present: &[&ServerFacts]) -> Option<ServerId> {
+    let live = present.iter().filter(|server| server.health == Health::Live);
+    live.min_by_key(|server| (server.syncing, !server.in_service())).map(|server| server.place.server)
+}
+
+/// Which copy is too many, if one is.
+fn surplus(wanted: usize, present: &[&ServerFacts], lasting: &[&ServerFacts]) -> Step {
+    let leaving = present.iter().find(|server| !server.in_service());
+    if leaving.is_none() && lasting.len() <= wanted {
+        return Step::Nothing;
+    }
+    let safe: Vec<&ServerFacts> = lasting.iter().copied().filter(|server| server.is_safe()).collect();
+    if safe.len() < wanted {
+        return Step::Wait { why: "a copy too many stays until enough others are certain" };
+    }
+    if let Some(leaving) = leaving {
+        return Step::Trim {
+            server: leaving.place.server,
+            why: "its server is draining, and enough copies are elsewhere",
+        };
+    }
+    if safe.len() == wanted {
+        return Step::Wait { why: "a copy too many stays until enough others are certain" };
+    }
+    let rest_without = |server: &ServerFacts| {
+        let rest: Vec<&ServerFacts> =
+            lasting.iter().copied().filter(|other| other.place.server != server.place.server).collect();
+        (zones(&rest), hosts(&rest))
+    };
+    // The one whose absence leaves the others spread best; among equals the one with the least room.
+    let go = safe.iter().max_by_key(|server| (rest_without(server), std::cmp::Reverse(server.place.free_bytes)));
+    match go {
+        Some(server) => Step::Trim { server: server.place.server, why: "there were more copies than wanted" },
+        None => Step::Nothing,
+    }
+}
+
+fn hosts(servers: &[&ServerFacts]) -> usize {
+    servers.iter().map(|server| server.place.host.as_str()).collect::<HashSet<_>>().len()
+}
+
+/// How many zones servers are in; those without one are together in one.
+fn zones(servers: &[&ServerFacts]) -> usize {
+    servers.iter().map(|server| server.place.zone.as_str()).collect::<HashSet<_>>().len()
+}
+
+/// Where another copy could go.
+struct Targets<'a> {
+    object: &'a Object,
+    copies: &'a [CopyFacts<'a>],
+    servers: &'a [ServerFacts],
+}
+
+impl Targets<'_> {
+    fn open(&self) -> Vec<Candidate> {
+        let has_row =
+            |server: &ServerFacts| self.copies.iter().any(|copy| copy.server.place.server == server.place.server);
+        self.servers
+            .iter()
+            .filter(|server| server.is_safe() && !has_row(server))
+            .map(|server| server.place.clone())
+            .collect()
+    }
+
+    /// The best place beside these copies.
+    fn best(&self, beside: &[&ServerFacts], random: &mut impl Rng) -> Option<ServerId> {
+        let beside: Vec<Candidate> = beside.iter().map(|server| server.place.clone()).collect();
+        placement::choose_one_more(&self.open(), &beside, self.object.size, self.object.allow_same_host, random)
+    }
+
+    /// A place in a zone (or on a host) that no copy is in yet, when two copies share one without need.
+    fn that_spreads(&self, lasting: &[&ServerFacts], random: &mut impl Rng) -> Option<ServerId> {
+        let target = self.best(lasting, random)?;
+        let place = self.servers.iter().find(|server| server.place.server == target)?;
+        let with: Vec<&ServerFacts> = lasting.iter().copied().chain([place]).collect();
+        let crowded =
+            |count: fn(&[&ServerFacts]) -> usize| count(lasting) < lasting.len() && count(&with) > count(lasting);
+        (crowded(zones) && !place.place.zone.is_empty() || crowded(hosts)).then_some(target)
+    }
+}
+
+/// Why nothing is copied now, if that is so: more than `share` of the servers in service are down at once, so
+/// the trouble is more likely the network's or this name server's. A person who knows better drains those that
+/// will not come back: they no longer count.
+pub fn paused<'s>(servers: impl Iterator<Item = (Health, AdminState)> + 's, share: f64) -> Option<String> {
+    let (mut down, mut all) = (0usize, 0usize);
+    for (health, admin_state) in servers {
+        if admin_state == AdminState::InService {
+            all += 1;
+            down += usize::from(health == Health::Down);
+        }
+    }
+    (all > 0 && down as f64 > share * all as f64).then(|| {
+        format!(
+            "{down} of {all} storage servers are down at once: nothing is copied until they are back, or until \
+             those that will not come back are drained (`holdfast drain SERVER`)"
+        )
+    })
+}
+
+/// How long an object waits before its next try, in seconds: doubling from 2 s to 10 minutes.
+pub fn back_off_seconds(attempts: i32) -> i64 {
+    (2i64 << attempts.clamp(0, 9)).min(600)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+
+    fn server(id: i64, host: &str, zone: &str) -> ServerFacts {
+        ServerFacts {
+            place: Candidate { server: ServerId(id), host: host.into(), zone: zone.into(), free_bytes: 1 << 40 },
+            health: Health::Live,
+            gone: false,
+            admin_state: AdminState::InService,
+            syncing: false,
+        }
+    }
+
+    const OBJECT: Object = Object { copies: 2, size: 10, allow_same_host: false };
+
+    fn step(on: &[usize], servers: &[ServerFacts]) -> Step {
+        let copies: Vec<CopyFacts<'_>> =
+            on.iter().map(|index| CopyFacts { server: &servers[*index], copying: false }).collect();
+        decide(&OBJECT, &copies, servers, &mut StdRng::seed_from_u64(1))
+    }
+
+    fn three() -> Vec<ServerFacts> {
+        vec![server(0, "a", ""), server(1, "b", ""), server(2, "c", "")]
+    }
+
+    #[test]
+    fn a_short_absence_copies_nothing_and_a_long_one_does() {
+        let mut servers = three();
+        assert_eq!(step(&[0, 1], &servers), Step::Nothing);
+        servers[1].health = Health::Down;
+        assert_eq!(step(&[0, 1], &servers), Step::Nothing);
+        servers[1].gone = true;
+        assert_eq!(step(&[0, 1], &servers), Step::Copy { source: ServerId(0), target: ServerId(2) });
+        servers[0].health = Health::Suspect;
+        assert!(matches!(step(&[0, 1], &servers), Step::Wait { .. }), "there is nobody to copy from");
+    }
+
+    #[test]
+    fn a_surplus_is_trimmed_only_when_the_others_are_certain() {
+        let mut servers = three();
+        assert!(matches!(step(&[0, 1, 2], &servers), Step::Trim { .. }));
+        servers[2].syncing = true;
+        assert!(matches!(step(&[0, 1, 2], &servers), Step::Wait { .. }), "two are certain, none of them may go");
+        servers.push(server(3, "d", ""));
+        match step(&[0, 1, 2, 3], &servers) {
+            Step::Trim { server, .. } => assert_ne!(server, ServerId(2)),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn draining_copies_first_and_trims_then() {
+        let mut servers = three();
+        servers[0].admin_state = AdminState::Draining;
+        assert_eq!(step(&[0, 1], &servers), Step::Copy { source: ServerId(1), target: ServerId(2) });
+        assert!(matches!(step(&[0, 1, 2], &servers), Step::Trim { server: ServerId(0), .. }));
+        // The only copy is on the server that leaves: it is the source.
+        assert!(matches!(step(&[0], &servers), Step::Copy { source: ServerId(0), .. }));
+        servers[0].health = Health::Down;
+        servers[0].gone = true;
+        assert!(
+            matches!(step(&[0, 1, 2], &servers), Step::Trim { server: ServerId(0), .. }),
+            "a dead one can be drained too"
+        );
+    }
+
+    #[test]
+    fn zones_are_repaired_and_kept() {
+        let servers = vec![server(0, "a", "x"), server(1, "b", "x"), server(2, "c", "y")];
+        assert!(matches!(step(&[0, 1], &servers), Step::Copy { target: ServerId(2), .. }));
+        match step(&[0, 1, 2], &servers) {
+            Step::Trim { server, .. } => assert_ne!(server, ServerId(2), "the only one in its zone stays"),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(step(&[0, 2], &servers), Step::Nothing);
+    }
+
+    #[test]
+    fn mass_trouble_pauses() {
+        let of = |down: usize, all: usize| {
+            paused((0..all).map(|n| (if n < down { Health::Down } else { Health::Live }, AdminState::InService)), 0.5)
+        };
+        assert!(of(1, 2).is_none() && of(2, 4).is_none() && of(0, 0).is_none());
+        assert!(of(2, 3).is_some() && of(3, 3).is_some());
+        let drained = [
+            (Health::Down, AdminState::Draining),
+            (Health::Down, AdminState::Draining),
+            (Health::Live, AdminState::InService),
+        ];
+        assert!(paused(drained.into_iter(), 0.5).is_none());
+    }
+
+    #[test]
+    fn waits_grow_and_end_growing() {
+        assert_eq!([0, 1, 4, 9, 99].map(back_off_seconds), [2, 4, 32, 600, 600]);
+    }
+
+    fn any_server() -> impl Strategy<Value = (u8, u8, u8, bool, u8, bool)> {
+        (0u8..4, 0u8..3, 0u8..3, any::<bool>(), 0u8..6, any::<bool>())
+    }
+
+    proptest! {
+        /// Whatever the state: a deletion leaves as many certain copies as wanted, a copy goes where none is, to a
+        /// live server in service, and when everything is live the steps come to an end.
+        #[test]
+        fn steps_are_safe_and_end(
+            drawn in proptest::collection::vec(any_server(), 1..8), wanted in 1u32..4, seed: u64, all_well: bool,
+            on in proptest::collection::hash_set(0usize..8, 0..6), copying in proptest::collection::hash_set(0usize..8, 0..2),
+        ) {
+            let servers: Vec<ServerFacts> = drawn.iter().enumerate().map(|(id, (host, zone, health, gone, admin, syncing))| {
+                let health = if all_well { Health::Live } else { [Health::Live, Health::Suspect, Health::Down][*health as usize] };
+                ServerFacts {
+                    health,
+                    gone: *gone && health == Health::Down,
+                    admin_state: if *admin == 0 { AdminState::Draining } else { AdminState::InService },
+                    syncing: *syncing && !all_well,
+                    ..server(id as i64, &format!("h{host}"), &format!("z{zone}"))
+                }
+            }).collect();
+            let object = Object { copies: wanted, size: 1, allow_same_host: false };
+            let mut random = StdRng::seed_from_u64(seed);
+            let mut rows: Vec<(usize, bool)> =
+                on.iter().filter(|index| **index < servers.len()).map(|index| (*index, !all_well && copying.contains(index))).collect();
+            for round in 0..40 {
+                let copies: Vec<CopyFacts<'_>> =
+                    rows.iter().map(|(index, copying)| CopyFacts { server: &servers[*index], copying: *copying }).collect();
+                match decide(&object, &copies, &servers, &mut random) {
+                    Step::Copy { source, target } => {
+                        let (source, target) = (source.0 as usize, target.0 as usize);
+                        prop_assert!(rows.contains(&(source, false)) && servers[source].health == Health::Live);
+                        prop_assert!(servers[target].is_safe() && !rows.iter().any(|(index, _)| *index == target));
+                        rows.push((target, false));
+                    }
+                    Step::Trim { server, .. } => {
+                        rows.retain(|(index, _)| *index != server.0 as usize);
+                        let safe = rows.iter().filter(|(index, copying)| !copying && servers[*index].is_safe()).count();
+                        prop_assert!(safe >= wanted as usize, "{safe} safe copies are left of {wanted}");
+                    }
+                    Step::Nothing | Step::Wait { .. } => break,
+                }
+                prop_assert!(round < 39, "it never ends");
+            }
+        }
+    }
+}
