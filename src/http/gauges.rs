@@ -16,6 +16,10 @@ pub struct Gauges {
     under_replicated: IntGaugeVec,
     missing: IntGauge,
     outbox: IntGauge,
+    outbox_oldest: Gauge,
+    repair_queue: IntGauge,
+    repair_oldest: Gauge,
+    journal_lag: Gauge,
     restarts: GaugeVec,
     last_pass: GaugeVec,
 }
@@ -37,6 +41,17 @@ impl Gauges {
                 .map_err(wrong)?,
             outbox: IntGauge::new("holdfast_outbox_length", "Deletions that wait for storage servers")
                 .map_err(wrong)?,
+            outbox_oldest: Gauge::new("holdfast_outbox_oldest_seconds", "Age of the oldest deletion that waits")
+                .map_err(wrong)?,
+            repair_queue: IntGauge::new("holdfast_repair_queue_length", "Objects in the repair queue")
+                .map_err(wrong)?,
+            repair_oldest: Gauge::new("holdfast_repair_oldest_seconds", "Age of the oldest object in the repair queue")
+                .map_err(wrong)?,
+            journal_lag: Gauge::new(
+                "holdfast_journal_lag_seconds",
+                "Age of the oldest change of the metadata that is not on the required copies of the journal",
+            )
+            .map_err(wrong)?,
             restarts: GaugeVec::new(Opts::new("holdfast_actor_restarts_total", "Restarts of actors"), &["actor"])
                 .map_err(wrong)?,
             last_pass: GaugeVec::new(
@@ -45,13 +60,17 @@ impl Gauges {
             )
             .map_err(wrong)?,
         };
-        let all: [Box<dyn prometheus::core::Collector>; 8] = [
+        let all: [Box<dyn prometheus::core::Collector>; 12] = [
             Box::new(gauges.servers.clone()),
             Box::new(gauges.objects.clone()),
             Box::new(gauges.bytes.clone()),
             Box::new(gauges.under_replicated.clone()),
             Box::new(gauges.missing.clone()),
             Box::new(gauges.outbox.clone()),
+            Box::new(gauges.outbox_oldest.clone()),
+            Box::new(gauges.repair_queue.clone()),
+            Box::new(gauges.repair_oldest.clone()),
+            Box::new(gauges.journal_lag.clone()),
             Box::new(gauges.restarts.clone()),
             Box::new(gauges.last_pass.clone()),
         ];
@@ -70,6 +89,10 @@ impl Gauges {
         self.objects.set(counted.objects as i64);
         self.bytes.set(counted.bytes as f64);
         self.outbox.set(counted.outbox as i64);
+        self.outbox_oldest.set(counted.outbox_oldest_seconds);
+        self.repair_queue.set(counted.repair.queued as i64);
+        self.repair_oldest.set(counted.repair.oldest_seconds);
+        self.journal_lag.set(counted.journal.lag_seconds);
         self.under_replicated.reset();
         for row in &counted.under_replicated {
             self.under_replicated.with_label_values(&[&row.copies.to_string()]).set(row.objects as i64);

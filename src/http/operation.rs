@@ -8,6 +8,7 @@ use super::gauges::Gauges;
 use super::state::{App, Data};
 use crate::db::server::ServerView;
 use crate::db::{cluster, events as stored_events, report as counts};
+use crate::decisions::repair::paused;
 use crate::types::api::*;
 use crate::types::limits::LIST_PAGE_ROWS_MAX;
 use crate::types::{Error, Result};
@@ -15,6 +16,8 @@ use crate::web::Metrics;
 
 /// Events of one page, unless asked otherwise.
 const EVENTS_DEFAULT: usize = 50;
+/// A journal that is behind its copies for longer is a problem. In the ordinary course it is about a second.
+const JOURNAL_LAG_ALARM_SECONDS: f64 = 15.0;
 
 /// Whether this name server can serve.
 #[utoipa::path(tag = "operation", responses((status = 200, body = NameServerStatus)))]
@@ -44,35 +47,31 @@ pub async fn report(request: HttpRequest, app: Data) -> Result<HttpResponse> {
 }
 
 async fn make_report(app: &App) -> Result<Report> {
-    let (state, counted) =
-        app.context.db.read(|connection| Ok((cluster::state(connection)?, counts::counts(connection)?))).await?;
+    let (state, counted, lost_if_died) = app
+        .context
+        .db
+        .read(|connection| Ok((cluster::state(connection)?, counts::counts(connection)?, counts::losses(connection)?)))
+        .await?;
     let servers = app.context.fresh_servers().await?;
     let with = |health: Health| servers.iter().filter(|server| server.health == health).count() as u32;
     let missing = counted.under_replicated.iter().filter(|row| row.copies == 0).map(|row| row.objects).sum();
-    let mut problems = Vec::new();
-    let mut danger = false;
-    for row in &counted.under_replicated {
-        danger |= row.copies <= 1;
-        problems.push(match row.copies {
-            0 => format!("{} objects have no copy on a server that answers", row.objects),
-            1 => format!("{} objects hang on a single copy", row.objects),
-            copies => format!("{} objects have {copies} copies and want more", row.objects),
-        });
+    let mut repair = counted.repair.clone();
+    repair.paused =
+        paused(servers.iter().map(|view| (view.health, view.admin_state)), app.context.settings.mass_down_share);
+    let mut problems = endangered(&counted.under_replicated);
+    let danger = counted.under_replicated.iter().any(|row| row.copies <= 1);
+    problems.extend(repair.paused.clone());
+    if !repair.stuck.is_empty() {
+        problems.push(format!("the repair of {} objects or more keeps failing; they are listed", repair.stuck.len()));
     }
-    for server in servers.iter().filter(|server| server.health != Health::Live) {
-        let reason =
-            server.checked.as_ref().and_then(|checked| checked.reason.as_deref()).unwrap_or("it was never checked");
-        problems.push(format!(
-            "storage server {} is {}: {reason}",
-            server.row.name,
-            format!("{:?}", server.health).to_lowercase()
-        ));
-    }
+    problems.extend(servers.iter().filter_map(server_problem));
     if state.mode != "normal" {
+        problems.push(format!("the cluster is {}: {}", state.mode, cluster::refusal(state.mode_reason.as_deref())));
+    }
+    if counted.journal.lag_seconds > JOURNAL_LAG_ALARM_SECONDS {
         problems.push(format!(
-            "the cluster is {}: {}",
-            state.mode,
-            state.mode_reason.as_deref().unwrap_or("no reason was noted")
+            "changes of the last {:.0} s are in the database only: the copies of its journal are behind",
+            counted.journal.lag_seconds
         ));
     }
     let verdict = match (danger, problems.is_empty()) {
@@ -91,12 +90,31 @@ async fn make_report(app: &App) -> Result<Report> {
         under_replicated: counted.under_replicated,
         missing_objects: missing,
         outbox: counted.outbox,
-        repair: RepairProgress::default(),
-        lost_if_died: Vec::new(),
-        journal: JournalHealth::default(),
+        repair,
+        lost_if_died,
+        journal: counted.journal,
         version: state.version,
         mode: state.mode,
     })
+}
+
+fn endangered(short: &[CopiesCount]) -> Vec<String> {
+    let sentence = |row: &CopiesCount| match row.copies {
+        0 => format!("{} objects have no copy on a server that answers", row.objects),
+        1 => format!("{} objects hang on a single copy", row.objects),
+        copies => format!("{} objects have {copies} copies and want more", row.objects),
+    };
+    short.iter().map(sentence).collect()
+}
+
+fn server_problem(server: &ServerView) -> Option<String> {
+    let name = &server.row.name;
+    if server.health != Health::Live {
+        let reason = server.checked.as_ref().and_then(|checked| checked.reason.as_deref());
+        let health = format!("{:?}", server.health).to_lowercase();
+        return Some(format!("storage server {name} is {health}: {}", reason.unwrap_or("it was never checked")));
+    }
+    server.is_syncing().then(|| format!("storage server {name} is back, and its inventory is still being compared"))
 }
 
 /// The actors of this name server.

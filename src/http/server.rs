@@ -14,6 +14,7 @@ use crate::actors::context::{Context, Settings};
 use crate::actors::health_monitor::CheckServers;
 use crate::actors::lease_keeper::KeepLease;
 use crate::actors::metadata_writer::WriteChanges;
+use crate::actors::pass::Work;
 use crate::actors::reaper::Reap;
 use crate::actors::replication_manager::Replicate;
 use crate::actors::sync_actor::Sync;
@@ -147,6 +148,8 @@ pub async fn run(options: Options) -> Result<()> {
     let credentials = Credentials::NameServer { signer: signer.clone(), standing: standing.signed_as() };
     let storage = StorageClient::new(HttpClient::new(options.ca_cert.as_deref())?, credentials);
     let context = Context::new(db, storage, signer, settings, standing);
+    // The only name server need not wait for its first turn; a failure is the LeaseKeeper's to report.
+    drop(KeepLease::new(context.clone()).pass().await);
     let (board, metrics) = (Board::default(), Metrics::new()?);
     let supervisor = Supervisor::new(board.clone());
     let writer = Batcher::supervise(&supervisor, &board, "MetadataWriter", WriteChanges { context: context.clone() });

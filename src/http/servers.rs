@@ -4,10 +4,13 @@ use actix_web::{HttpRequest, HttpResponse, get, post, web};
 
 use super::auth;
 use super::state::{App, Data};
-use crate::db::{cluster, pending, server};
+use crate::db::{cluster, pending, report, server};
 use crate::types::api::*;
 use crate::types::limits::PENDING_BATCH_ITEMS_MAX;
 use crate::types::{Error, ErrorCode, Result, ServerId};
+
+/// From a registration to the check that is brought forward for it.
+const CHECK_SOON: std::time::Duration = std::time::Duration::from_millis(50);
 
 /// A storage server announces itself.
 #[utoipa::path(tag = "storage servers", request_body = RegisterRequest, responses((status = 200, body = RegisterResponse)))]
@@ -35,7 +38,12 @@ pub async fn register(request: HttpRequest, body: web::Json<RegisterRequest>, ap
         ));
     }
     let (server, _) = app.context.change(move |changes| server::register(changes, &body)).await?;
-    app.check_servers_soon();
+    // Once it has read this answer, it passes the check.
+    let soon = app.clone();
+    actix_web::rt::spawn(async move {
+        tokio::time::sleep(CHECK_SOON).await;
+        soon.check_servers_soon();
+    });
     Ok(HttpResponse::Ok().json(RegisterResponse {
         server,
         cluster: state.cluster,
@@ -86,11 +94,18 @@ pub async fn list(request: HttpRequest, app: Data) -> Result<HttpResponse> {
 }
 
 async fn server_infos(app: &App) -> Result<Vec<ServerInfo>> {
-    let (views, counts) = app
+    let (views, counts, rate) = app
         .context
         .db
-        .read(|connection| Ok((server::server_views(connection)?, server::replica_counts(connection)?)))
+        .read(|connection| {
+            let rate = report::repair(connection)?.objects_per_second;
+            Ok((server::server_views(connection)?, server::replica_counts(connection)?, rate))
+        })
         .await?;
+    let left = |view: &server::ServerView| {
+        let left = counts.get(&view.row.id).copied().unwrap_or(0) as u64;
+        (view.admin_state == AdminState::Draining).then_some(left)
+    };
     let info = |view: server::ServerView| ServerInfo {
         server: ServerId(view.row.id),
         replicas: counts.get(&view.row.id).copied().unwrap_or(0) as u64,
@@ -100,8 +115,8 @@ async fn server_infos(app: &App) -> Result<Vec<ServerInfo>> {
         capacity_bytes: view.checked.as_ref().map_or(0, |checked| checked.capacity_bytes as u64),
         free_bytes: view.checked.as_ref().map_or(0, |checked| checked.free_bytes as u64),
         syncing: view.health != Health::Down && view.is_syncing(),
-        drain_left: None,
-        drain_seconds_left: None,
+        drain_left: left(&view),
+        drain_seconds_left: left(&view).filter(|_| rate > 0.0).map(|left| left as f64 / rate),
         last_seen: view.checked.as_ref().and_then(|checked| checked.last_seen).map(|time| time.and_utc()),
         name: view.row.name,
         host: view.row.host,

@@ -101,6 +101,11 @@ impl ObjectId {
     }
 }
 
+/// The smallest id that is made at this time.
+pub fn floor_at(time: super::Time) -> i64 {
+    (time.timestamp_millis() - EPOCH_MS).max(0) << RANDOM_BITS
+}
+
 impl EntryId {
     /// A new entry's id.
     pub fn generate() -> Self {

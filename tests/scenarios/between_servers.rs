@@ -34,7 +34,7 @@ fn inventories_replication_deletion_and_fences() {
     }
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
-        let (client, signer, id) = as_name_server(&cluster, 1, 0);
+        let (client, signer, id) = as_name_server(&cluster, 1, 1);
         for size in [100usize, 500_000] {
             let entry = cluster.get(&format!("/api/v1/file?path=/f{size}"));
             let holders: Vec<&str> =

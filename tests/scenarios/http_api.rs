@@ -109,7 +109,18 @@ fn operation_endpoints_and_the_description() {
     let actors = cluster.get("/api/v1/actors");
     let names: Vec<&str> =
         actors["actors"].as_array().unwrap().iter().map(|actor| actor["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["HealthMonitor", "MetadataWriter", "Reaper"]);
+    assert_eq!(
+        names,
+        [
+            "HealthMonitor",
+            "JournalKeeper",
+            "LeaseKeeper",
+            "MetadataWriter",
+            "Reaper",
+            "ReplicationManager",
+            "SyncActor"
+        ]
+    );
     assert!(
         cluster.get("/api/v1/events")["events"].as_array().unwrap().iter().any(|event| event["kind"] == "server_live")
     );

@@ -9,6 +9,7 @@ mod crash;
 mod errors;
 mod http_api;
 mod overwrite;
+mod repair;
 mod storage_directory;
 mod trees;
 mod up;

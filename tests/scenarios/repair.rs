@@ -1,0 +1,174 @@
+//! Servers die, pause, return and leave; the cluster brings everything back to its copies by itself.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::common::cluster::{Cluster, Plan};
+use crate::common::wait_for;
+
+const DELAY_SECONDS: u64 = 3;
+
+/// A cluster that notices and repairs within seconds.
+fn impatient(storage_servers: usize, repair_delay_seconds: u64) -> Cluster {
+    let delay = repair_delay_seconds.to_string();
+    let args = ["--health-interval", "0.3", "--down-after", "1", "--repair-delay", &delay, "--read-ttl", "1"];
+    let name_server_args = args.map(String::from).to_vec();
+    Cluster::start(&Plan { storage_servers, name_server_args, ..Plan::default() })
+}
+
+fn fill(cluster: &Cluster, files: usize) {
+    let dir = cluster.path("in");
+    fs::create_dir_all(&dir).unwrap();
+    for number in 0..files {
+        let size = if number % 10 == 0 { 150_000 } else { 700 };
+        fs::write(dir.join(format!("f{number}")), vec![number as u8; size]).unwrap();
+    }
+    cluster.ok(&["import", dir.to_str().unwrap(), "/d"]);
+}
+
+fn report(cluster: &Cluster) -> Value {
+    cluster.get("/api/v1/report")
+}
+
+fn replicas(cluster: &Cluster, server: &str) -> u64 {
+    let servers = cluster.get("/api/v1/servers");
+    let found = servers["servers"].as_array().unwrap().iter().find(|other| other["name"] == server);
+    found.map_or(0, |server| server["replicas"].as_u64().unwrap())
+}
+
+fn total_replicas(cluster: &Cluster) -> u64 {
+    let servers = cluster.get("/api/v1/servers");
+    servers["servers"].as_array().unwrap().iter().map(|server| server["replicas"].as_u64().unwrap()).sum()
+}
+
+fn events(cluster: &Cluster, kind: &str) -> usize {
+    let events = cluster.get("/api/v1/events?limit=1000");
+    events["events"].as_array().unwrap().iter().filter(|event| event["kind"] == kind).count()
+}
+
+/// Everything has its copies on servers that answer, and nothing is in the queue.
+fn wait_until_whole(cluster: &Cluster, seconds: u64) {
+    wait_for("everything has its copies again", seconds, || {
+        let report = report(cluster);
+        let whole = report["under_replicated"].as_array()?.is_empty() && report["repair"]["queued"] == 0;
+        whole.then_some(())
+    });
+}
+
+fn check_all(cluster: &Cluster) {
+    let out = cluster.path("out");
+    cluster.ok(&["export", "/d", out.to_str().unwrap()]);
+    let (left, right) = (cluster.path("in"), out.clone());
+    let diff = std::process::Command::new("diff").arg("-r").arg(left).arg(right).status().unwrap();
+    assert!(diff.success());
+    fs::remove_dir_all(out).unwrap();
+}
+
+#[test]
+fn a_dead_server_is_replaced_and_its_return_brings_nothing_back() {
+    let mut cluster = impatient(4, DELAY_SECONDS);
+    fill(&cluster, 300);
+    let victim = 0;
+    cluster.storage[victim].kill();
+    let killed = Instant::now();
+    check_all(&cluster);
+    wait_for("the server is down", 20, || (report(&cluster)["servers_down"] == 1).then_some(()));
+    assert_eq!(
+        replicas(&cluster, "storage-0") + events(&cluster, "replica_copied") as u64,
+        replicas(&cluster, "storage-0")
+    );
+    wait_for("repair begins after the delay", 30, || (events(&cluster, "replica_copied") > 0).then_some(()));
+    assert!(killed.elapsed() >= Duration::from_secs(DELAY_SECONDS), "it began too early");
+    wait_until_whole(&cluster, 60);
+    // What it misses: a deletion, an overwrite, a move.
+    cluster.ok(&["rm", "/d/f0", "/d/f1"]);
+    fs::remove_file(cluster.path("in/f0")).unwrap();
+    fs::remove_file(cluster.path("in/f1")).unwrap();
+    fs::write(cluster.path("in/f2"), "new").unwrap();
+    cluster.ok(&["import", cluster.path("in/f2").to_str().unwrap(), "/d/f2"]);
+    cluster.ok(&["mv", "/d/f3", "/d/moved"]);
+    fs::rename(cluster.path("in/f3"), cluster.path("in/moved")).unwrap();
+    cluster.storage[victim].start();
+    cluster.wait_for_live(4);
+    wait_until_whole(&cluster, 30);
+    wait_for("the copies too many are gone", 30, || (total_replicas(&cluster) == 2 * 298).then_some(()));
+    wait_for("the deletions are carried out", 30, || (report(&cluster)["outbox"] == 0).then_some(()));
+    check_all(&cluster);
+    let why = cluster.ok(&["why", "/d/f5"]);
+    assert!(why.contains("all 2 copies wanted are there"), "{why}");
+    assert_eq!(report(&cluster)["verdict"], "healthy");
+}
+
+#[test]
+fn a_pause_shorter_than_the_delay_copies_nothing() {
+    let cluster = impatient(3, 20);
+    fill(&cluster, 60);
+    for _ in 0..2 {
+        cluster.storage[1].signal(Signal::STOP);
+        wait_for("it is down", 20, || (report(&cluster)["servers_down"] == 1).then_some(()));
+        cluster.storage[1].signal(Signal::CONT);
+        cluster.wait_for_live(3);
+    }
+    wait_until_whole(&cluster, 30);
+    assert_eq!((events(&cluster, "replica_copied"), events(&cluster, "replica_trimmed")), (0, 0));
+    assert_eq!(total_replicas(&cluster), 120);
+    check_all(&cluster);
+}
+
+#[test]
+fn a_drained_server_can_be_switched_off_and_removed() {
+    let mut cluster = impatient(3, DELAY_SECONDS);
+    fill(&cluster, 100);
+    assert!(replicas(&cluster, "storage-2") > 0);
+    cluster.ok(&["drain", "storage-2"]);
+    wait_for("it is drained", 60, || {
+        // Never short, at no moment.
+        assert!(report(&cluster)["under_replicated"].as_array().unwrap().is_empty());
+        cluster.ok(&["servers", "--json"]).contains("drained").then_some(())
+    });
+    assert_eq!(replicas(&cluster, "storage-2"), 0);
+    let (code, _, errors) = cluster.run(&["remove", "storage-2"]);
+    assert_eq!(code, 4, "it still runs: {errors}");
+    cluster.storage[2].kill();
+    wait_for("it is down", 20, || (report(&cluster)["servers_down"] == 1).then_some(()));
+    cluster.ok(&["remove", "storage-2"]);
+    check_all(&cluster);
+    wait_until_whole(&cluster, 10);
+    assert_eq!(report(&cluster)["verdict"], "healthy");
+}
+
+#[test]
+fn mass_trouble_pauses_until_a_person_drains_the_dead() {
+    let mut cluster = impatient(5, DELAY_SECONDS);
+    fill(&cluster, 40);
+    for victim in 2..5 {
+        cluster.storage[victim].kill();
+    }
+    let paused = wait_for("repair is paused", 30, || report(&cluster)["repair"]["paused"].as_str().map(String::from));
+    assert!(paused.contains("3 of 5"), "{paused}");
+    std::thread::sleep(Duration::from_secs(DELAY_SECONDS + 2));
+    assert_eq!(events(&cluster, "replica_copied"), 0);
+    cluster.storage[4].start();
+    for dead in ["storage-2", "storage-3"] {
+        cluster.ok(&["drain", dead]);
+    }
+    wait_for("what has a copy left is repaired", 60, || {
+        let short = report(&cluster)["under_replicated"]
+            .as_array()?
+            .iter()
+            .map(|row| row["copies"].as_u64())
+            .collect::<Vec<_>>();
+        (short.is_empty() || short == [Some(0)]).then_some(())
+    });
+    for dead in [2, 3] {
+        cluster.storage[dead].start();
+    }
+    wait_for("the others come back and are emptied", 60, || {
+        (cluster.ok(&["servers", "--json"]).matches("\"drained\"").count() == 2).then_some(())
+    });
+    wait_until_whole(&cluster, 30);
+    check_all(&cluster);
+}
