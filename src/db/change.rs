@@ -12,8 +12,9 @@ use serde::Serialize;
 use super::connection::AnyConnection;
 use super::error::{Failure, Step};
 use super::rows::*;
-use super::{dialect, journal, schema};
-use crate::types::{Error, ErrorCode, Version};
+use super::{dialect, schema};
+use crate::journal::next_tip;
+use crate::types::{Error, ErrorCode, Sha256, Version};
 
 /// Holds the cluster row's lock until the transaction ends.
 pub struct Changes<'c> {
@@ -92,7 +93,8 @@ impl<'c> Changes<'c> {
             None => None,
         };
         let (version, seq, key) = (self.version(), self.item_rows, key.to_string());
-        self.cluster.tip = journal::next_tip(&self.cluster.tip, version, seq, table, &key, content.as_deref());
+        let before = Sha256::from_slice(&self.cluster.tip)?;
+        self.cluster.tip = next_tip(before, version, seq, table, &key, content.as_deref()).0.to_vec();
         self.journal.push(JournalRow {
             version,
             seq,

@@ -23,6 +23,10 @@ pub const PENDING_BATCH_ITEMS_MAX: usize = 1_000;
 pub const PLACEMENTS_MAX: u32 = 256;
 /// Copies of one object.
 pub const REPLICATION_MAX: u32 = 16;
+/// Bytes of a segment of the journal. One change has some thousand rows at most, of a few KiB each.
+pub const JOURNAL_SEGMENT_BYTES_MAX: u64 = 64 << 20;
+/// Bytes of a snapshot of the metadata.
+pub const JOURNAL_SNAPSHOT_BYTES_MAX: u64 = 1 << 40;
 /// Bytes of one object.
 pub const OBJECT_BYTES_MAX: u64 = 1 << 44;
 

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use diesel::prelude::*;
-use holdfast::db::journal::next_tip;
 use holdfast::db::reap::{empty_detached, forget_objects};
 use holdfast::db::rows::*;
 use holdfast::db::{namespace, schema};
+use holdfast::journal::{GENESIS_TIP, JournalLine};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::Value;
@@ -53,14 +53,14 @@ fn replay(journal: &[JournalRow]) -> Tables {
 }
 
 fn check_chain(journal: &[JournalRow], last_version: i64) {
-    let (mut tip, mut expected) = (vec![0; 32], (1, 0));
+    let (mut tip, mut expected) = (GENESIS_TIP, (1, 0));
     for row in journal {
         if row.version != expected.0 {
             expected = (expected.0 + 1, 0);
         }
         assert_eq!((row.version, row.seq), expected, "versions and rows are dense");
-        tip = next_tip(&tip, row.version, row.seq, &row.table_name, &row.row_key, row.content.as_deref());
-        assert_eq!(row.tip, tip, "the tip of version {}", row.version);
+        tip = JournalLine::from(row.clone()).next_tip(tip);
+        assert_eq!(row.tip, tip.0, "the tip of version {}", row.version);
         expected.1 += 1;
     }
     assert_eq!(expected.0, last_version);

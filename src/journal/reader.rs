@@ -1,0 +1,329 @@
+//! Reading segments and snapshots, with every check: the format, the checksum, the chain, the cluster.
+
+use std::io::{BufRead, Read};
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use uuid::Uuid;
+
+use super::JournalLine;
+use super::format::{
+    DIGEST_START, Defect, FORMAT, Follower, Header, Kind, LINE_BYTES_MAX, SnapshotLine, TRAILER_START, Trailer,
+};
+use crate::types::hash::Hasher;
+use crate::types::{Error, Result, Sha256, Version};
+
+/// A segment that was read to its end and is right in itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Segment {
+    /// Its first line.
+    pub header: Header,
+    /// The tip after each of its versions.
+    pub tips: Vec<Sha256>,
+}
+
+impl Segment {
+    /// The tip after a version that it has, or after the one right before it.
+    pub fn tip_at(&self, version: Version) -> Option<Sha256> {
+        if version + 1 == self.header.first {
+            return Some(self.header.tip_before);
+        }
+        self.tips.get(usize::try_from(version.checked_sub(self.header.first)?).ok()?).copied()
+    }
+}
+
+/// A snapshot that was read to its end and is right in itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Its first line.
+    pub header: Header,
+    /// The newest version when its last row was read.
+    pub v1: Version,
+    /// The tip at that version.
+    pub tip1: Sha256,
+    /// Rows.
+    pub rows: u64,
+}
+
+/// A file that was read to its end and is right in itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Contents {
+    /// Changes.
+    Segment(Segment),
+    /// Rows.
+    Snapshot(Snapshot),
+}
+
+/// Reads a file, one line in memory at a time. What is wrong may come out only at its end: whoever takes the lines
+/// must be able to forget them.
+pub struct Reader<R> {
+    input: R,
+    hasher: Hasher,
+    line: Vec<u8>,
+    /// Lines read, the header included.
+    number: u64,
+    header: Header,
+}
+
+impl<R: BufRead> Reader<R> {
+    /// Reads the first line; files of another cluster than `cluster`, when it is given, are refused.
+    pub fn open(input: R, cluster: Option<Uuid>) -> Result<Self, Defect> {
+        #[derive(Deserialize)]
+        struct Format {
+            format: u32,
+        }
+        let mut lines = Lines { input, line: Vec::new(), number: 0 };
+        lines.read()?;
+        let Format { format } = lines.parse()?;
+        if format > FORMAT {
+            return Err(Defect::FormatTooNew(format));
+        }
+        let header: Header = lines.parse()?;
+        let mut hasher = Hasher::default();
+        hasher.update(&lines.line);
+        if let Some(cluster) = cluster.filter(|cluster| *cluster != header.cluster) {
+            log::debug!("a file of cluster {} came to cluster {cluster}", header.cluster);
+            return Err(Defect::OtherCluster(header.cluster));
+        }
+        let sane = match header.kind {
+            Kind::Segment => header.first >= 1 && header.last >= header.first,
+            Kind::Snapshot => header.first >= 0 && header.first == header.last && header.tip_before == header.tip_after,
+        };
+        if !sane {
+            return Err(Defect::Malformed("its header contradicts itself".into()));
+        }
+        Ok(Self { input: lines.input, hasher, line: lines.line, number: lines.number, header })
+    }
+
+    /// The first line.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// Reads to the end and checks everything.
+    pub fn verify(self) -> Result<Contents, Defect> {
+        match self.header.kind {
+            Kind::Segment => self.segment(|_| Ok(())).map(Contents::Segment),
+            Kind::Snapshot => self.snapshot(|_| Ok(())).map(Contents::Snapshot),
+        }
+    }
+
+    /// Reads a segment and hands its lines out.
+    pub fn segment(mut self, mut visit: impl FnMut(JournalLine) -> Result<()>) -> Result<Segment, Defect> {
+        self.expect(Kind::Segment)?;
+        let mut chain = Follower::new(self.header.first, self.header.tip_before);
+        let mut tips = Vec::new();
+        let trailer = self.lines(|line: JournalLine| {
+            if chain.take(&line)? {
+                tips.push(chain.tip);
+            } else if let Some(last) = tips.last_mut() {
+                *last = chain.tip;
+            }
+            visit(line).map_err(Defect::Failed)
+        })?;
+        if (chain.version, chain.tip) != (self.header.last, self.header.tip_after) {
+            let why = format!("its lines end at version {} with another tip than its header says", chain.version);
+            return Err(Defect::Chain(why));
+        }
+        if trailer.v1.is_some() || trailer.tip1.is_some() {
+            return Err(Defect::Malformed("a segment has the trailer of a snapshot".into()));
+        }
+        Ok(Segment { header: self.header, tips })
+    }
+
+    /// Reads a snapshot and hands its rows out.
+    pub fn snapshot(mut self, mut visit: impl FnMut(SnapshotLine) -> Result<()>) -> Result<Snapshot, Defect> {
+        self.expect(Kind::Snapshot)?;
+        let trailer = self.lines(|line: SnapshotLine| visit(line).map_err(Defect::Failed))?;
+        let (Some(v1), Some(tip1)) = (trailer.v1, trailer.tip1) else {
+            return Err(Defect::Malformed("a snapshot's trailer does not say when its reading ended".into()));
+        };
+        if v1 < self.header.first || (v1 == self.header.first && tip1 != self.header.tip_after) {
+            return Err(Defect::Chain(format!("its reading ended at version {v1}, before or beside its beginning")));
+        }
+        Ok(Snapshot { header: self.header, v1, tip1, rows: trailer.lines })
+    }
+
+    fn expect(&self, kind: Kind) -> Result<(), Defect> {
+        let wrong = || Defect::Malformed(format!("it is a {:?} where a {kind:?} was wanted", self.header.kind));
+        if self.header.kind == kind { Ok(()) } else { Err(wrong()) }
+    }
+
+    /// Hands out the lines between header and trailer, and checks the trailer.
+    fn lines<T: DeserializeOwned>(
+        &mut self,
+        mut visit: impl FnMut(T) -> Result<(), Defect>,
+    ) -> Result<Trailer, Defect> {
+        let (input, line) = (&mut self.input, std::mem::take(&mut self.line));
+        let mut lines = Lines { input, line, number: self.number };
+        loop {
+            lines.read()?;
+            if lines.line.starts_with(TRAILER_START) {
+                break;
+            }
+            visit(lines.parse()?)?;
+            self.hasher.update(&lines.line);
+        }
+        let trailer: Trailer = lines.parse()?;
+        if !is_sealed(&lines.line, std::mem::take(&mut self.hasher)) {
+            return Err(Defect::Checksum);
+        }
+        // The header and the trailer do not count.
+        if trailer.lines + 2 != lines.number {
+            return Err(Defect::Malformed("its trailer has another number of lines".into()));
+        }
+        if lines.input.fill_buf().map_err(reading)?.is_empty() {
+            Ok(trailer)
+        } else {
+            Err(Defect::Malformed("something follows its trailer".into()))
+        }
+    }
+}
+
+/// The bare lines of a file.
+struct Lines<R> {
+    input: R,
+    line: Vec<u8>,
+    number: u64,
+}
+
+impl<R: BufRead> Lines<R> {
+    /// Reads the next line, with its end.
+    fn read(&mut self) -> Result<(), Defect> {
+        self.line.clear();
+        self.number += 1;
+        let length =
+            self.input.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut self.line).map_err(reading)? as u64;
+        if self.line.last() == Some(&b'\n') {
+            Ok(())
+        } else if length == LINE_BYTES_MAX {
+            Err(Defect::LineTooLong(self.number))
+        } else {
+            Err(Defect::Truncated)
+        }
+    }
+
+    fn parse<T: DeserializeOwned>(&self) -> Result<T, Defect> {
+        serde_json::from_slice(&self.line)
+            .map_err(|error| Defect::Malformed(format!("its line {} is not what it must be: {error}", self.number)))
+    }
+}
+
+/// Whether a trailer has the digest of all bytes before the digest, of which `hasher` has taken those of the other
+/// lines.
+fn is_sealed(trailer: &[u8], mut hasher: Hasher) -> bool {
+    let Some(place) = trailer.windows(DIGEST_START.len()).rposition(|window| window == DIGEST_START) else {
+        return false;
+    };
+    hasher.update(&trailer[..place]);
+    let digest = format!("\"{}\"}}\n", hasher.finish());
+    trailer[place + DIGEST_START.len()..] == *digest.as_bytes()
+}
+
+fn reading(error: std::io::Error) -> Defect {
+    Defect::Failed(Error::io("reading a file of the journal", error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::format::{Origin, SnapshotWriter, segment};
+    use super::*;
+    use crate::types::ErrorCode;
+
+    const ORIGIN: Origin = Origin { cluster: Uuid::from_u128(1), history: Uuid::from_u128(2), epoch: 3 };
+
+    fn line(version: Version, seq: i32) -> JournalLine {
+        let content = (version % 3 != 0).then(|| format!("{{\"name\":\"a \\\"{version}\"}}"));
+        JournalLine { version, seq, table: "entries".into(), key: "7".into(), content, created: Default::default() }
+    }
+
+    fn lines() -> Vec<JournalLine> {
+        vec![line(4, 0), line(5, 0), line(5, 1), line(6, 0)]
+    }
+
+    fn verify(bytes: &[u8]) -> Result<Contents, Defect> {
+        Reader::open(bytes, Some(ORIGIN.cluster))?.verify()
+    }
+
+    fn snapshot() -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut writer = SnapshotWriter::start(&ORIGIN, 8, Sha256([8; 32]), &mut bytes).unwrap();
+        writer.row("entries", "1", "{}", &mut bytes).unwrap();
+        writer.row("tokens", "x", "{\"a\":1}", &mut bytes).unwrap();
+        writer.finish(9, Sha256([9; 32]), &mut bytes).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn what_was_written_is_read() {
+        let (header, bytes) = segment(&ORIGIN, Sha256([5; 32]), &lines()).unwrap();
+        assert_eq!((header.first, header.last, header.epoch), (4, 6, 3));
+        let mut read = Vec::new();
+        let found = Reader::open(bytes.as_slice(), None).unwrap().segment(|line| {
+            read.push(line);
+            Ok(())
+        });
+        let found = found.unwrap();
+        assert_eq!((&found.header, read), (&header, lines()));
+        assert_eq!((found.tip_at(3), found.tip_at(6)), (Some(header.tip_before), Some(header.tip_after)));
+        assert_eq!((found.tip_at(2), found.tip_at(7), found.tips.len()), (None, None, 3));
+        let mut rows = Vec::new();
+        let bytes = snapshot();
+        let found = Reader::open(bytes.as_slice(), None).unwrap().snapshot(|row| {
+            rows.push((row.table, row.key, row.content));
+            Ok(())
+        });
+        let found = found.unwrap();
+        assert_eq!((found.header.last, found.v1, found.tip1, found.rows), (8, 9, Sha256([9; 32]), 2));
+        assert_eq!(rows[1], ("tokens".into(), "x".into(), "{\"a\":1}".into()));
+    }
+
+    #[test]
+    fn every_damage_is_noticed_and_named() {
+        let (_, bytes) = segment(&ORIGIN, Sha256([5; 32]), &lines()).unwrap();
+        for bytes in [bytes.clone(), snapshot()] {
+            for length in 0..bytes.len() {
+                assert!(matches!(verify(&bytes[..length]), Err(Defect::Truncated)), "{length}");
+            }
+            for place in 0..bytes.len() {
+                let mut damaged = bytes.clone();
+                damaged[place] ^= 1;
+                // A changed cluster id is another cluster, a changed number another format.
+                assert!(verify(&damaged).is_err(), "{}", String::from_utf8_lossy(&damaged));
+            }
+            assert!(matches!(verify(&[&bytes[..], b"x"].concat()), Err(Defect::Malformed(_))));
+            let other = Reader::open(bytes.as_slice(), Some(Uuid::nil()));
+            assert!(matches!(other, Err(Defect::OtherCluster(_))));
+        }
+        let text = String::from_utf8(bytes).unwrap();
+        let newer = text.replacen("\"format\":1", "\"format\":2", 1);
+        assert!(matches!(verify(newer.as_bytes()), Err(Defect::FormatTooNew(2))));
+        // A line that is left out whole, and another tip with the right checksum.
+        let without = text.lines().enumerate().filter(|(number, _)| *number != 2).map(|(_, line)| format!("{line}\n"));
+        assert!(matches!(verify(without.collect::<String>().as_bytes()), Err(Defect::Chain(_))));
+        let (header, _) = segment(&ORIGIN, Sha256([5; 32]), &lines()).unwrap();
+        let body = text.replace(&header.tip_after.to_string(), &header.tip_before.to_string());
+        let body = &body[..body.rfind(",\"sha256\"").unwrap()];
+        let resealed = format!("{body},\"sha256\":\"{}\"}}\n", Sha256::of(body.as_bytes()));
+        assert!(matches!(verify(resealed.as_bytes()), Err(Defect::Chain(_))));
+    }
+
+    #[test]
+    fn a_line_without_end_is_not_read_whole() {
+        let endless = std::io::BufReader::new(std::io::repeat(b' '));
+        assert!(matches!(Reader::open(endless, None), Err(Defect::LineTooLong(1))));
+    }
+
+    #[test]
+    fn only_whole_dense_versions_make_a_segment() {
+        for wrong in [
+            vec![],
+            vec![line(4, 1)],
+            vec![line(4, 0), line(4, 2)],
+            vec![line(4, 0), line(6, 0)],
+            vec![line(4, 0), line(4, 0)],
+        ] {
+            assert_eq!(segment(&ORIGIN, Sha256([5; 32]), &wrong).unwrap_err().code(), ErrorCode::Internal);
+        }
+    }
+}
