@@ -9,6 +9,7 @@ use super::exit::Exit;
 use super::progress::say;
 use super::up::{DownArgs, MemberArgs, UpArgs};
 use crate::types::api::Role;
+use crate::types::limits::REPLICATION_MAX;
 
 /// Below every help.
 const AFTER_HELP: &str = "\
@@ -164,6 +165,13 @@ pub(crate) enum Command {
     Undrain(ServerArgs),
     /// Removes a drained or dead storage server from the cluster
     Remove(ServerArgs),
+    /// Sets how many copies are wanted of a file, or of a directory and all below it
+    ///
+    /// Copies are made or removed in the background; `holdfast report` shows how far that is. Directories below
+    /// PATH that have a number of their own keep it. A file that was copied by `cp` shares its bytes: it has the
+    /// largest number of all its places. A file's own number lasts until its content or its directory's number
+    /// changes.
+    Setrep(SetrepArgs),
     /// Makes, lists and revokes access tokens
     Token(TokenCommand),
     /// Prints a shell's completions
@@ -371,6 +379,17 @@ pub(crate) struct ServerArgs {
     pub(crate) server: String,
 }
 
+/// `setrep`.
+#[derive(Debug, StructOpt)]
+pub(crate) struct SetrepArgs {
+    /// Copies wanted: 1 to 16
+    #[structopt(value_name = "N", parse(try_from_str = copies))]
+    pub(crate) copies: u32,
+    /// A path in the cluster
+    #[structopt(value_name = "PATH")]
+    pub(crate) path: String,
+}
+
 /// `token`.
 #[derive(Debug, StructOpt)]
 pub(crate) enum TokenCommand {
@@ -403,6 +422,13 @@ pub(crate) struct CompletionsArgs {
     /// The shell
     #[structopt(possible_values = &Shell::variants(), case_insensitive = true)]
     pub(crate) shell: Shell,
+}
+
+fn copies(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(number @ 1..=REPLICATION_MAX) => Ok(number),
+        _ => Err(format!("must be a number from 1 to {REPLICATION_MAX}")),
+    }
 }
 
 fn role(text: &str) -> Result<Role, String> {

@@ -164,6 +164,7 @@ async fn execute(context: &Context, command: &Command) -> Result<Exit> {
         Command::Drain(args) => administration::server(context, args, "drain").await,
         Command::Undrain(args) => administration::server(context, args, "undrain").await,
         Command::Remove(args) => administration::server(context, args, "remove").await,
+        Command::Setrep(args) => administration::setrep(context, args).await,
         Command::Token(command) => administration::token(context, command).await,
         // What cannot run inside the shell.
         Command::Shell | Command::Completions(_) | Command::Up(_) | Command::Down(_) | Command::Member(_) => {

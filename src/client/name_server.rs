@@ -190,6 +190,11 @@ impl NameServerClient {
         self.call(Method::POST, "/api/v1/cp", Repeat::IfNotDone, Wait::Long, |builder| builder.json(&request)).await
     }
 
+    /// Sets the copies wanted of a file, or of a directory and all below it. Repeating it is harmless.
+    pub async fn setrep(&self, request: &SetrepRequest) -> Result<SetrepResponse> {
+        self.call(Method::POST, "/api/v1/setrep", Repeat::Safe, Wait::Long, |builder| builder.json(request)).await
+    }
+
     /// Removes a file, or with `recursive` a directory with all that is in it.
     pub async fn delete(&self, path: &DfsPath, recursive: bool, if_match: Option<Version>) -> Result<Changed> {
         let query = DeleteQuery { path: path.clone(), recursive, if_match };

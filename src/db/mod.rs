@@ -27,6 +27,7 @@ pub mod outbox;
 pub mod pending;
 pub mod reap;
 pub mod repair;
+pub mod replication;
 pub mod report;
 pub mod rows;
 pub mod schema;

@@ -33,6 +33,7 @@ pub fn routes(config: &mut web::ServiceConfig) {
                 .service(namespace::touch)
                 .service(namespace::mv)
                 .service(namespace::cp)
+                .service(namespace::setrep)
                 .service(servers::register)
                 .service(servers::pending_fates)
                 .service(servers::list)

@@ -7,7 +7,7 @@ use super::files::placements;
 use super::state::{App, Data, version_of};
 use crate::actors::metadata_writer::Change;
 use crate::client::storage::BodyFacts;
-use crate::db::copy_tree;
+use crate::db::{copy_tree, replication};
 use crate::types::api::*;
 use crate::types::{DfsPath, Error, ErrorCode, Result, Sha256, Version};
 
@@ -111,4 +111,23 @@ async fn copy_directory(app: &App, from: DfsPath, to: DfsPath) -> Result<Version
     }
     let ((), version) = app.context.change(move |changes| copy_tree::attach(changes, &copy, &from, &to)).await?;
     Ok(version)
+}
+
+/// Sets how many copies are wanted of a file, or of all files below a directory; those that nested directories
+/// have set for themselves stay.
+#[utoipa::path(tag = "operation", request_body = SetrepRequest, responses((status = 200, body = SetrepResponse)))]
+#[post("/setrep")]
+pub async fn setrep(request: HttpRequest, body: web::Json<SetrepRequest>, app: Data) -> Result<HttpResponse> {
+    auth::allow(&request, &app, Role::Superuser, &body.path).await?;
+    let SetrepRequest { path, copies } = body.into_inner();
+    // The directory first: what is written from now on has the new number. A caller that goes away leaves files
+    // behind that still have the old one; asking again goes through all of them.
+    let (mut adjustment, mut version) =
+        app.context.change(move |changes| replication::begin(changes, &path, copies)).await?;
+    let mut more = true;
+    while more {
+        let ((next, left), last) = app.context.change(move |changes| replication::step(changes, adjustment)).await?;
+        (adjustment, more, version) = (next, left, last);
+    }
+    Ok(HttpResponse::Ok().json(SetrepResponse { version, files: adjustment.changed }))
 }

@@ -16,7 +16,7 @@ use crate::types::api::ErrorBody;
     ),
     paths(
         files::available, files::commit, files::stat, files::delete, files::list,
-        namespace::mkdir, namespace::rmdir, namespace::touch, namespace::mv, namespace::cp,
+        namespace::mkdir, namespace::rmdir, namespace::touch, namespace::mv, namespace::cp, namespace::setrep,
         servers::register, servers::pending_fates, servers::list, servers::drain, servers::undrain, servers::remove,
         operation::report, operation::actors_list, operation::events_list, operation::why, operation::status, operation::metrics_text,
         tokens::create, tokens::list, tokens::revoke,
@@ -76,6 +76,7 @@ mod tests {
             "touch",
             "mv",
             "cp",
+            "setrep",
             "register",
             "servers",
             "report",

@@ -12,4 +12,5 @@ mod journal;
 mod listing;
 mod namespace;
 mod pending;
+mod replication;
 mod schema;

@@ -172,3 +172,30 @@ fn mass_trouble_pauses_until_a_person_drains_the_dead() {
     wait_until_whole(&cluster, 30);
     check_all(&cluster);
 }
+
+#[test]
+fn the_number_of_copies_can_be_raised_and_lowered() {
+    let cluster = impatient(4, DELAY_SECONDS);
+    fill(&cluster, 60);
+    assert_eq!(total_replicas(&cluster), 120);
+    let (code, _, notes) = cluster.run(&["setrep", "3", "/d"]);
+    assert!(code == 0 && notes.contains("60 files follow"), "{notes}");
+    wait_for("there are three copies", 60, || (total_replicas(&cluster) == 180).then_some(()));
+    wait_until_whole(&cluster, 30);
+    assert!(cluster.ok(&["why", "/d/f1"]).contains("all 3 copies wanted are there"));
+    cluster.ok(&["setrep", "2", "/d"]);
+    wait_for("there are two again", 60, || (total_replicas(&cluster) == 120).then_some(()));
+    wait_for("the deletions are carried out", 30, || (report(&cluster)["outbox"] == 0).then_some(()));
+    wait_until_whole(&cluster, 30);
+    check_all(&cluster);
+    assert_eq!(report(&cluster)["verdict"], "healthy");
+    let (code, _, notes) = cluster.run(&["setrep", "5", "/d/f1"]);
+    assert!(code == 0 && notes.contains("only 4 storage servers"), "{notes}");
+    let (code, _, notes) = cluster.run(&["setrep", "1", "/d/f1"]);
+    assert!(code == 0 && notes.contains("dead disk"), "{notes}");
+    assert_eq!(cluster.run(&["setrep", "0", "/d"]).0, 2);
+    assert_eq!(cluster.run(&["setrep", "2", "/nothing"]).0, 3);
+    let reader = cluster.ok(&["token", "create", "r", "--role", "writer"]);
+    let output = cluster.command(&["setrep", "3", "/d"]).env("HOLDFAST_TOKEN", reader.trim()).output().unwrap();
+    assert_eq!(output.status.code(), Some(5), "writers may not");
+}

@@ -1,10 +1,10 @@
-//! `drain`, `undrain`, `remove`, `token`.
+//! `drain`, `undrain`, `remove`, `setrep`, `token`.
 
-use crate::cli::args::{ServerArgs, TokenCommand};
+use crate::cli::args::{ServerArgs, SetrepArgs, TokenCommand};
 use crate::cli::context::Context;
 use crate::cli::exit::Exit;
-use crate::cli::output::human_time_or;
-use crate::types::api::{AdminState, Role, ServerInfo, TokenRequest};
+use crate::cli::output::{human_count, human_time_or};
+use crate::types::api::{AdminState, Role, ServerInfo, SetrepRequest, TokenRequest};
 use crate::types::{DfsPath, Error, Result};
 
 /// `holdfast drain`, `undrain` and `remove`; `action` is the endpoint's last name.
@@ -38,6 +38,44 @@ fn named<'a>(servers: &'a [ServerInfo], typed: &str) -> Result<&'a ServerInfo> {
         (Some(_), Some(_)) => Err(Error::invalid(format!("several servers are called {typed:?}; give the id"))),
         _ => Err(Error::not_found(format!("no storage server is called {typed:?}; `holdfast servers` shows all"))),
     }
+}
+
+/// `holdfast setrep`.
+pub(crate) async fn setrep(context: &Context, args: &SetrepArgs) -> Result<Exit> {
+    let names = context.cluster()?.names;
+    let path = context.resolve(&args.path)?;
+    let answer = names.setrep(&SetrepRequest { path: path.clone(), copies: args.copies }).await?;
+    let mut output = context.output();
+    if context.json() {
+        output.json(&answer)?;
+        output.flush()?;
+    }
+    if args.copies == 1 {
+        super::hint("holdfast: with one copy a single dead disk loses the files, and nothing brings them back");
+    }
+    if context.args.quiet {
+        return Ok(Exit::Done);
+    }
+    // A token for a part of the namespace may set this and not see the servers.
+    let in_service = |server: &&ServerInfo| server.admin_state == AdminState::InService;
+    let servers = names.servers().await.map_or(usize::MAX, |all| all.servers.iter().filter(in_service).count());
+    if servers < args.copies as usize {
+        super::hint(&format!(
+            "holdfast: only {servers} storage servers are in service: there will be {} copies when there are as many",
+            args.copies
+        ));
+    }
+    if !context.json() {
+        super::hint(&match answer.files {
+            0 => format!("{} copies of {path} are wanted; no file has to change", args.copies),
+            files => format!(
+                "{} copies of {path} are wanted; {} files follow in the background (`holdfast report` shows how far)",
+                args.copies,
+                human_count(files)
+            ),
+        });
+    }
+    Ok(Exit::Done)
 }
 
 /// `holdfast token`.

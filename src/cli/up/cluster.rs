@@ -137,7 +137,7 @@ impl ClusterDir {
         if let Some(replicas) = replicas {
             if started_before && replicas != config.replicas {
                 return Err(Error::invalid(format!(
-                    "this cluster keeps {} copies; `--replicas` is only for a new one",
+                    "this cluster was made for {} copies; `holdfast setrep {replicas} /` changes that while it runs",
                     config.replicas
                 )));
             }
