@@ -216,6 +216,21 @@ impl NameServerClient {
         self.get("/api/v1/report", &()).await
     }
 
+    /// Compares the metadata with itself and with what the storage servers have. Takes as long as it takes.
+    pub async fn fsck(&self, request: &FsckRequest) -> Result<FsckReport> {
+        self.call(Method::POST, "/api/v1/fsck", Repeat::IfNotDone, Wait::Long, |builder| builder.json(request)).await
+    }
+
+    /// Starts a restore of the metadata from the storage servers.
+    pub async fn restore_start(&self, request: &RestoreRequest) -> Result<RestoreStatus> {
+        self.post("/api/v1/restore", request, Repeat::IfNotDone).await
+    }
+
+    /// How a restore goes on, or what the last one found.
+    pub async fn restore_status(&self) -> Result<RestoreStatus> {
+        self.get("/api/v1/restore", &()).await
+    }
+
     /// The actors.
     pub async fn actors(&self) -> Result<ActorsResponse> {
         self.get("/api/v1/actors", &()).await

@@ -17,6 +17,7 @@ pub mod copy_tree;
 pub mod dialect;
 pub mod error;
 pub mod events;
+pub mod fsck;
 pub mod health;
 pub mod journal;
 pub mod lease;

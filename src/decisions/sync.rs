@@ -58,6 +58,31 @@ pub enum Verdict {
     Quarantine(&'static str),
 }
 
+/// Why a copy is put aside whose size or digest differs.
+const WRONG_CONTENT: &str = "its content is not the object's";
+
+impl Verdict {
+    /// What programs know a difference by.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Keep | Self::Leave => "none",
+            Self::Adopt => "not_counted",
+            Self::Delete(_) => "outdated",
+            Self::Quarantine(WRONG_CONTENT) => "wrong_content",
+            Self::Quarantine(_) => "unknown",
+        }
+    }
+
+    /// Why, in words.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Keep | Self::Leave => "it is as it should be",
+            Self::Adopt => "the metadata wants it and does not count it",
+            Self::Delete(why) | Self::Quarantine(why) => why,
+        }
+    }
+}
+
 /// Judges one copy. `deletion_waits` says that the outbox has a deletion of exactly this copy.
 pub fn judge(held: &Held, known: &Known, listed: Option<Listed>, deletion_waits: bool) -> Verdict {
     let is_listed = listed.is_some_and(|listed| listed.generation == held.generation);
@@ -70,12 +95,12 @@ pub fn judge(held: &Held, known: &Known, listed: Option<Listed>, deletion_waits:
             if held.size == *size && held.sha256 == *sha256 {
                 Verdict::Keep
             } else {
-                Verdict::Quarantine("its content is not the object's")
+                Verdict::Quarantine(WRONG_CONTENT)
             }
         }
         _ if held.version.is_none() => Verdict::Leave,
         (Known::Live { size, sha256 }, _) if held.size != *size || held.sha256 != *sha256 => {
-            Verdict::Quarantine("its content is not the object's")
+            Verdict::Quarantine(WRONG_CONTENT)
         }
         (Known::Live { .. }, None) => Verdict::Adopt,
         (Known::Live { .. }, Some(_)) => Verdict::Delete("the server has another copy of the object"),

@@ -5,6 +5,7 @@
 
 pub mod auth;
 pub mod files;
+pub mod fsck;
 pub mod gauges;
 pub mod locations;
 pub mod namespace;
@@ -44,6 +45,7 @@ pub fn routes(config: &mut web::ServiceConfig) {
                 .service(operation::actors_list)
                 .service(operation::events_list)
                 .service(operation::why)
+                .service(fsck::check)
                 .service(tokens::create)
                 .service(tokens::list)
                 .service(tokens::revoke)

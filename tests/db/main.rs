@@ -8,6 +8,7 @@ mod commit;
 mod concurrency;
 mod copy_and_reap;
 mod fixture;
+mod fsck;
 mod journal;
 mod listing;
 mod namespace;
