@@ -1,15 +1,16 @@
 //! The command line: what may be typed, and the help that explains it.
 
+mod administration;
+
 use std::path::PathBuf;
 
 use structopt::StructOpt;
 use structopt::clap::{AppSettings, ErrorKind, Shell};
 
+pub(crate) use self::administration::*;
 use super::exit::Exit;
 use super::progress::say;
 use super::up::{DownArgs, MemberArgs, UpArgs};
-use crate::types::api::Role;
-use crate::types::limits::REPLICATION_MAX;
 
 /// Below every help.
 const AFTER_HELP: &str = "\
@@ -155,12 +156,12 @@ pub(crate) enum Command {
     Report,
     /// Shows the name server's actors
     Actors,
-    /// Shows what happened in the cluster
+    /// Shows what happened in the cluster, all of it or what is about one object or server
     Events(EventsArgs),
     /// Explains one file: where its copies are, what is missing and what happened to it
     Why(PathArgs),
-    /// Takes a storage server out of service: it gets no new files
-    Drain(ServerArgs),
+    /// Takes a storage server out of service: its files are copied away, and it gets no new ones
+    Drain(DrainArgs),
     /// Puts a draining storage server back into service
     Undrain(ServerArgs),
     /// Removes a drained or dead storage server from the cluster
@@ -172,6 +173,16 @@ pub(crate) enum Command {
     /// largest number of all its places. A file's own number lasts until its content or its directory's number
     /// changes.
     Setrep(SetrepArgs),
+    /// Compares the metadata with itself and with what the storage servers have
+    ///
+    /// What is found is looked at again a second later, so that work under way is not mistaken for damage.
+    /// The exit code is 0 when nothing is wrong and every server could be asked, else 1.
+    Fsck(FsckArgs),
+    /// Brings a lost or rolled-back database back from the storage servers, and shows how far that is
+    ///
+    /// The exit code is 0 when everything is back, 7 when the copies of some files are lost (they are listed), and
+    /// 1 when it failed. It can be interrupted and run again.
+    Restore(RestoreArgs),
     /// Makes, lists and revokes access tokens
     Token(TokenCommand),
     /// Prints a shell's completions
@@ -364,97 +375,12 @@ pub(crate) struct SyncArgs {
     pub(crate) paths: Vec<PathBuf>,
 }
 
-/// `events`.
-#[derive(Debug, StructOpt)]
-pub(crate) struct EventsArgs {
-    /// How many of the newest
-    #[structopt(short = "n", long, value_name = "N", default_value = "50")]
-    pub(crate) limit: usize,
-}
-
-/// `drain`, `undrain`, `remove`.
-#[derive(Debug, StructOpt)]
-pub(crate) struct ServerArgs {
-    /// Name or id, as `holdfast servers` shows them
-    pub(crate) server: String,
-}
-
-/// `setrep`.
-#[derive(Debug, StructOpt)]
-pub(crate) struct SetrepArgs {
-    /// Copies wanted: 1 to 16
-    #[structopt(value_name = "N", parse(try_from_str = copies))]
-    pub(crate) copies: u32,
-    /// A path in the cluster
-    #[structopt(value_name = "PATH")]
-    pub(crate) path: String,
-}
-
-/// `token`.
-#[derive(Debug, StructOpt)]
-pub(crate) enum TokenCommand {
-    /// Makes a token and prints it; it is shown only this once
-    Create {
-        /// The name by which it is revoked
-        name: String,
-        /// What it allows: reader, writer or superuser
-        #[structopt(long, default_value = "reader", parse(try_from_str = role))]
-        role: Role,
-        /// Only for paths at and below this one
-        #[structopt(long, value_name = "DFS_PATH")]
-        prefix: Option<String>,
-        /// For how long, as 90s, 30m, 12h or 7d [default: until it is revoked]
-        #[structopt(long, value_name = "TIME", parse(try_from_str = seconds))]
-        ttl: Option<u64>,
-    },
-    /// Lists the tokens, without their secrets
-    List,
-    /// Makes a token worthless
-    Revoke {
-        /// Its name
-        name: String,
-    },
-}
-
 /// `completions`.
 #[derive(Debug, StructOpt)]
 pub(crate) struct CompletionsArgs {
     /// The shell
     #[structopt(possible_values = &Shell::variants(), case_insensitive = true)]
     pub(crate) shell: Shell,
-}
-
-fn copies(text: &str) -> Result<u32, String> {
-    match text.parse() {
-        Ok(number @ 1..=REPLICATION_MAX) => Ok(number),
-        _ => Err(format!("must be a number from 1 to {REPLICATION_MAX}")),
-    }
-}
-
-fn role(text: &str) -> Result<Role, String> {
-    match text {
-        "reader" => Ok(Role::Reader),
-        "writer" => Ok(Role::Writer),
-        "superuser" => Ok(Role::Superuser),
-        _ => Err("must be reader, writer or superuser".into()),
-    }
-}
-
-fn seconds(text: &str) -> Result<u64, String> {
-    let wrong = || "must be a number with s, m, h or d, for instance 12h".to_string();
-    let (number, unit) = match text.char_indices().next_back() {
-        Some((cut, unit)) if unit.is_ascii_alphabetic() => (&text[..cut], unit),
-        _ => (text, 's'),
-    };
-    let factor = match unit {
-        's' => 1,
-        'm' => 60,
-        'h' => 3_600,
-        'd' => 86_400,
-        _ => return Err(wrong()),
-    };
-    let number: u64 = number.parse().map_err(|_| wrong())?;
-    number.checked_mul(factor).filter(|seconds| *seconds > 0).ok_or_else(wrong)
 }
 
 /// Reads a command line. What clap has to say about it (help, version, wrong usage) is printed here, and the
@@ -548,13 +474,5 @@ mod tests {
             (find.name.as_deref(), find.kind.as_deref(), find.size.as_deref()),
             (Some("*.rs"), Some("f"), Some("-1k"))
         );
-    }
-
-    #[test]
-    fn lifetimes() {
-        assert_eq!((seconds("90"), seconds("2m"), seconds("7d")), (Ok(90), Ok(120), Ok(604_800)));
-        for wrong in ["", "0s", "h", "5y", "99999999999999999999d", "ü"] {
-            assert!(seconds(wrong).is_err(), "{wrong}");
-        }
     }
 }

@@ -157,14 +157,16 @@ async fn execute(context: &Context, command: &Command) -> Result<Exit> {
         Command::Push(args) => workspace::sync(context, args, workspace::Direction::Push).await,
         Command::Pull(args) => workspace::sync(context, args, workspace::Direction::Pull).await,
         Command::Servers => cluster::servers(context).await,
-        Command::Report => cluster::report(context).await,
+        Command::Report => report::run(context).await,
         Command::Actors => cluster::actors(context).await,
         Command::Events(args) => cluster::events(context, args).await,
         Command::Why(args) => show::why(context, args).await,
-        Command::Drain(args) => administration::server(context, args, "drain").await,
+        Command::Drain(args) => administration::drain(context, args).await,
         Command::Undrain(args) => administration::server(context, args, "undrain").await,
         Command::Remove(args) => administration::server(context, args, "remove").await,
         Command::Setrep(args) => administration::setrep(context, args).await,
+        Command::Fsck(args) => fsck::run(context, args).await,
+        Command::Restore(args) => restore::run(context, args).await,
         Command::Token(command) => administration::token(context, command).await,
         // What cannot run inside the shell.
         Command::Shell | Command::Completions(_) | Command::Up(_) | Command::Down(_) | Command::Member(_) => {

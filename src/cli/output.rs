@@ -177,6 +177,16 @@ pub(crate) fn human_duration(seconds: u64) -> String {
     text
 }
 
+/// A span as one says it: 8 s, 4 min, 2 h, 3 days.
+pub(crate) fn human_span(seconds: f64) -> String {
+    match seconds {
+        s if s < 90.0 => format!("{:.0} s", s.max(0.0)),
+        s if s < 5_400.0 => format!("{:.0} min", s / 60.0),
+        s if s < 172_800.0 => format!("{:.0} h", s / 3_600.0),
+        s => format!("{:.0} days", s / 86_400.0),
+    }
+}
+
 /// A time in the reader's own zone.
 pub(crate) fn human_time(time: &Time) -> String {
     time.with_timezone(&chrono::Local).format("%Y-%m-%d %H:%M:%S").to_string()
@@ -203,6 +213,10 @@ mod tests {
             assert_eq!(human_count(count), text);
         }
         assert_eq!((human_duration(65), human_duration(3_725)), ("1:05".into(), "1:02:05".into()));
+        for (seconds, text) in [(-1.0, "0 s"), (8.4, "8 s"), (130.0, "2 min"), (7_300.0, "2 h"), (260_000.0, "3 days")]
+        {
+            assert_eq!(human_span(seconds), text);
+        }
     }
 
     #[test]

@@ -18,6 +18,8 @@ use crate::types::{Error, ErrorCode};
 
 /// Between two plain lines.
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
+/// Between two lines of [`StatusLine`].
+const STATUS_INTERVAL: Duration = Duration::from_secs(2);
 /// Failed transfers in a row, with none done between, after which going on is pointless.
 const FAILURES_IN_A_ROW_MAX: u64 = 32;
 
@@ -172,6 +174,45 @@ fn new_bar() -> ProgressBar {
     }
     bar.enable_steady_tick(Duration::from_millis(250));
     bar
+}
+
+/// One line that says what is going on. On a terminal it is written over; elsewhere a new one comes when the text
+/// has changed, at most every [`STATUS_INTERVAL`].
+pub(crate) struct StatusLine {
+    bar: Option<ProgressBar>,
+    quiet: bool,
+    last: Option<(Instant, String)>,
+}
+
+impl StatusLine {
+    pub(crate) fn new(quiet: bool) -> Self {
+        let bar = (!quiet && std::io::stderr().is_terminal()).then(|| {
+            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(5));
+            bar.enable_steady_tick(Duration::from_millis(250));
+            bar
+        });
+        Self { bar, quiet, last: None }
+    }
+
+    /// Shows a text.
+    pub(crate) fn show(&mut self, text: &str) {
+        if let Some(bar) = &self.bar {
+            bar.set_message(shown(text, true).into_owned());
+        } else if !self.quiet
+            && self.last.as_ref().is_none_or(|(at, last)| last != text && at.elapsed() >= STATUS_INTERVAL)
+        {
+            say(text);
+            self.last = Some((Instant::now(), text.into()));
+        }
+    }
+}
+
+impl Drop for StatusLine {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
 }
 
 /// Prints a line on standard error; that nobody reads it is no failure.

@@ -14,16 +14,28 @@ pub fn row(time: NaiveDateTime, kind: &str, detail: String) -> EventRow {
     EventRow { id: ObjectId::generate().0, time, kind: kind.into(), object: None, server: None, detail }
 }
 
-/// One page, the newest first, optionally of one object.
-pub fn page(
-    connection: &mut AnyConnection,
-    object: Option<i64>,
-    before: Option<i64>,
-    limit: usize,
-) -> Result<Vec<Event>> {
+/// Which events are wanted; all, unless something is set.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// About this object.
+    pub object: Option<i64>,
+    /// About this server.
+    pub server: Option<i64>,
+    /// Of this kind.
+    pub kind: Option<String>,
+}
+
+/// One page, the newest first.
+pub fn page(connection: &mut AnyConnection, filter: &Filter, before: Option<i64>, limit: usize) -> Result<Vec<Event>> {
     let mut query = dsl::events.order(dsl::id.desc()).limit(limit as i64).select(EventRow::as_select()).into_boxed();
-    if let Some(object) = object {
+    if let Some(object) = filter.object {
         query = query.filter(dsl::object.eq(object));
+    }
+    if let Some(server) = filter.server {
+        query = query.filter(dsl::server.eq(server));
+    }
+    if let Some(kind) = &filter.kind {
+        query = query.filter(dsl::kind.eq(kind));
     }
     if let Some(before) = before {
         query = query.filter(dsl::id.lt(before));

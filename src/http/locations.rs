@@ -63,6 +63,7 @@ fn location(
         url,
         state: copy.state.clone(),
         health: server.health,
+        since: Some(utc(copy.created)),
         verified: copy.verified.map(utc),
     })
 }

@@ -6,7 +6,8 @@ use super::auth;
 use super::files::stat_path;
 use super::gauges::Gauges;
 use super::state::{App, Data};
-use crate::db::server::ServerView;
+use crate::db::events::Filter;
+use crate::db::server::{self, ServerView};
 use crate::db::{cluster, events as stored_events, report as counts};
 use crate::decisions::repair::paused;
 use crate::types::api::*;
@@ -131,8 +132,16 @@ pub async fn actors_list(request: HttpRequest, app: Data) -> Result<HttpResponse
 pub async fn events_list(request: HttpRequest, query: web::Query<EventsQuery>, app: Data) -> Result<HttpResponse> {
     auth::allow_cluster(&request, &app, Role::Reader).await?;
     let limit = query.limit.unwrap_or(EVENTS_DEFAULT).clamp(1, LIST_PAGE_ROWS_MAX);
-    let before = query.before;
-    let events = app.context.db.read(move |connection| stored_events::page(connection, None, before, limit)).await?;
+    let EventsQuery { before, object, server: named, kind, .. } = query.into_inner();
+    let events = app
+        .context
+        .db
+        .read(move |connection| {
+            let server = named.map(|named| server::resolve(connection, &named)).transpose()?;
+            let filter = Filter { object: object.map(|id| id.0), server: server.map(|id| id.0), kind };
+            stored_events::page(connection, &filter, before, limit)
+        })
+        .await?;
     let next = if events.len() == limit { events.last().map(|event| event.id) } else { None };
     Ok(HttpResponse::Ok().json(EventsResponse { events, next }))
 }
@@ -149,7 +158,10 @@ pub async fn why(request: HttpRequest, query: web::Query<PathQuery>, app: Data) 
     let events = app
         .context
         .db
-        .read(move |connection| stored_events::page(connection, Some(object.0), None, EVENTS_DEFAULT))
+        .read(move |connection| {
+            let filter = Filter { object: Some(object.0), ..Filter::default() };
+            stored_events::page(connection, &filter, None, EVENTS_DEFAULT)
+        })
         .await?;
     let mut findings = Vec::new();
     for replica in entry.replicas.iter().filter(|replica| replica.health != Health::Live) {

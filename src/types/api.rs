@@ -234,6 +234,9 @@ pub struct ReplicaLocation {
     pub state: String,
     /// The server's health.
     pub health: Health,
+    /// Since when the metadata lists it.
+    #[serde(default)]
+    pub since: Option<DateTime<Utc>>,
     /// When its bytes were last checked.
     pub verified: Option<DateTime<Utc>>,
 }

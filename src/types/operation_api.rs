@@ -78,6 +78,13 @@ pub struct EventsQuery {
     pub before: Option<i64>,
     /// Rows wanted.
     pub limit: Option<usize>,
+    /// Only what is about this object.
+    #[param(value_type = Option<String>)]
+    pub object: Option<ObjectId>,
+    /// Only what is about this storage server (name or id).
+    pub server: Option<String>,
+    /// Only what is of this kind.
+    pub kind: Option<String>,
 }
 
 /// One page of events.

@@ -7,6 +7,7 @@ mod common;
 mod between_servers;
 mod crash;
 mod errors;
+mod fsck;
 mod http_api;
 mod overwrite;
 mod repair;

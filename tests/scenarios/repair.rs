@@ -123,12 +123,15 @@ fn a_drained_server_can_be_switched_off_and_removed() {
     let mut cluster = impatient(3, DELAY_SECONDS);
     fill(&cluster, 100);
     assert!(replicas(&cluster, "storage-2") > 0);
-    cluster.ok(&["drain", "storage-2"]);
+    let (code, _, notes) = cluster.run(&["drain", "storage-2"]);
+    assert!(code == 0 && notes.contains("draining, "), "{notes}");
     wait_for("it is drained", 60, || {
         // Never short, at no moment.
         assert!(report(&cluster)["under_replicated"].as_array().unwrap().is_empty());
         cluster.ok(&["servers", "--json"]).contains("drained").then_some(())
     });
+    let (code, _, notes) = cluster.run(&["drain", "--wait", "storage-2"]);
+    assert!(code == 0 && notes.contains("is drained"), "{notes}");
     assert_eq!(replicas(&cluster, "storage-2"), 0);
     let (code, _, errors) = cluster.run(&["remove", "storage-2"]);
     assert_eq!(code, 4, "it still runs: {errors}");

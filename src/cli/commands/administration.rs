@@ -1,30 +1,73 @@
 //! `drain`, `undrain`, `remove`, `setrep`, `token`.
 
-use crate::cli::args::{ServerArgs, SetrepArgs, TokenCommand};
+use std::time::Duration;
+
+use super::cluster::draining;
+use crate::cli::args::{DrainArgs, ServerArgs, SetrepArgs, TokenCommand};
 use crate::cli::context::Context;
 use crate::cli::exit::Exit;
 use crate::cli::output::{human_count, human_time_or};
+use crate::cli::progress::StatusLine;
+use crate::client::NameServerClient;
 use crate::types::api::{AdminState, Role, ServerInfo, SetrepRequest, TokenRequest};
-use crate::types::{DfsPath, Error, Result};
+use crate::types::{DfsPath, Error, ErrorCode, Result};
 
-/// `holdfast drain`, `undrain` and `remove`; `action` is the endpoint's last name.
-pub(crate) async fn server(context: &Context, args: &ServerArgs, action: &str) -> Result<Exit> {
+/// How often `drain --wait` looks.
+const DRAIN_POLL_INTERVAL: Duration = Duration::from_secs(1);
+
+/// `holdfast drain`.
+pub(crate) async fn drain(context: &Context, args: &DrainArgs) -> Result<Exit> {
+    if !args.wait {
+        return server(context, &args.server, "drain").await;
+    }
     let names = context.cluster()?.names;
+    let mut info = act(&names, &args.server, "drain").await?;
+    let mut status = StatusLine::new(context.args.quiet);
+    while info.admin_state == AdminState::Draining {
+        status.show(&format!("{}: {}", info.name, draining(&info)));
+        tokio::time::sleep(DRAIN_POLL_INTERVAL).await;
+        let all = names.servers().await?.servers;
+        info = all
+            .into_iter()
+            .find(|server| server.server == info.server)
+            .ok_or_else(|| Error::not_found(format!("{} was removed from the cluster meanwhile", info.name)))?;
+    }
+    drop(status);
+    if info.admin_state == AdminState::InService {
+        let message = format!("{} was put back into service meanwhile", info.name);
+        return Err(Error::new(ErrorCode::PreconditionFailed, message));
+    }
+    told(context, &info, "drain")
+}
+
+/// `holdfast undrain` and `remove`, and `drain` without waiting; `action` is the endpoint's last name.
+pub(crate) async fn server(context: &Context, args: &ServerArgs, action: &str) -> Result<Exit> {
+    let answer = act(&context.cluster()?.names, args, action).await?;
+    told(context, &answer, action)
+}
+
+async fn act(names: &NameServerClient, args: &ServerArgs, action: &str) -> Result<ServerInfo> {
     let servers = names.servers().await?.servers;
     let server = named(&servers, &args.server)?;
-    let answer = names.server_action(server.server, action).await?;
+    names.server_action(server.server, action).await
+}
+
+fn told(context: &Context, answer: &ServerInfo, action: &str) -> Result<Exit> {
     let mut output = context.output();
     if context.json() {
-        output.json(&answer)?;
+        output.json(answer)?;
         output.flush()?;
     } else if !context.args.quiet {
+        let name = &answer.name;
         super::hint(&match (action, answer.admin_state) {
-            ("remove", _) => format!("{} is removed", answer.name),
-            (_, AdminState::InService) => format!("{} is in service", answer.name),
-            (_, AdminState::Draining) => {
-                format!("{} gets no new files from now on; `holdfast undrain` takes that back", answer.name)
-            }
-            (_, AdminState::Drained) => format!("{} is drained", answer.name),
+            ("remove", _) => format!("{name} is removed"),
+            (_, AdminState::InService) => format!("{name} is in service"),
+            (_, AdminState::Draining) => format!(
+                "{name} gets no new files from now on, and its files are copied away: {}. `holdfast servers` shows how \
+                 far that is; `holdfast undrain {name}` takes it back",
+                draining(answer)
+            ),
+            (_, AdminState::Drained) => format!("{name} is drained: stop its daemon, then `holdfast remove {name}`"),
         });
     }
     Ok(Exit::Done)

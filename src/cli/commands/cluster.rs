@@ -1,11 +1,11 @@
-//! `servers`, `report`, `actors`, `events`: the cluster's state.
+//! `servers`, `actors`, `events`: the cluster's state.
 
 use crate::cli::args::EventsArgs;
 use crate::cli::context::Context;
 use crate::cli::exit::Exit;
-use crate::cli::output::{Output, human_bytes, human_count, human_time, human_time_or};
+use crate::cli::output::{Output, human_bytes, human_count, human_span, human_time, human_time_or};
 use crate::types::Result;
-use crate::types::api::{AdminState, Event, EventsQuery, Health, Report, ServerInfo};
+use crate::types::api::{AdminState, Event, EventsQuery, Health, ServerInfo};
 
 /// Events that are asked for at once.
 const EVENTS_PAGE_ROWS: usize = 500;
@@ -32,18 +32,19 @@ fn server_row(server: &ServerInfo) -> Vec<String> {
     };
     let state = match &server.reason {
         Some(reason) => format!("{health} ({reason})"),
+        None if server.syncing => format!("{health}, syncing"),
         None => health.to_string(),
     };
     let service = match server.admin_state {
-        AdminState::InService => "in service",
-        AdminState::Draining => "draining",
-        AdminState::Drained => "drained",
+        AdminState::InService => "in service".into(),
+        AdminState::Draining => draining(server),
+        AdminState::Drained => "drained".into(),
     };
     vec![
         server.name.clone(),
         server.server.to_string(),
         state,
-        service.to_string(),
+        service,
         human_bytes(server.free_bytes),
         human_bytes(server.capacity_bytes),
         human_count(server.replicas),
@@ -53,48 +54,16 @@ fn server_row(server: &ServerInfo) -> Vec<String> {
     ]
 }
 
-/// `holdfast report`.
-pub(crate) async fn report(context: &Context) -> Result<Exit> {
-    let report = context.cluster()?.names.report().await?;
-    let mut output = context.output();
-    if context.json() {
-        output.json(&report)?;
-    } else {
-        print_report(&mut output, &report)?;
+/// How far a draining server is.
+pub(super) fn draining(server: &ServerInfo) -> String {
+    let mut text = "draining".to_string();
+    if let Some(left) = server.drain_left {
+        text.push_str(&format!(", {} left", human_count(left)));
     }
-    output.flush()?;
-    Ok(Exit::Done)
-}
-
-fn print_report(output: &mut Output, report: &Report) -> Result<()> {
-    output.line(format_args!(
-        "The cluster is {}.",
-        match report.verdict.as_str() {
-            "danger" => "in danger",
-            other => other,
-        }
-    ))?;
-    for problem in &report.problems {
-        let problem = output.name(problem).into_owned();
-        output.line(format_args!("- {problem}"))?;
+    if let Some(seconds) = server.drain_seconds_left.filter(|_| server.drain_left != Some(0)) {
+        text.push_str(&format!(", about {}", human_span(seconds)));
     }
-    let servers = [(report.servers_live, "live"), (report.servers_suspect, "suspect"), (report.servers_down, "down")];
-    let servers: Vec<_> = servers.iter().map(|(count, what)| format!("{count} {what}")).collect();
-    let short: Vec<_> =
-        report.under_replicated.iter().map(|row| format!("{} with {}", human_count(row.objects), row.copies)).collect();
-    let short = if short.is_empty() { "none".to_string() } else { short.join(", ") };
-    for (name, value) in [
-        ("servers", servers.join(", ")),
-        ("objects", format!("{}, {}", human_count(report.objects), human_bytes(report.bytes))),
-        ("short of copies", short),
-        ("missing", human_count(report.missing_objects)),
-        ("deletions due", human_count(report.outbox)),
-        ("mode", report.mode.clone()),
-        ("version", report.version.to_string()),
-    ] {
-        output.line(format_args!("{name:<16} {value}"))?;
-    }
-    Ok(())
+    text
 }
 
 /// `holdfast actors`.
@@ -131,7 +100,8 @@ pub(crate) async fn events(context: &Context, args: &EventsArgs) -> Result<Exit>
     let mut before = None;
     while events.len() < args.limit {
         let limit = Some((args.limit - events.len()).min(EVENTS_PAGE_ROWS));
-        let page = names.events(&EventsQuery { before, limit }).await?;
+        let (object, server, kind) = (args.object, args.server.clone(), args.kind.clone());
+        let page = names.events(&EventsQuery { before, limit, object, server, kind }).await?;
         events.extend(page.events);
         before = page.next;
         if before.is_none() {

@@ -4,9 +4,12 @@ pub(super) mod administration;
 pub(super) mod cluster;
 pub(super) mod explore;
 pub(super) mod files;
+pub(super) mod fsck;
 pub(super) mod glob;
 pub(super) mod ls;
 pub(super) mod move_copy;
+pub(super) mod report;
+pub(super) mod restore;
 pub(super) mod show;
 pub(super) mod tree;
 

@@ -6,7 +6,7 @@ use crate::cli::context::Context;
 use crate::cli::exit::Exit;
 use crate::cli::output::{Output, human_bytes, human_time, human_time_or};
 use crate::types::Result;
-use crate::types::api::{Entry, Health, Kind};
+use crate::types::api::{Entry, Health, Kind, ReplicaLocation};
 
 /// `holdfast stat`.
 pub(crate) async fn stat(context: &Context, args: &PathsArgs) -> Result<Exit> {
@@ -62,7 +62,13 @@ fn print_entry(output: &mut Output, entry: &Entry) -> Result<()> {
     if entry.replicas.is_empty() {
         return Ok(());
     }
-    let rows = entry.replicas.iter().map(|replica| {
+    output.line("")?;
+    print_copies(output, entry)
+}
+
+/// Where the copies are, one in each line.
+fn print_copies(output: &mut Output, entry: &Entry) -> Result<()> {
+    let row = |replica: &ReplicaLocation| {
         let health = match replica.health {
             Health::Live => "live",
             Health::Suspect => "suspect",
@@ -73,12 +79,11 @@ fn print_entry(output: &mut Output, entry: &Entry) -> Result<()> {
             replica.host.clone(),
             replica.state.clone(),
             health.to_string(),
+            human_time_or(replica.since.as_ref(), "-"),
             human_time_or(replica.verified.as_ref(), "never"),
         ]
-    });
-    let rows = rows.collect();
-    output.line("")?;
-    output.table(&["SERVER", "HOST", "COPY", "HEALTH", "VERIFIED"], rows)
+    };
+    output.table(&["SERVER", "HOST", "COPY", "HEALTH", "SINCE", "VERIFIED"], entry.replicas.iter().map(row).collect())
 }
 
 /// `holdfast why`.
@@ -89,14 +94,18 @@ pub(crate) async fn why(context: &Context, args: &PathArgs) -> Result<Exit> {
         why.entry.replicas.iter_mut().for_each(|replica| replica.url = None);
         output.json(&why)?;
     } else {
-        print_entry(&mut output, &why.entry)?;
-        output.line("")?;
-        for finding in &why.findings {
+        // The answer first, then what it rests on.
+        let path = output.name(&why.entry.path).into_owned();
+        output.line(format_args!("{path}:"))?;
+        for finding in why.findings.iter().rev() {
             let finding = output.name(finding).into_owned();
-            output.line(finding)?;
+            output.line(format_args!("- {finding}"))?;
         }
+        output.line("")?;
+        print_entry(&mut output, &why.entry)?;
         if !why.events.is_empty() {
             output.line("")?;
+            output.line("What happened to these bytes, the newest last:")?;
             super::cluster::print_events(&mut output, why.events.iter().rev())?;
         }
     }

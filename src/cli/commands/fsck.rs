@@ -1,0 +1,85 @@
+//! `fsck`: what is not as it should be.
+
+use crate::cli::args::FsckArgs;
+use crate::cli::context::Context;
+use crate::cli::exit::Exit;
+use crate::cli::output::{Output, human_count};
+use crate::cli::progress::StatusLine;
+use crate::types::Result;
+use crate::types::api::{Finding, FsckReport, FsckRequest};
+
+/// `holdfast fsck`.
+pub(crate) async fn run(context: &Context, args: &FsckArgs) -> Result<Exit> {
+    let names = context.cluster()?.names;
+    let mut status = StatusLine::new(context.args.quiet || context.json());
+    status.show("comparing the metadata with itself and with what the storage servers have …");
+    let report = names.fsck(&FsckRequest { repair: args.repair }).await?;
+    drop(status);
+    let mut output = context.output();
+    if context.json() {
+        output.json(&report)?;
+    } else {
+        print(&mut output, &report, args.repair)?;
+    }
+    output.flush()?;
+    Ok(if report.clean { Exit::Done } else { Exit::Failed })
+}
+
+fn print(output: &mut Output, report: &FsckReport, repair: bool) -> Result<()> {
+    if !report.findings.is_empty() {
+        let row = |finding: &Finding| {
+            vec![
+                finding.kind.clone(),
+                finding.object.map_or_else(|| "-".into(), |object| object.to_string()),
+                finding.server.clone().unwrap_or_else(|| "-".into()),
+                finding.detail.clone(),
+            ]
+        };
+        output.table(&["KIND", "OBJECT", "SERVER", "WHAT"], report.findings.iter().map(row).collect())?;
+        output.line("")?;
+    }
+    for skipped in &report.servers_skipped {
+        let skipped = output.name(skipped).into_owned();
+        output.line(format_args!("not compared: {skipped}"))?;
+    }
+    output.line(format_args!(
+        "{} entries, {} objects; {} copies on {} servers were compared",
+        human_count(report.entries),
+        human_count(report.objects),
+        human_count(report.replicas),
+        human_count(report.servers_checked),
+    ))?;
+    output.line(verdict(report, repair))
+}
+
+/// The last line: what it all means.
+fn verdict(report: &FsckReport, repair: bool) -> String {
+    let findings = human_count(report.findings_total);
+    let more = report.findings_total.saturating_sub(report.findings.len() as u64);
+    let more = if more > 0 { format!(" ({} more than are listed)", human_count(more)) } else { String::new() };
+    match (report.findings_total, repair) {
+        (0, _) if report.clean => "Nothing is wrong.".into(),
+        (0, _) => "Nothing is wrong with what could be compared.".into(),
+        (_, false) => format!("{findings} findings{more}; `holdfast fsck --repair` puts right what it can."),
+        (_, true) => format!(
+            "{findings} findings{more}; {} were put right or queued. Run it again when `holdfast report` has nothing \
+             left to repair.",
+            human_count(report.repaired)
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_line_tells_what_to_do() {
+        let clean = FsckReport { clean: true, ..FsckReport::default() };
+        assert_eq!(verdict(&clean, false), "Nothing is wrong.");
+        let skipped = FsckReport { clean: false, servers_skipped: vec!["s: down".into()], ..FsckReport::default() };
+        assert!(verdict(&skipped, false).contains("could be compared"));
+        let found = FsckReport { findings_total: 3, repaired: 2, ..FsckReport::default() };
+        assert!(verdict(&found, false).contains("--repair") && verdict(&found, true).contains("2 were put right"));
+    }
+}
