@@ -28,6 +28,7 @@ pub mod pending;
 pub mod reap;
 pub mod repair;
 pub mod report;
+pub mod restore;
 pub mod rows;
 pub mod schema;
 pub mod server;

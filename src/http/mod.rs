@@ -11,6 +11,7 @@ pub mod namespace;
 pub mod openapi;
 pub mod operation;
 pub mod redirect;
+pub mod restore;
 pub mod server;
 pub mod servers;
 pub mod state;
@@ -43,6 +44,8 @@ pub fn routes(config: &mut web::ServiceConfig) {
                 .service(operation::actors_list)
                 .service(operation::events_list)
                 .service(operation::why)
+                .service(restore::start)
+                .service(restore::status)
                 .service(tokens::create)
                 .service(tokens::list)
                 .service(tokens::revoke)

@@ -4,7 +4,7 @@ use actix_web::{HttpResponse, get};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
-use super::{files, namespace, operation, servers, tokens};
+use super::{files, namespace, operation, restore, servers, tokens};
 use crate::types::api::ErrorBody;
 
 #[derive(OpenApi)]
@@ -19,6 +19,7 @@ use crate::types::api::ErrorBody;
         namespace::mkdir, namespace::rmdir, namespace::touch, namespace::mv, namespace::cp,
         servers::register, servers::pending_fates, servers::list, servers::drain, servers::undrain, servers::remove,
         operation::report, operation::actors_list, operation::events_list, operation::why, operation::status, operation::metrics_text,
+        restore::start, restore::status,
         tokens::create, tokens::list, tokens::revoke,
     ),
     components(schemas(ErrorBody)),
@@ -82,6 +83,7 @@ mod tests {
             "actors",
             "events",
             "why",
+            "restore",
             "servers/{id}/drain",
             "servers/{id}/undrain",
             "servers/{id}/remove",
