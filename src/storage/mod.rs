@@ -7,11 +7,13 @@
 //! | [`reporter`] | the `CommitReporter`: reports uploads to the name server, many in one request |
 //! | [`registrar`] | the `Registrar`: announces the server, and again when the name server forgot |
 //! | [`collector`] | the `Collector`: asks about pending replicas |
+//! | [`heard`] | the newest change of the metadata that the server has heard of |
 //! | [`http`] | the endpoints |
 //! | [`salvage`] | writes a data directory's files out with no server running |
 //! | [`server`] | options, start and end of the daemon |
 
 pub mod collector;
+pub mod heard;
 pub mod http;
 pub mod identity;
 pub mod registrar;

@@ -1,6 +1,6 @@
 //! The storage daemon: options, start, end.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -10,10 +10,11 @@ use structopt::StructOpt;
 use tokio::sync::Semaphore;
 
 use super::collector::Collect;
+use super::heard::{self, Heard};
 use super::identity::Identity;
 use super::registrar::Register;
 use super::reporter::{CommitReporter, ReportCommits};
-use super::store::{Index, Layout, index, sweep};
+use super::store::{Index, Journal, Layout, index, sweep};
 use super::writer::{IndexWriter, WriteIndex};
 use super::{http, salvage};
 use crate::actors::{Batcher, Board, Handle, PassActor, Supervisor};
@@ -137,6 +138,10 @@ pub struct Shared {
     pub writer: Handle<IndexWriter>,
     /// Reports uploads.
     pub reporter: Handle<CommitReporter>,
+    /// The copy of the metadata's journal.
+    pub journal: Journal,
+    /// The newest change that it has heard of.
+    pub heard: Heard,
     /// Who it is.
     pub identity: Identity,
     /// Checks tickets.
@@ -195,22 +200,7 @@ impl Shared {
 pub async fn run(command: Command) -> Result<()> {
     match command.action {
         Some(Action::Salvage { data_dir, to, committed_only }) => {
-            let done = salvage::salvage(&data_dir, &to, committed_only)?;
-            println!(
-                "{} files ({} bytes) written to {}; {} older copies passed over",
-                done.files,
-                done.bytes,
-                to.display(),
-                done.passed_over
-            );
-            for problem in &done.problems {
-                eprintln!("holdfast-storage-server: {problem}");
-            }
-            if done.problems.is_empty() {
-                Ok(())
-            } else {
-                Err(Error::internal(format!("{} files could not be written", done.problems.len())))
-            }
+            print_salvaged(&salvage::salvage(&data_dir, &to, committed_only)?, &to)
         }
         Some(Action::Rebuild { data_dir }) => {
             let done = salvage::rebuild(&data_dir)?;
@@ -221,6 +211,32 @@ pub async fn run(command: Command) -> Result<()> {
             Ok(())
         }
         None => serve(command.options).await,
+    }
+}
+
+fn print_salvaged(done: &salvage::Salvaged, to: &Path) -> Result<()> {
+    println!(
+        "{} files ({} bytes) written to {}; {} older copies passed over",
+        done.files,
+        done.bytes,
+        to.display(),
+        done.passed_over
+    );
+    match done.journal {
+        Some(version) => println!(
+            "paths are those of the journal here, which reaches version {version}; {} newer files stand under the paths \
+             of their commits",
+            done.newer
+        ),
+        None => println!("there is no journal here that counts: paths are those of the commits"),
+    }
+    for note in done.notes.iter().chain(&done.problems) {
+        eprintln!("holdfast-storage-server: {note}");
+    }
+    if done.problems.is_empty() {
+        Ok(())
+    } else {
+        Err(Error::internal(format!("{} files could not be written", done.problems.len())))
     }
 }
 
@@ -244,6 +260,7 @@ async fn serve(typed: OptionalOptions) -> Result<()> {
     };
     let (epoch, term) = (index::setting(&mut connection, "epoch")?, index::setting(&mut connection, "term")?);
     let identity = Identity::new(file.identity, file.cluster, epoch, term);
+    let heard = Heard::new(index::setting(&mut connection, heard::SETTING)?);
     let (board, metrics) = (Board::default(), Metrics::new()?);
     let supervisor = Supervisor::new(board.clone());
     let work = WriteIndex { layout: layout.clone(), connection: Arc::new(Mutex::new(connection)) };
@@ -262,6 +279,8 @@ async fn serve(typed: OptionalOptions) -> Result<()> {
         index: Index::open(&layout.index_path())?,
         reporter: Batcher::supervise(&supervisor, &board, "CommitReporter", work),
         writer,
+        journal: Journal::open(layout.clone(), file.cluster)?,
+        heard,
         identity,
         signer,
         name_server,

@@ -8,6 +8,7 @@ mod between_servers;
 mod crash;
 mod errors;
 mod http_api;
+mod journal_copy;
 mod overwrite;
 mod repair;
 mod storage_directory;

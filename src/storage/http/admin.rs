@@ -7,6 +7,7 @@ use serde::Deserialize;
 use super::Daemon;
 use crate::client::storage::BodyFacts;
 use crate::security::ticket::Sender;
+use crate::storage::heard;
 use crate::storage::server::Shared;
 use crate::storage::store::{ReplicaRow, index, objects};
 use crate::storage::writer::{INDEX_DEADLINE, IndexChange};
@@ -15,8 +16,8 @@ use crate::types::storage_api::*;
 use crate::types::{Error, ErrorCode, Result};
 use crate::web::auth;
 
-/// Checks that a name server of this cluster asks, and that no newer one has asked before.
-async fn fence(request: &HttpRequest, shared: &Shared) -> Result<()> {
+/// Checks that a name server of this cluster asks, and that no newer one has asked before. Answers its epoch and term.
+fn judge(request: &HttpRequest, shared: &Shared) -> Result<(i64, i64)> {
     let verified = auth::server(request, &shared.signer)?;
     let (cluster, _, epoch) = shared.identity.require_member()?;
     if verified.cluster != Some(cluster) {
@@ -38,16 +39,47 @@ async fn fence(request: &HttpRequest, shared: &Shared) -> Result<()> {
             ),
         ));
     }
-    if (verified.epoch, term) > (epoch, standing.term) {
+    Ok((verified.epoch, term))
+}
+
+/// As [`judge`], and shuts out everything older from now on.
+pub(super) async fn fence(request: &HttpRequest, shared: &Shared) -> Result<()> {
+    let (epoch, term) = judge(request, shared)?;
+    let standing = shared.identity.standing();
+    if (epoch, term) > (standing.epoch, standing.term) {
         // Durable before it is believed: after a restart nothing older is accepted either.
-        let change = IndexChange::Settings(vec![("epoch", verified.epoch), ("term", term)]);
+        let change = IndexChange::Settings(vec![("epoch", epoch), ("term", term)]);
         shared.writer.submit(change, INDEX_DEADLINE).await?;
-        shared.identity.raise(verified.epoch, term);
+        shared.identity.raise(epoch, term);
     }
     Ok(())
 }
 
-pub(super) async fn status(daemon: Daemon) -> Result<HttpResponse> {
+/// Remembers the newest version that a name server tells of, when it is one that may act here. Anybody else is
+/// answered all the same.
+fn note_head(request: &HttpRequest, daemon: &Daemon) {
+    let head = request.headers().get(JOURNAL_HEAD_HEADER).and_then(|value| value.to_str().ok()?.parse().ok());
+    let Some(head) = head else { return };
+    match judge(request, daemon) {
+        Err(error) => log::debug!("a journal's head is not believed: {}", error.message()),
+        Ok(_) => {
+            let Some(version) = daemon.heard.note(head) else { return };
+            let shared = daemon.get_ref().clone();
+            // The check is not held up by a slow disk.
+            actix_web::rt::spawn(async move {
+                let change = IndexChange::Settings(vec![(heard::SETTING, version)]);
+                if let Err(error) = shared.writer.submit(change, INDEX_DEADLINE).await {
+                    log::warn!("the newest version could not be written down: {}", error.chain());
+                    shared.heard.not_written();
+                }
+            });
+        }
+    }
+}
+
+pub(super) async fn status(request: HttpRequest, daemon: Daemon) -> Result<HttpResponse> {
+    note_head(&request, &daemon);
+    let journal = daemon.journal.position();
     let (capacity_bytes, free_bytes) = daemon.layout.room()?;
     let (objects, bytes) = daemon.index.read(index::sums).await?;
     let standing = daemon.identity.standing();
@@ -58,8 +90,8 @@ pub(super) async fn status(daemon: Daemon) -> Result<HttpResponse> {
         server: standing.server,
         epoch: standing.epoch,
         term: standing.term,
-        journal: None,
-        heard_version: 0,
+        heard_version: daemon.heard.version().max(journal.as_ref().map_or(0, |position| position.version)),
+        journal,
         scrub_alarm: false,
         boot_id: daemon.identity.boot_id,
         capacity_bytes,

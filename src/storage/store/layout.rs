@@ -44,7 +44,7 @@ impl Layout {
         make_private_dir(root)?;
         let lock = lock(root)?;
         let layout = Self { root: root.into(), _lock: Some(lock) };
-        for name in ["objects", "incoming", "quarantine"] {
+        for name in ["objects", "incoming", "journal", "quarantine"] {
             let path = root.join(name);
             fs::create_dir_all(&path).io_context(|| format!("making {}", path.display()))?;
         }
@@ -115,6 +115,11 @@ impl Layout {
     /// Where uploads in flight are.
     pub fn incoming_dir(&self) -> PathBuf {
         self.root.join("incoming")
+    }
+
+    /// Where the copy of the metadata's journal is.
+    pub fn journal_dir(&self) -> PathBuf {
+        self.root.join("journal")
     }
 
     /// Where corrupt and unknown files are.
