@@ -20,7 +20,7 @@ use crate::decisions::journal::{Head, Holder, Send, choose, copied, next};
 use crate::journal::{ENTRIES, OBJECTS, Origin, SERVERS, SnapshotWriter, TOKENS, format};
 use crate::types::api::{AdminState, Health};
 use crate::types::storage_api::{JournalPosition, JournalStatus};
-use crate::types::{Error, Result, ServerId, Sha256, Version};
+use crate::types::{Error, ErrorCode, Result, ServerId, Sha256, Version};
 
 /// Rows of one segment; a single change may have more.
 const SEGMENT_ROWS: i64 = 5_000;
@@ -96,15 +96,19 @@ async fn pass(context: Context, memory: Arc<Mutex<Memory>>) -> Result<PassReport
     let holders = holders(&context, &memory, &state, &live).await;
     let chosen = live.iter().filter(|server| holders.contains(&ServerId(server.row.id)));
     let outcomes = join_all(chosen.map(|server| serve(&context, server))).await;
-    let (mut served, mut failed) = (Vec::new(), None);
+    let (mut served, mut failed, mut full) = (Vec::new(), None, 0);
     for outcome in outcomes {
         match outcome {
             Ok(one) => served.push(one),
-            Err(error) => failed = Some(error),
+            Err(error) => {
+                full += usize::from(error.code() == ErrorCode::OutOfSpace);
+                failed = Some(error);
+            }
         }
     }
     let reached = served.iter().filter_map(|one| one.reached).collect();
-    let copied = copied(reached, context.settings.journal_copies, live.len());
+    // A full disk must not hold up the deletions that would make room on it.
+    let copied = copied(reached, context.settings.journal_copies, live.len() - full);
     if copied > state.journal_copied {
         let history = state.history.to_string();
         context.act(move |connection| Ok(journal::note_copied(connection, &history, copied)?)).await?;
@@ -232,7 +236,7 @@ async fn protect<T>(context: &Context, server: &ServerView, why: &str) -> Result
     log::error!("{reason}");
     let stored = reason.clone();
     context.lead(move |connection| cluster::protect(connection, &stored)).await?;
-    Err(Error::new(crate::types::ErrorCode::ReadOnly, reason))
+    Err(Error::new(ErrorCode::ReadOnly, reason))
 }
 
 fn origin(state: &ClusterState) -> Origin {

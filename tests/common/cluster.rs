@@ -73,6 +73,11 @@ impl Process {
         wait_for("the port answers", 30, || TcpStream::connect(("127.0.0.1", port)).ok());
     }
 
+    /// Takes an option away for the next start.
+    pub fn drop_arg(&mut self, arg: &str) {
+        self.args.retain(|other| other != arg);
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.as_ref().unwrap().id()
     }

@@ -11,6 +11,7 @@ mod http_api;
 mod journal_copy;
 mod overwrite;
 mod repair;
+mod restore;
 mod storage_directory;
 mod trees;
 mod up;

@@ -19,7 +19,7 @@ use crate::web::auth;
 /// Checks that a name server of this cluster asks, and that no newer one has asked before. Answers its epoch and term.
 fn judge(request: &HttpRequest, shared: &Shared) -> Result<(i64, i64)> {
     let verified = auth::server(request, &shared.signer)?;
-    let (cluster, _, epoch) = shared.identity.require_member()?;
+    let (cluster, epoch) = shared.identity.require_cluster()?;
     if verified.cluster != Some(cluster) {
         return Err(Error::new(ErrorCode::Forbidden, "the request comes from another cluster"));
     }

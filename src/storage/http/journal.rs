@@ -42,7 +42,7 @@ pub(super) async fn read(request: HttpRequest, query: web::Query<FileQuery>, dae
 pub(super) async fn receive(request: HttpRequest, payload: web::Payload, daemon: Daemon) -> Result<HttpResponse> {
     fence(&request, &daemon).await?;
     let shared: Arc<Shared> = daemon.get_ref().clone();
-    let (cluster, _, _) = shared.identity.require_member()?;
+    let (cluster, _) = shared.identity.require_cluster()?;
     let permit = shared.journal.permits.clone().try_acquire_owned().map_err(|_| {
         Error::new(ErrorCode::Busy, "this storage server receives as many files of the journal as it takes; try again")
     })?;
