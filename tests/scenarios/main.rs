@@ -9,6 +9,7 @@ mod crash;
 mod errors;
 mod http_api;
 mod journal_copy;
+mod name_servers;
 mod overwrite;
 mod repair;
 mod restore;
