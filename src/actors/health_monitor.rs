@@ -73,7 +73,7 @@ impl Work for CheckServers {
 
 /// What a check found.
 enum Found {
-    Answered(StorageStatus),
+    Answered(Box<StorageStatus>),
     Missed(String),
 }
 
@@ -113,7 +113,7 @@ async fn check(context: &Context, server: &ServerView, timeout: Duration) -> Fou
         Ok(status) if status.epoch > epoch => {
             Found::Missed(format!("it has seen epoch {}, the database is in epoch {epoch}", status.epoch))
         }
-        Ok(status) => Found::Answered(status),
+        Ok(status) => Found::Answered(Box::new(status)),
     }
 }
 
