@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::layout::{Layout, sync_dir};
 use crate::journal::reader::ends;
-use crate::journal::{Contents, Defect, Ends, Header, collection};
+use crate::journal::{Contents, Defect, Ends, Header, Kind, Segment, collection};
 use crate::types::error::IoContext;
 use crate::types::limits::JOURNAL_SEGMENT_BYTES_MAX;
 use crate::types::storage_api::{JournalAccepted, JournalFile, JournalPosition, JournalStatus};
@@ -140,20 +140,17 @@ impl Journal {
     /// answers, it is durable. Repeating a file changes nothing.
     pub fn accept(&self, file: TempPath, cluster: Uuid) -> Result<JournalAccepted> {
         let bytes = fs::metadata(&file).io_context(|| "looking at a received file".into())?.len();
-        let contents = collection::open(&file, Some(cluster)).and_then(|reader| reader.verify())?;
-        let (ends, is_segment) = match contents {
-            Contents::Segment(segment) => {
-                let end = (segment.header.last, segment.header.tip_after);
-                (Ends { header: segment.header, end }, true)
-            }
-            Contents::Snapshot(snapshot) => {
-                (Ends { header: snapshot.header, end: (snapshot.v1, snapshot.tip1) }, false)
-            }
-        };
+        let reader = collection::open(&file, Some(cluster))?;
+        let is_segment = reader.header().kind == Kind::Segment;
+        // Before it is read: what is remembered of a segment grows with it.
         if is_segment && bytes > JOURNAL_SEGMENT_BYTES_MAX {
             let message = format!("a segment of {bytes} bytes; at most {JOURNAL_SEGMENT_BYTES_MAX} are taken");
             return Err(Error::new(ErrorCode::TooLarge, message));
         }
+        let ends = match reader.verify()? {
+            Contents::Segment(Segment { header, .. }) => Ends { end: (header.last, header.tip_after), header },
+            Contents::Snapshot(snapshot) => Ends { end: (snapshot.v1, snapshot.tip1), header: snapshot.header },
+        };
         let mut held = self.held();
         if !held.has(&ends) {
             if is_segment {
