@@ -88,11 +88,12 @@ fn write_with_ballast(connection: &mut SqliteConnection, layout: &Layout, items:
         full && matches!(item, IndexChange::Delete(_))
     };
     if !items.iter().zip(&answers).any(starved) {
+        if items.iter().any(|item| matches!(item, IndexChange::Delete(_))) {
+            put_ballast_back(layout);
+        }
         return answers;
     }
-    log::warn!("the disk is full; the ballast is given up so that replicas can be deleted");
-    if let Err(error) = std::fs::remove_file(layout.ballast_path()) {
-        log::error!("there is no ballast to give up: {error}");
+    if !layout.give_up_ballast() {
         return answers;
     }
     let again = items.iter().zip(answers).map(|(item, answer)| match (item, &answer) {
@@ -102,10 +103,14 @@ fn write_with_ballast(connection: &mut SqliteConnection, layout: &Layout, items:
         _ => answer,
     });
     let answers = again.collect();
+    put_ballast_back(layout);
+    answers
+}
+
+fn put_ballast_back(layout: &Layout) {
     if let Err(error) = layout.restore_ballast() {
         log::warn!("{}", error.chain());
     }
-    answers
 }
 
 /// All in one transaction; when that fails, one by one, so that one item cannot fail its neighbours.

@@ -11,6 +11,7 @@ use holdfast::types::storage_api::{DeleteRequest, ReplicaKey, ReplicateRequest};
 use holdfast::types::{ErrorCode, Generation};
 
 use crate::common::cluster::{Cluster, Plan, SECRET};
+use crate::common::wait_for;
 
 /// A client that speaks as a name server of this cluster, under an epoch and a term.
 fn as_name_server(cluster: &Cluster, epoch: i64, term: i64) -> (StorageClient, Signer, uuid::Uuid) {
@@ -107,7 +108,11 @@ fn inventories_replication_deletion_and_fences() {
     let mut cluster = cluster;
     cluster.storage[0].kill();
     cluster.storage[0].start();
-    cluster.wait_for_live(3);
+    // The name server itself is shut out now; the storage server has registered all the same.
+    wait_for("it has joined again", 20, || {
+        let status = cluster.http().curl(&[&format!("{}/status", cluster.storage[0].url())])?.json();
+        (status["server"].is_string() && status["term"] == 5).then_some(())
+    });
     runtime.block_on(async {
         let nothing = DeleteRequest { replicas: Vec::new(), quarantine: None };
         let refused = as_name_server(&cluster, 1, 4).0.delete(&cluster.storage[0].url(), &nothing).await.unwrap_err();

@@ -47,12 +47,24 @@ pub(super) async fn receive(request: HttpRequest, payload: web::Payload, daemon:
         Error::new(ErrorCode::Busy, "this storage server receives as many files of the journal as it takes; try again")
     })?;
     let length = request.headers().get("Content-Length").and_then(|value| value.to_str().ok()?.parse().ok());
-    let file = take_body(&shared, payload, length).await?;
-    let accepted = blocking(move || {
-        let _permit = permit;
-        shared.journal.accept(file, cluster)
-    });
-    Ok(HttpResponse::Ok().json(accepted.await?))
+    let outcome = match take_body(&shared, payload, length).await {
+        Ok(file) => {
+            let shared = shared.clone();
+            let accept = blocking(move || {
+                let _permit = permit;
+                shared.journal.accept(file, cluster)
+            });
+            accept.await
+        }
+        Err(error) => Err(error),
+    };
+    if let Err(error) = &outcome
+        && error.code() == ErrorCode::OutOfSpace
+    {
+        // Deletions, which make room, wait for the journal: the next try gets the ballast's place.
+        shared.layout.give_up_ballast();
+    }
+    Ok(HttpResponse::Ok().json(outcome?))
 }
 
 /// Streams a body to a file. What is small may take the room that is reserved for it.

@@ -90,6 +90,20 @@ impl Layout {
         self.root.join("ballast")
     }
 
+    /// Makes the ballast's room free. Answers whether there was any.
+    pub fn give_up_ballast(&self) -> bool {
+        match std::fs::remove_file(self.ballast_path()) {
+            Ok(()) => {
+                log::warn!("the disk is full; the ballast is given up");
+                true
+            }
+            Err(error) => {
+                log::error!("the disk is full, and there is no ballast to give up: {error}");
+                false
+            }
+        }
+    }
+
     /// Puts the ballast back, when there is room for it.
     pub fn restore_ballast(&self) -> Result<()> {
         let path = self.ballast_path();
