@@ -73,7 +73,7 @@ impl Work for CheckServers {
 
 /// What a check found.
 enum Found {
-    Answered(StorageStatus),
+    Answered(Box<StorageStatus>),
     Missed(String),
 }
 
@@ -145,7 +145,7 @@ async fn check(context: &Context, server: &ServerView, timeout: Duration, head: 
         Ok(status) if status.cluster != Some(cluster) => {
             Found::Missed(format!("the server at {} belongs to another cluster", server.row.url))
         }
-        Ok(status) => Found::Answered(status),
+        Ok(status) => Found::Answered(Box::new(status)),
     }
 }
 
