@@ -14,6 +14,7 @@ pub mod cluster;
 pub mod commit;
 pub mod connection;
 pub mod copy_tree;
+pub mod corrupt;
 pub mod dialect;
 pub mod error;
 pub mod events;

@@ -5,4 +5,5 @@ pub mod journal;
 pub mod placement;
 pub mod repair;
 pub mod restore;
+pub mod scrub;
 pub mod sync;

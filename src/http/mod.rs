@@ -36,6 +36,7 @@ pub fn routes(config: &mut web::ServiceConfig) {
                 .service(namespace::cp)
                 .service(servers::register)
                 .service(servers::pending_fates)
+                .service(servers::corrupt_fates)
                 .service(servers::list)
                 .service(servers::drain)
                 .service(servers::undrain)

@@ -17,7 +17,8 @@ use crate::types::api::ErrorBody;
     paths(
         files::available, files::commit, files::stat, files::delete, files::list,
         namespace::mkdir, namespace::rmdir, namespace::touch, namespace::mv, namespace::cp,
-        servers::register, servers::pending_fates, servers::list, servers::drain, servers::undrain, servers::remove,
+        servers::register, servers::pending_fates, servers::corrupt_fates,
+        servers::list, servers::drain, servers::undrain, servers::remove,
         operation::report, operation::actors_list, operation::events_list, operation::why, operation::status, operation::metrics_text,
         restore::start, restore::status,
         tokens::create, tokens::list, tokens::revoke,
@@ -78,6 +79,7 @@ mod tests {
             "mv",
             "cp",
             "register",
+            "corrupt",
             "servers",
             "report",
             "actors",

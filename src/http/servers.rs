@@ -4,7 +4,7 @@ use actix_web::{HttpRequest, HttpResponse, get, post, web};
 
 use super::auth;
 use super::state::{App, Data};
-use crate::db::{cluster, pending, report, restore, server};
+use crate::db::{cluster, corrupt, pending, report, restore, server};
 use crate::types::api::*;
 use crate::types::limits::PENDING_BATCH_ITEMS_MAX;
 use crate::types::{Error, ErrorCode, Result, ServerId};
@@ -99,6 +99,25 @@ pub async fn pending_fates(request: HttpRequest, body: web::Json<PendingRequest>
     let mut decided = decided.into_iter();
     let fates = known.into_iter().map(|fate| fate.or_else(|| decided.next()).unwrap_or(PendingFate::Wait)).collect();
     Ok(HttpResponse::Ok().json(PendingResponse { fates }))
+}
+
+/// A storage server tells of copies of its own whose bytes are wrong or gone, and asks what to do with them.
+#[utoipa::path(tag = "storage servers", request_body = CorruptRequest, responses((status = 200, body = CorruptResponse)))]
+#[post("/corrupt")]
+pub async fn corrupt_fates(request: HttpRequest, body: web::Json<CorruptRequest>, app: Data) -> Result<HttpResponse> {
+    let identity = auth::storage_server(&request, &app)?;
+    let CorruptRequest { server, replicas, alarm } = body.into_inner();
+    if ServerId::of_identity(identity) != server {
+        return Err(Error::new(ErrorCode::Forbidden, "a storage server may only report its own replicas"));
+    }
+    if replicas.len() > PENDING_BATCH_ITEMS_MAX {
+        return Err(Error::new(
+            ErrorCode::TooLarge,
+            format!("at most {PENDING_BATCH_ITEMS_MAX} replicas are reported at once"),
+        ));
+    }
+    let judge = move |connection: &mut _| corrupt::judge(connection, server, &replicas, alarm);
+    Ok(HttpResponse::Ok().json(CorruptResponse { fates: app.context.db.write(judge).await? }))
 }
 
 /// All storage servers with their health.

@@ -19,13 +19,21 @@ pub struct Plan {
     pub name_servers: usize,
     pub database: Option<String>,
     pub name_server_args: Vec<String>,
+    pub storage_args: Vec<String>,
     /// A file system of this many megabytes for the data of storage server 0.
     pub small_disk_mb: Option<u32>,
 }
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { storage_servers: 3, name_servers: 1, database: None, name_server_args: Vec::new(), small_disk_mb: None }
+        Self {
+            storage_servers: 3,
+            name_servers: 1,
+            database: None,
+            name_server_args: Vec::new(),
+            storage_args: Vec::new(),
+            small_disk_mb: None,
+        }
     }
 }
 
@@ -157,8 +165,8 @@ impl Cluster {
                 &urls.join(","),
             ];
             let program = env!("CARGO_BIN_EXE_holdfast-storage-server");
-            let mut process =
-                Process::new(program, args.map(String::from).to_vec(), path(&format!("storage-{number}.log")));
+            let args = args.map(String::from).into_iter().chain(plan.storage_args.clone()).collect();
+            let mut process = Process::new(program, args, path(&format!("storage-{number}.log")));
             if let (0, Some(megabytes)) = (number, plan.small_disk_mb) {
                 std::fs::create_dir_all(&data).unwrap();
                 process.wrapper = on_small_disk(&data, megabytes);

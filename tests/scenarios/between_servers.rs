@@ -97,6 +97,16 @@ fn inventories_replication_deletion_and_fences() {
             for (replica, want) in [(other, 0), (copy, 1), (copy, 0)] {
                 assert_eq!(client.delete(&target.url(), &delete(replica)).await.unwrap().deleted, want);
             }
+            // Or it is put aside, with the reason; what is not there is done already.
+            let aside =
+                DeleteRequest { replicas: vec![line.replica, other], quarantine: Some("nobody knows it".into()) };
+            for want in [1, 0] {
+                assert_eq!(client.delete(&source.url(), &aside).await.unwrap().deleted, want);
+            }
+            let quarantine = cluster.storage_dir(number(holders[0])).join("quarantine");
+            assert_eq!(fs::read(quarantine.join(line.replica.to_string())).unwrap(), vec![4; size]);
+            let note = fs::read_to_string(quarantine.join(format!("{}.reason", line.replica))).unwrap();
+            assert!(note.contains("nobody knows it") && note.contains(&line.sha256.to_string()), "{note}");
         }
         // A newer term fences the older one off, across a restart of the storage server too.
         let nothing = DeleteRequest { replicas: Vec::new(), quarantine: None };

@@ -13,6 +13,7 @@ mod name_servers;
 mod overwrite;
 mod repair;
 mod restore;
+mod scrub;
 mod storage_directory;
 mod trees;
 mod up;

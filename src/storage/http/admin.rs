@@ -2,6 +2,7 @@
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
+use futures_util::TryStreamExt;
 use serde::Deserialize;
 
 use super::Daemon;
@@ -15,6 +16,9 @@ use crate::types::limits::{DELETE_BATCH_ITEMS_MAX, INVENTORY_PAGE_ROWS_MAX};
 use crate::types::storage_api::*;
 use crate::types::{Error, ErrorCode, Result};
 use crate::web::auth;
+
+/// Copies that go into quarantine in one change of the index: each costs some fsyncs, and uploads wait for them.
+const QUARANTINE_STEP_COPIES: usize = 32;
 
 /// Checks that a name server of this cluster asks, and that no newer one has asked before. Answers its epoch and term.
 fn judge(request: &HttpRequest, shared: &Shared) -> Result<(i64, i64)> {
@@ -92,7 +96,7 @@ pub(super) async fn status(request: HttpRequest, daemon: Daemon) -> Result<HttpR
         term: standing.term,
         heard_version: daemon.heard.version().max(journal.as_ref().map_or(0, |position| position.version)),
         journal,
-        scrub_alarm: false,
+        scrub_alarm: daemon.suspects.alarm(),
         boot_id: daemon.identity.boot_id,
         capacity_bytes,
         free_bytes,
@@ -109,14 +113,23 @@ pub(super) async fn delete(
     daemon: Daemon,
 ) -> Result<HttpResponse> {
     fence(&request, &daemon).await?;
-    let keys = body.into_inner().replicas;
+    let DeleteRequest { replicas: keys, quarantine } = body.into_inner();
     if keys.len() > DELETE_BATCH_ITEMS_MAX {
         return Err(Error::new(
             ErrorCode::TooLarge,
             format!("at most {DELETE_BATCH_ITEMS_MAX} replicas are deleted at once"),
         ));
     }
-    let deleted = daemon.writer.submit(IndexChange::Delete(keys), INDEX_DEADLINE).await?;
+    let mut deleted = 0;
+    match quarantine {
+        None => deleted = daemon.writer.submit(IndexChange::Delete(keys), INDEX_DEADLINE).await?,
+        Some(reason) => {
+            for keys in keys.chunks(QUARANTINE_STEP_COPIES) {
+                let change = IndexChange::Quarantine { keys: keys.to_vec(), reason: reason.clone(), for_good: false };
+                deleted += daemon.writer.submit(change, INDEX_DEADLINE).await?;
+            }
+        }
+    }
     Ok(HttpResponse::Ok().json(DeleteResponse { deleted }))
 }
 
@@ -175,20 +188,37 @@ pub(super) async fn replicate(
         })
         .await?;
     let facts = BodyFacts { size: Some(row.size as u64), sha256: Some(row.digest()?) };
-    let stored = match bytes {
+    let sent = match bytes {
         Some(bytes) => {
             let body = futures_util::stream::iter([Ok(Bytes::from(bytes))]);
-            daemon.storage.upload_copy(&target.url, &ticket, facts, body).await?
+            daemon.storage.upload_copy(&target.url, &ticket, facts, body).await
         }
         None => {
-            let layout = daemon.layout.clone();
-            let file = tokio::task::spawn_blocking(move || objects::open(&layout, replica))
-                .await
-                .map_err(|error| Error::internal("opening a file panicked").with_source(error))??
-                .ok_or_else(gone)?;
-            let body = tokio_util::io::ReaderStream::with_capacity(tokio::fs::File::from_std(file), 256 << 10);
-            daemon.storage.upload_copy(&target.url, &ticket, facts, body).await?
+            let file = open_source(&daemon, &row).await.inspect_err(|_| daemon.suspects.add(replica))?;
+            let suspects = daemon.suspects.clone();
+            let body = tokio_util::io::ReaderStream::with_capacity(tokio::fs::File::from_std(file), 256 << 10)
+                .inspect_err(move |_| suspects.add(replica));
+            daemon.storage.upload_copy(&target.url, &ticket, facts, body).await
         }
     };
-    Ok(HttpResponse::Ok().json(stored))
+    if sent.as_ref().is_err_and(|error| error.code() == ErrorCode::ChecksumMismatch) {
+        // The line may have been at fault, or the copy here.
+        daemon.suspects.add(replica);
+    }
+    Ok(HttpResponse::Ok().json(sent?))
+}
+
+/// The file of a copy that is to be sent, as long as it must be.
+async fn open_source(shared: &Shared, row: &ReplicaRow) -> Result<std::fs::File> {
+    let (layout, key) = (shared.layout.clone(), row.key());
+    let file = tokio::task::spawn_blocking(move || objects::open(&layout, key))
+        .await
+        .map_err(|error| Error::internal("opening a file panicked").with_source(error))??
+        .ok_or_else(|| Error::not_found(format!("the file of {key} is missing on this server")))?;
+    let length = file.metadata().map_err(|error| Error::io(format!("asking for the size of {key}"), error))?.len();
+    if length != row.size as u64 {
+        let message = format!("the file of {key} has {length} bytes instead of {}: it is corrupt here", row.size);
+        return Err(Error::new(ErrorCode::ChecksumMismatch, message));
+    }
+    Ok(file)
 }
