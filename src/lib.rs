@@ -17,8 +17,8 @@
 //! | [`cli`] | the commands, workspaces, progress, `up` | everything |
 //!
 //! `src/bin` holds the three programs; they parse arguments and call this library. `tests/house.rs` fails
-//! when a module imports upward, when diesel is used outside `db`, the storage index and the journal's staging, and when actix
-//! is used outside the servers.
+//! when a module imports upward, when diesel is used outside `db`, the storage index and the journal's staging, and
+//! when actix is used outside the servers.
 //!
 //! To follow one file through the code, read `docs/architecture.md`.
 

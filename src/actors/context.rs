@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use chrono::TimeDelta;
 use uuid::Uuid;
 
+use super::pass::PassReport;
 use super::standing::Standing;
 use crate::client::StorageClient;
 use crate::db::change::{Changes, ReleaseTimes};
@@ -99,6 +100,17 @@ impl Context {
     /// The cluster and its epoch.
     pub fn membership(&self) -> (Uuid, i64) {
         self.standing.membership()
+    }
+
+    /// What a pass of an acting actor reports when it must not act now: another name server does, or the cluster
+    /// takes no changes.
+    pub async fn hindrance(&self) -> Result<Option<PassReport>> {
+        if self.standing.held().is_none() {
+            return Ok(Some(PassReport::standby()));
+        }
+        let state = self.db.read(cluster::state).await?;
+        let waiting = PassReport { counts: vec![("waiting: the cluster takes no changes", 1)], more: false };
+        Ok((state.mode != "normal").then_some(waiting))
     }
 
     /// A transaction of an acting actor, in any mode: refused unless the lease is held until its end.

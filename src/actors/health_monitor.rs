@@ -11,11 +11,11 @@ use super::context::Context;
 use super::pass::{PassReport, Timing, Work};
 use crate::db::rows::{EventRow, ServerHealthRow};
 use crate::db::server::{ServerView, health_word};
-use crate::db::{events, health};
+use crate::db::{cluster, events, health};
 use crate::decisions::health::{Watched, after_check, round_counts};
 use crate::types::api::Health;
 use crate::types::storage_api::StorageStatus;
-use crate::types::{Result, Time};
+use crate::types::{Result, Time, Version};
 
 /// Free room and the time of the last answer are written when they are older than this, or health changes.
 const REFRESH: TimeDelta = TimeDelta::seconds(10);
@@ -73,7 +73,7 @@ impl Work for CheckServers {
 
 /// What a check found.
 enum Found {
-    Answered(StorageStatus),
+    Answered(Box<StorageStatus>),
     Missed(String),
 }
 
@@ -83,8 +83,10 @@ async fn round(context: Context, memory: Arc<Mutex<Memory>>) -> Result<PassRepor
     let late = started_late(&context, &memory);
     let servers = context.fresh_servers().await?;
     let timeout = context.settings.health_interval.min(CHECK_TIMEOUT_MAX);
-    let checks = servers.iter().map(|server| check(&context, server, timeout));
+    let head = context.db.read(cluster::state).await?.journal_copied;
+    let checks = servers.iter().map(|server| check(&context, server, timeout, head));
     let found = join_all(checks).await;
+    protect(&context, &servers, &found).await?;
     let rows = judge(&context, &memory, &servers, found, late);
     let (changed, written): (Vec<_>, usize) = (rows.iter().filter(|(_, event)| event.is_some()).collect(), rows.len());
     let mut report =
@@ -100,9 +102,42 @@ async fn round(context: Context, memory: Arc<Mutex<Memory>>) -> Result<PassRepor
     Ok(report)
 }
 
-async fn check(context: &Context, server: &ServerView, timeout: Duration) -> Found {
-    let (cluster, epoch) = context.membership();
-    match context.storage.status(&server.row.url, timeout).await {
+/// Rule 5: storage servers that know more than the database are the evidence that it was set back. This is looked at
+/// before any of them counts as live, so nothing is written or put aside meanwhile.
+async fn protect(context: &Context, servers: &[ServerView], found: &[Found]) -> Result<()> {
+    // Read after the answers: a change in between cannot make them look newer than it.
+    let state = context.db.read(cluster::state).await?;
+    let knows_more = |found: &Found| match found {
+        Found::Answered(status) if status.cluster == Some(state.cluster) => {
+            let held = status.journal.as_ref().filter(|position| position.history == state.history);
+            let version = held.map_or(0, |position| position.version).max(status.heard_version);
+            if status.epoch > state.epoch {
+                Some(format!("has seen epoch {}, the database is in epoch {}", status.epoch, state.epoch))
+            } else {
+                (version > state.version)
+                    .then(|| format!("knows of version {version}, the database is at version {}", state.version))
+            }
+        }
+        _ => None,
+    };
+    let Some((server, what)) = servers.iter().zip(found).find_map(|(server, found)| Some((server, knows_more(found)?)))
+    else {
+        return Ok(());
+    };
+    let reason = format!(
+        "the storage server {} {what}: the database was set back; bring it forward with `holdfast restore`",
+        server.row.name
+    );
+    let stored = reason.clone();
+    if context.lead(move |connection| cluster::protect(connection, &stored)).await? {
+        log::error!("{reason}");
+    }
+    Ok(())
+}
+
+async fn check(context: &Context, server: &ServerView, timeout: Duration, head: Version) -> Found {
+    let (cluster, _) = context.membership();
+    match context.storage.check(&server.row.url, timeout, Some(head)).await {
         Err(error) => Found::Missed(error.message().to_string()),
         Ok(status) if status.identity.to_string() != server.row.identity => {
             Found::Missed(format!("another server (identity {}) answers at {}", status.identity, server.row.url))
@@ -110,10 +145,7 @@ async fn check(context: &Context, server: &ServerView, timeout: Duration) -> Fou
         Ok(status) if status.cluster != Some(cluster) => {
             Found::Missed(format!("the server at {} belongs to another cluster", server.row.url))
         }
-        Ok(status) if status.epoch > epoch => {
-            Found::Missed(format!("it has seen epoch {}, the database is in epoch {epoch}", status.epoch))
-        }
-        Ok(status) => Found::Answered(status),
+        Ok(status) => Found::Answered(Box::new(status)),
     }
 }
 

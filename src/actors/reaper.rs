@@ -37,8 +37,8 @@ impl Work for Reap {
 }
 
 async fn pass(context: Context) -> Result<PassReport> {
-    if context.standing.held().is_none() {
-        return Ok(PassReport::standby());
+    if let Some(report) = context.hindrance().await? {
+        return Ok(report);
     }
     let servers = context.servers().await?;
     let live = servers.iter().filter(|server| server.health == Health::Live);

@@ -137,6 +137,9 @@ async fn pass(context: Context, transfers: Transfers, scans: Arc<Mutex<Scans>>) 
         drop(transfers.take_ended());
         return Ok(PassReport::standby());
     };
+    if let Some(report) = context.hindrance().await? {
+        return Ok(report);
+    }
     // The health that the database has may be old: a new holder of the lease looks first.
     let watched_for = TimeDelta::from_std(held.since.elapsed()).unwrap_or(TimeDelta::MAX);
     if watched_for < context.settings.down_after {

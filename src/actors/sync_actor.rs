@@ -60,10 +60,6 @@ impl Work for Sync {
 }
 
 async fn pass(context: Context, cursors: Arc<Mutex<HashMap<i64, Cursor>>>) -> Result<PassReport> {
-    if context.standing.held().is_none() {
-        cursors.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        return Ok(PassReport::standby());
-    }
     let servers = context.servers().await?;
     let syncing: Vec<&ServerView> = servers
         .iter()
@@ -72,6 +68,10 @@ async fn pass(context: Context, cursors: Arc<Mutex<HashMap<i64, Cursor>>>) -> Re
         .collect();
     if syncing.is_empty() {
         return Ok(PassReport::default());
+    }
+    if let Some(report) = context.hindrance().await? {
+        cursors.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        return Ok(report);
     }
     let outcomes = join_all(syncing.iter().map(|server| one(&context, &cursors, server))).await;
     context.fresh_servers().await?;

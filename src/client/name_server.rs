@@ -146,6 +146,11 @@ impl NameServerClient {
         self.post("/api/v1/pending", request, Repeat::Safe).await
     }
 
+    /// Tells of corrupt copies and asks what to do with them (storage servers). Asking again is harmless.
+    pub async fn corrupt(&self, request: &CorruptRequest) -> Result<CorruptResponse> {
+        self.post("/api/v1/corrupt", request, Repeat::Safe).await
+    }
+
     /// Announces a storage server.
     pub async fn register(&self, request: &RegisterRequest) -> Result<RegisterResponse> {
         self.post("/api/v1/register", request, Repeat::Safe).await

@@ -7,9 +7,11 @@ use serde::de::DeserializeOwned;
 use super::body::watched;
 use super::http::{Credentials, Failure, HttpClient, send, send_json};
 use crate::types::api::{Committed, SHA256_HEADER};
-use crate::types::limits::{INVENTORY_PAGE_ROWS_MAX, LONG_REQUEST_TIMEOUT, REQUEST_TIMEOUT, UPLOAD_TIMEOUT};
+use crate::types::limits::{
+    INVENTORY_PAGE_ROWS_MAX, LONG_REQUEST_TIMEOUT, REQUEST_TIMEOUT, SNAPSHOT_TIMEOUT, UPLOAD_TIMEOUT,
+};
 use crate::types::storage_api::*;
-use crate::types::{Error, ErrorCode, Result, Sha256};
+use crate::types::{Error, ErrorCode, Result, Sha256, Version};
 
 /// Calls storage servers. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -111,10 +113,59 @@ impl StorageClient {
 
     /// Its health.
     pub async fn status(&self, base: &str, timeout: std::time::Duration) -> Result<StorageStatus> {
-        let request = self.http.raw().get(format!("{base}/status"));
+        self.check(base, timeout, None).await
+    }
+
+    /// As [`StorageClient::status`], and tells it the journal's head, if this is a name server that may act.
+    pub async fn check(
+        &self,
+        base: &str,
+        timeout: std::time::Duration,
+        head: Option<Version>,
+    ) -> Result<StorageStatus> {
+        let mut request = self.http.raw().get(format!("{base}/status"));
+        if let Some(head) = head {
+            request = request.header(JOURNAL_HEAD_HEADER, head);
+        }
         match tokio::time::timeout(timeout, send_json(request, &self.credentials)).await {
             Ok(answer) => answer.map_err(error),
             Err(_) => Err(Error::unavailable(format!("{base} did not answer within {} ms", timeout.as_millis()))),
+        }
+    }
+
+    /// The state of its copy of the journal.
+    pub async fn journal_status(&self, base: &str) -> Result<JournalStatus> {
+        let request = self.http.raw().get(format!("{base}/journal")).timeout(REQUEST_TIMEOUT);
+        send_json(request, &self.credentials).await.map_err(error)
+    }
+
+    /// One file of its copy of the journal, by a name from [`JournalStatus::files`].
+    pub async fn journal_file(&self, base: &str, name: &str) -> Result<Download> {
+        let request = self.http.raw().get(format!("{base}/journal")).query(&[("file", name)]);
+        let response = send(request, &self.credentials).await.map_err(error)?;
+        Ok(Download { size: response.content_length(), response })
+    }
+
+    /// Sends a segment. `precondition_failed`: it does not continue that server's position; ask for its status.
+    pub async fn journal_send(&self, base: &str, segment: impl Into<Bytes>) -> Result<JournalAccepted> {
+        let builder = self.http.raw().post(format!("{base}/journal")).body(segment.into()).timeout(REQUEST_TIMEOUT);
+        send_json(builder, &self.credentials).await.map_err(error)
+    }
+
+    /// Sends a snapshot, whose size need not be known.
+    pub async fn journal_send_stream<S>(&self, base: &str, snapshot: S) -> Result<JournalAccepted>
+    where
+        S: Stream<Item = std::io::Result<Bytes>> + Send + 'static,
+    {
+        let (body, progress) = watched(snapshot);
+        let request = self.http.patient().post(format!("{base}/journal")).timeout(LONG_REQUEST_TIMEOUT);
+        let request = request.body(reqwest::Body::wrap_stream(body));
+        tokio::select! {
+            answer = send_json(request, &self.credentials) => answer.map_err(error),
+            () = progress.stalled(SNAPSHOT_TIMEOUT) => {
+                let seconds = SNAPSHOT_TIMEOUT.as_secs();
+                Err(Error::unavailable(format!("{base} took no more of a snapshot for {seconds} s")))
+            }
         }
     }
 

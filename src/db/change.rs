@@ -16,6 +16,9 @@ use super::{dialect, schema};
 use crate::journal::next_tip;
 use crate::types::{Error, ErrorCode, Sha256, Version};
 
+/// Changes that may be in the database alone: it bounds the journal, and what a lost database takes with it.
+const JOURNAL_BEHIND_VERSIONS_MAX: i64 = 1_000_000;
+
 /// Holds the cluster row's lock until the transaction ends.
 pub struct Changes<'c> {
     /// The connection inside the transaction.
@@ -34,6 +37,14 @@ impl<'c> Changes<'c> {
         let cluster = dialect::lock_cluster(connection)?;
         if cluster.mode != "normal" {
             return Err(Error::new(ErrorCode::ReadOnly, super::cluster::refusal(cluster.mode_reason.as_deref())).into());
+        }
+        let behind = cluster.last_version - cluster.journal_copied;
+        if behind > JOURNAL_BEHIND_VERSIONS_MAX {
+            let message = format!(
+                "{behind} changes are not on the journal's copies yet, more than the {JOURNAL_BEHIND_VERSIONS_MAX} that may \
+                 be; storage servers must be up to take them"
+            );
+            return Err(Error::new(ErrorCode::Busy, message).into());
         }
         let now = dialect::clock(connection)?.max(cluster.clock_floor);
         Ok(Self { connection, now, cluster, journal: Vec::new(), item_rows: 0 })

@@ -107,6 +107,16 @@ pub fn only_read_one_state(connection: &mut AnyConnection) -> QueryResult<()> {
     Ok(())
 }
 
+/// Lets a transaction take as long as it needs: a restore writes everything in one.
+pub fn take_time(connection: &mut AnyConnection) -> QueryResult<()> {
+    if let AnyConnection::Postgres(connection) = connection {
+        connection.batch_execute(
+            "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0",
+        )?;
+    }
+    Ok(())
+}
+
 /// Locks objects by id, in the order of their ids, until the end of the transaction. SQLite has one writer.
 pub fn lock_objects(connection: &mut AnyConnection, ids: &[i64]) -> QueryResult<()> {
     if let AnyConnection::Postgres(connection) = connection {

@@ -19,30 +19,68 @@ const SQLITE: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
 /// The name of the token that is derived from the cluster secret.
 pub const FIRST_TOKEN: &str = "superuser";
 
-/// Checks a database, brings its tables up to date and, only when `initialize` says so, makes a new cluster
-/// in an empty one. A schema of a newer program is refused.
+/// Checks a database and brings its tables up to date. In an empty one it makes a new cluster only when
+/// `initialize` says so; else the database waits for a restore. A schema of a newer program is refused.
 pub fn prepare(url: &DatabaseUrl, initialize: bool, secret: &ClusterSecret, default_copies: u32) -> Result<()> {
     let mut connection = connect_once(url)?;
-    let empty = !dialect::has_tables(&mut connection)?;
-    if empty && !initialize {
-        return Err(Error::new(
-            ErrorCode::InvalidRequest,
-            "the database is empty; start with --initialize to make a new cluster in it, or restore into it",
-        ));
-    }
     run_migrations(&mut connection)?;
-    let clusters: i64 = schema::cluster::table.count().get_result(&mut connection)?;
-    if clusters == 0 {
-        if !initialize {
-            return Err(Error::new(
-                ErrorCode::InvalidRequest,
-                "the database has no cluster; start with --initialize to make one",
-            ));
-        }
-        transaction(&mut connection, |connection| first_rows(connection, secret, default_copies))
-            .map_err(super::Failure::into_error)?;
+    let clusters: Vec<String> = schema::cluster::table.select(schema::cluster::cluster_id).load(&mut connection)?;
+    let waits = clusters.first().is_some_and(|id| *id == Uuid::nil().to_string());
+    if clusters.is_empty() || waits && initialize {
+        transaction(&mut connection, |connection| {
+            diesel::delete(schema::cluster::table).execute(connection)?;
+            diesel::delete(schema::tokens::table).execute(connection)?;
+            if initialize { first_rows(connection, secret, default_copies) } else { waiting_rows(connection, secret) }
+        })
+        .map_err(super::Failure::into_error)?;
+    }
+    if !initialize && (clusters.is_empty() || waits) {
+        log::warn!("{WAITING}");
     }
     check_secret(&mut connection, secret)
+}
+
+/// What an empty database is told to wait for.
+const WAITING: &str = "the database is empty: it waits for `holdfast restore`, which brings the metadata back from the \
+                       storage servers (to make a new cluster instead, start the name server with --initialize)";
+
+/// Rows of a database that waits for a restore: no cluster yet, and the token that may start it.
+fn waiting_rows(connection: &mut AnyConnection, secret: &ClusterSecret) -> Step<()> {
+    let now = dialect::clock(connection)?;
+    let row = ClusterRow {
+        cluster_id: Uuid::nil().to_string(),
+        epoch: 0,
+        mode: "restoring".into(),
+        mode_reason: Some(WAITING.into()),
+        ..new_cluster(now)
+    };
+    diesel::insert_into(schema::cluster::table).values(&row).execute(connection)?;
+    let token = TokenRow {
+        name: FIRST_TOKEN.into(),
+        sha256: token::hash(&secret.superuser_token()).0.to_vec(),
+        role: "superuser".into(),
+        prefix: None,
+        created: now,
+        expires: None,
+    };
+    diesel::insert_into(schema::tokens::table).values(&token).execute(connection)?;
+    Ok(())
+}
+
+fn new_cluster(now: chrono::NaiveDateTime) -> ClusterRow {
+    ClusterRow {
+        id: 1,
+        cluster_id: Uuid::new_v4().to_string(),
+        history_id: Uuid::new_v4().to_string(),
+        epoch: 1,
+        mode: "normal".into(),
+        mode_reason: None,
+        last_version: 0,
+        tip: vec![0; 32],
+        clock_floor: now,
+        created: now,
+        journal_copied: 0,
+    }
 }
 
 /// The first token is derived from the secret: another secret than the cluster was made with would shut out
@@ -99,19 +137,7 @@ fn apply<DB: diesel::backend::Backend>(
 /// The cluster, its root directory and its first token.
 fn first_rows(connection: &mut AnyConnection, secret: &ClusterSecret, default_copies: u32) -> Step<()> {
     let now = dialect::clock(connection)?;
-    let row = ClusterRow {
-        id: 1,
-        cluster_id: Uuid::new_v4().to_string(),
-        history_id: Uuid::new_v4().to_string(),
-        epoch: 1,
-        mode: "normal".into(),
-        mode_reason: None,
-        last_version: 0,
-        tip: vec![0; 32],
-        clock_floor: now,
-        created: now,
-        journal_copied: 0,
-    };
+    let row = new_cluster(now);
     diesel::insert_into(schema::cluster::table).values(&row).execute(connection)?;
     let mut changes = change::Changes::begin(connection)?;
     let version = changes.version();

@@ -18,6 +18,8 @@ pub fn due(connection: &mut AnyConnection, server: i64, limit: usize) -> Result<
     }
     let rows = dsl::outbox
         .filter(dsl::server.eq(server).and(dsl::not_before.le(state.now.naive_utc())))
+        // Bytes never die before the journal's copies know why: a restore must not miss them.
+        .filter(dsl::version.le(state.journal_copied))
         .order(dsl::not_before)
         .limit(limit as i64)
         .select(OutboxRow::as_select())

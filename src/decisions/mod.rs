@@ -1,6 +1,9 @@
 //! Pure decisions, without I/O and without a clock of their own: tested by tables and by properties.
 
 pub mod health;
+pub mod journal;
 pub mod placement;
 pub mod repair;
+pub mod restore;
+pub mod scrub;
 pub mod sync;

@@ -33,6 +33,12 @@ pub async fn allow_cluster(request: &HttpRequest, app: &App, role: Role) -> Resu
     bearer(request, app).await?.check(role, &DfsPath::root())
 }
 
+/// Checks that a storage server with this cluster's secret sends the request, whatever cluster it names: a database
+/// that was lost may have another id than its servers.
+pub fn any_storage_server(request: &HttpRequest, app: &App) -> Result<uuid::Uuid> {
+    identity(auth::server(request, &app.context.signer)?.claims)
+}
+
 /// Checks that a storage server of this cluster sends the request. One that has not joined yet names none.
 pub fn storage_server(request: &HttpRequest, app: &App) -> Result<uuid::Uuid> {
     let verified = auth::server(request, &app.context.signer)?;
@@ -45,8 +51,12 @@ pub fn storage_server(request: &HttpRequest, app: &App) -> Result<uuid::Uuid> {
             ),
         ));
     }
-    // Expiry is not judged here: a server that has just started may not know the cluster's time yet.
-    match verified.claims {
+    identity(verified.claims)
+}
+
+/// Expiry is not judged: a server that has just started may not know the cluster's time yet.
+fn identity(claims: ServerCredential) -> Result<uuid::Uuid> {
+    match claims {
         ServerCredential { sender: Sender::Storage { identity }, .. } => Ok(identity),
         ServerCredential { .. } => Err(Error::new(ErrorCode::Forbidden, "only storage servers may ask this")),
     }

@@ -12,6 +12,7 @@ pub mod namespace;
 pub mod openapi;
 pub mod operation;
 pub mod redirect;
+pub mod restore;
 pub mod server;
 pub mod servers;
 pub mod state;
@@ -37,6 +38,7 @@ pub fn routes(config: &mut web::ServiceConfig) {
                 .service(namespace::setrep)
                 .service(servers::register)
                 .service(servers::pending_fates)
+                .service(servers::corrupt_fates)
                 .service(servers::list)
                 .service(servers::drain)
                 .service(servers::undrain)
@@ -46,6 +48,8 @@ pub fn routes(config: &mut web::ServiceConfig) {
                 .service(operation::events_list)
                 .service(operation::why)
                 .service(fsck::check)
+                .service(restore::start)
+                .service(restore::status)
                 .service(tokens::create)
                 .service(tokens::list)
                 .service(tokens::revoke)

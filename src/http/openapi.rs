@@ -4,7 +4,7 @@ use actix_web::{HttpResponse, get};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
-use super::{files, fsck, namespace, operation, servers, tokens};
+use super::{files, fsck, namespace, operation, restore, servers, tokens};
 use crate::types::api::ErrorBody;
 
 #[derive(OpenApi)]
@@ -17,9 +17,10 @@ use crate::types::api::ErrorBody;
     paths(
         files::available, files::commit, files::stat, files::delete, files::list,
         namespace::mkdir, namespace::rmdir, namespace::touch, namespace::mv, namespace::cp, namespace::setrep,
-        servers::register, servers::pending_fates, servers::list, servers::drain, servers::undrain, servers::remove,
+        servers::register, servers::pending_fates, servers::corrupt_fates,
+        servers::list, servers::drain, servers::undrain, servers::remove,
         operation::report, operation::actors_list, operation::events_list, operation::why, operation::status, operation::metrics_text,
-        fsck::check,
+        fsck::check, restore::start, restore::status,
         tokens::create, tokens::list, tokens::revoke,
     ),
     components(schemas(ErrorBody)),
@@ -80,11 +81,13 @@ mod tests {
             "setrep",
             "fsck",
             "register",
+            "corrupt",
             "servers",
             "report",
             "actors",
             "events",
             "why",
+            "restore",
             "servers/{id}/drain",
             "servers/{id}/undrain",
             "servers/{id}/remove",

@@ -12,6 +12,7 @@ use super::routes;
 use super::state::App;
 use crate::actors::context::{Context, Settings};
 use crate::actors::health_monitor::CheckServers;
+use crate::actors::journal_keeper::KeepJournal;
 use crate::actors::lease_keeper::KeepLease;
 use crate::actors::metadata_writer::WriteChanges;
 use crate::actors::pass::Work;
@@ -157,6 +158,7 @@ pub async fn run(options: Options) -> Result<()> {
     let monitor =
         PassActor::supervise(&supervisor, &board, "HealthMonitor", timing, CheckServers::new(context.clone()));
     PassActor::supervise(&supervisor, &board, "LeaseKeeper", KeepLease::TIMING, KeepLease::new(context.clone()));
+    PassActor::supervise(&supervisor, &board, "JournalKeeper", KeepJournal::TIMING, KeepJournal::new(context.clone()));
     PassActor::supervise(&supervisor, &board, "SyncActor", Sync::TIMING, Sync::new(context.clone()));
     PassActor::supervise(&supervisor, &board, "Reaper", Reap::TIMING, Reap { context: context.clone() });
     let transfers = Transfers::default();

@@ -4,7 +4,7 @@ use actix_web::{HttpRequest, HttpResponse, get, post, web};
 
 use super::auth;
 use super::state::{App, Data};
-use crate::db::{cluster, pending, report, server};
+use crate::db::{cluster, corrupt, pending, report, restore, server};
 use crate::types::api::*;
 use crate::types::limits::PENDING_BATCH_ITEMS_MAX;
 use crate::types::{Error, ErrorCode, Result, ServerId};
@@ -16,26 +16,42 @@ const CHECK_SOON: std::time::Duration = std::time::Duration::from_millis(50);
 #[utoipa::path(tag = "storage servers", request_body = RegisterRequest, responses((status = 200, body = RegisterResponse)))]
 #[post("/register")]
 pub async fn register(request: HttpRequest, body: web::Json<RegisterRequest>, app: Data) -> Result<HttpResponse> {
-    let identity = auth::storage_server(&request, &app)?;
+    let identity = auth::any_storage_server(&request, &app)?;
     let body = body.into_inner();
     if identity != body.identity {
         return Err(Error::new(ErrorCode::Forbidden, "the request is signed by another identity than it announces"));
     }
-    let state = app.context.db.read(cluster::state).await?;
-    if body.cluster.is_some_and(|theirs| theirs != state.cluster) {
-        return Err(Error::new(
-            ErrorCode::Forbidden,
-            "the storage server belongs to another cluster; join with an empty directory",
-        ));
+    // Also one that cannot be taken now may be needed for a restore.
+    app.restores.announce(&body);
+    let (state, is_new) =
+        app.context.db.read(|connection| Ok((cluster::state(connection)?, restore::is_new(connection)?))).await?;
+    if state.mode == "restoring" {
+        return Err(Error::unavailable(cluster::refusal(state.mode_reason.as_deref())));
     }
-    if body.epoch > state.epoch {
+    if body.cluster.is_some_and(|theirs| theirs != state.cluster) {
+        if is_new {
+            return Err(Error::unavailable(
+                "the name server has a new, empty cluster, and the storage server has the data of another one; if the \
+                 database was lost, run `holdfast restore`",
+            ));
+        }
         return Err(Error::new(
             ErrorCode::Forbidden,
             format!(
-                "the storage server has seen epoch {}, the database is in epoch {}: it is older than its servers",
-                body.epoch, state.epoch
+                "this storage server belongs to another cluster than this name server ({}); join with an empty directory",
+                state.cluster
             ),
         ));
+    }
+    if body.epoch > state.epoch {
+        let reason = format!(
+            "the storage server {} has seen epoch {}, the database is in epoch {}: the database was set back to before \
+             a restore; bring it forward with `holdfast restore`",
+            body.name, body.epoch, state.epoch
+        );
+        let stored = reason.clone();
+        app.context.db.write(move |connection| cluster::protect(connection, &stored)).await?;
+        return Err(Error::unavailable(reason));
     }
     let (server, _) = app.context.change(move |changes| server::register(changes, &body)).await?;
     // Once it has read this answer, it passes the check.
@@ -83,6 +99,25 @@ pub async fn pending_fates(request: HttpRequest, body: web::Json<PendingRequest>
     let mut decided = decided.into_iter();
     let fates = known.into_iter().map(|fate| fate.or_else(|| decided.next()).unwrap_or(PendingFate::Wait)).collect();
     Ok(HttpResponse::Ok().json(PendingResponse { fates }))
+}
+
+/// A storage server tells of copies of its own whose bytes are wrong or gone, and asks what to do with them.
+#[utoipa::path(tag = "storage servers", request_body = CorruptRequest, responses((status = 200, body = CorruptResponse)))]
+#[post("/corrupt")]
+pub async fn corrupt_fates(request: HttpRequest, body: web::Json<CorruptRequest>, app: Data) -> Result<HttpResponse> {
+    let identity = auth::storage_server(&request, &app)?;
+    let CorruptRequest { server, replicas, alarm } = body.into_inner();
+    if ServerId::of_identity(identity) != server {
+        return Err(Error::new(ErrorCode::Forbidden, "a storage server may only report its own replicas"));
+    }
+    if replicas.len() > PENDING_BATCH_ITEMS_MAX {
+        return Err(Error::new(
+            ErrorCode::TooLarge,
+            format!("at most {PENDING_BATCH_ITEMS_MAX} replicas are reported at once"),
+        ));
+    }
+    let judge = move |connection: &mut _| corrupt::judge(connection, server, &replicas, alarm);
+    Ok(HttpResponse::Ok().json(CorruptResponse { fates: app.context.db.write(judge).await? }))
 }
 
 /// All storage servers with their health.

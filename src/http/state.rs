@@ -1,7 +1,7 @@
 //! What the endpoints share.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use actix_web::web;
@@ -9,6 +9,7 @@ use actix_web::web;
 use crate::actors::context::Context;
 use crate::actors::metadata_writer::{Answer, Change, MetadataWriter};
 use crate::actors::pass::Nudge;
+use crate::actors::restore::Restores;
 use crate::actors::{Board, Handle, PassActor};
 use crate::db::report::Counts;
 use crate::security::token::Grant;
@@ -33,6 +34,8 @@ pub struct App {
     pub health_monitor: Handle<PassActor>,
     /// How the actors are.
     pub board: Board,
+    /// Servers that have announced themselves, and the restore under way.
+    pub restores: Arc<Restores>,
     tokens: Mutex<HashMap<Sha256, (Instant, Option<Grant>)>>,
     counts: tokio::sync::Mutex<Option<(Instant, Counts)>>,
 }
@@ -48,7 +51,15 @@ impl App {
         health_monitor: Handle<PassActor>,
         board: Board,
     ) -> Self {
-        Self { context, writer, health_monitor, board, tokens: Mutex::default(), counts: tokio::sync::Mutex::default() }
+        Self {
+            context,
+            writer,
+            health_monitor,
+            board,
+            restores: Arc::default(),
+            tokens: Mutex::default(),
+            counts: tokio::sync::Mutex::default(),
+        }
     }
 
     /// Makes a change of the namespace; answers its version, or `None` when there was nothing to touch.

@@ -22,6 +22,7 @@ use uuid::Uuid;
 use super::JournalLine;
 use crate::types::hash::Hasher;
 use crate::types::limits::JOURNAL_SEGMENT_BYTES_MAX;
+pub use crate::types::storage_api::JournalFileKind as Kind;
 use crate::types::{Error, ErrorCode, Result, Sha256, Version};
 
 /// The format that this program writes, and the newest that it reads.
@@ -34,16 +35,6 @@ pub const LINE_BYTES_MAX: u64 = 16 << 20;
 pub(super) const TRAILER_START: &[u8] = b"{\"lines\":";
 /// What comes before the digest in a trailer, and is the first that the digest does not cover.
 pub(super) const DIGEST_START: &[u8] = b",\"sha256\":";
-
-/// What a file has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Kind {
-    /// Changes, in order.
-    Segment,
-    /// Rows of the tables.
-    Snapshot,
-}
 
 /// Where a file comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! Reading segments and snapshots, with every check: the format, the checksum, the chain, the cluster.
 
-use std::io::{BufRead, Read};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -12,6 +12,9 @@ use super::format::{
 };
 use crate::types::hash::Hasher;
 use crate::types::{Error, Result, Sha256, Version};
+
+/// Longest trailer, in bytes.
+const TRAILER_BYTES_MAX: u64 = 1 << 10;
 
 /// A segment that was read to its end and is right in itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +46,37 @@ pub struct Snapshot {
     pub tip1: Sha256,
     /// Rows.
     pub rows: u64,
+}
+
+/// What the first and the last line of a file say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ends {
+    /// The first line.
+    pub header: Header,
+    /// The version and tip at which reading a snapshot ended; for a segment its last.
+    pub end: (Version, Sha256),
+}
+
+/// Reads only both ends of a file: a file that was cut off is noticed, other damage is not.
+pub fn ends(file: &mut (impl Read + Seek), cluster: Option<Uuid>) -> Result<Ends, Defect> {
+    let header = Reader::open(BufReader::with_capacity(4 << 10, &mut *file), cluster)?.header;
+    let length = file.seek(SeekFrom::End(0)).map_err(reading)?;
+    file.seek(SeekFrom::Start(length.saturating_sub(TRAILER_BYTES_MAX))).map_err(reading)?;
+    let mut tail = Vec::new();
+    file.take(TRAILER_BYTES_MAX).read_to_end(&mut tail).map_err(reading)?;
+    let Some(line) = tail.strip_suffix(b"\n") else { return Err(Defect::Truncated) };
+    let line = line.rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
+    if !line.starts_with(TRAILER_START) {
+        return Err(Defect::Truncated);
+    }
+    let trailer: Trailer = serde_json::from_slice(line)
+        .map_err(|error| Defect::Malformed(format!("its trailer is not what it must be: {error}")))?;
+    let end = match (header.kind, trailer.v1.zip(trailer.tip1)) {
+        (Kind::Segment, None) => (header.last, header.tip_after),
+        (Kind::Snapshot, Some(end)) => end,
+        _ => return Err(Defect::Malformed("its trailer does not go with its header".into())),
+    };
+    Ok(Ends { header, end })
 }
 
 /// A file that was read to its end and is right in itself.
@@ -275,6 +309,8 @@ mod tests {
         });
         let found = found.unwrap();
         assert_eq!((found.header.last, found.v1, found.tip1, found.rows), (8, 9, Sha256([9; 32]), 2));
+        let ends = ends(&mut std::io::Cursor::new(snapshot()), None).unwrap();
+        assert_eq!((ends.header, ends.end), (found.header, (9, Sha256([9; 32]))));
         assert_eq!(rows[1], ("tokens".into(), "x".into(), "{\"a\":1}".into()));
     }
 

@@ -93,6 +93,14 @@ impl Identity {
         }
     }
 
+    /// The cluster that the data belongs to, and the epoch: what a name server is judged by, also one that this server
+    /// cannot register with because its database is lost.
+    pub fn require_cluster(&self) -> Result<(Uuid, i64)> {
+        let standing = self.standing();
+        let joined = standing.cluster.map(|cluster| (cluster, standing.epoch));
+        joined.ok_or_else(|| Error::unavailable("this storage server has not joined a cluster yet"))
+    }
+
     /// The membership as a client's credentials want it.
     pub fn membership(&self) -> ClientMembership {
         let identity = self.clone();

@@ -7,16 +7,22 @@
 //! | [`reporter`] | the `CommitReporter`: reports uploads to the name server, many in one request |
 //! | [`registrar`] | the `Registrar`: announces the server, and again when the name server forgot |
 //! | [`collector`] | the `Collector`: asks about pending replicas |
+//! | [`heard`] | the newest change of the metadata that the server has heard of |
+//! | [`scrubber`] | the `Scrubber`: reads everything again and puts aside what is corrupt |
+//! | [`suspects`] | copies that looked wrong when they were sent, on their way to the `Scrubber` |
 //! | [`http`] | the endpoints |
 //! | [`salvage`] | writes a data directory's files out with no server running |
 //! | [`server`] | options, start and end of the daemon |
 
 pub mod collector;
+pub mod heard;
 pub mod http;
 pub mod identity;
 pub mod registrar;
 pub mod reporter;
 pub mod salvage;
+pub mod scrubber;
 pub mod server;
 pub mod store;
+pub mod suspects;
 pub mod writer;

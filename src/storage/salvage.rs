@@ -1,5 +1,7 @@
 //! Reading one data directory with no server running: `salvage` and `rebuild`.
 
+mod by_journal;
+
 use std::collections::HashMap;
 use std::fs;
 use std::io::{Read, Write};
@@ -8,13 +10,14 @@ use std::path::{Path, PathBuf};
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 
+use super::heard;
 use super::store::index::{self, replicas, settings, small_bytes};
 use super::store::layout::sync_dir;
 use super::store::{Layout, ReplicaRow, objects};
 use crate::types::error::IoContext;
 use crate::types::hash::Hasher;
 use crate::types::storage_api::ReplicaKey;
-use crate::types::{DfsPath, Error, ErrorCode, Result};
+use crate::types::{DfsPath, Error, ErrorCode, Result, Version};
 
 /// Rows that are looked at together.
 const PAGE_ROWS: usize = 1_000;
@@ -22,44 +25,86 @@ const PAGE_ROWS: usize = 1_000;
 /// What a salvage did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Salvaged {
+    /// The version up to which the paths are those of the journal here; `None` when there is none and the files stand
+    /// under the paths of their commits.
+    pub journal: Option<Version>,
     /// Files written.
     pub files: u64,
     /// Their bytes.
     pub bytes: u64,
     /// Those of them whose commit this server had not heard of.
     pub unmarked: u64,
-    /// Older versions that were passed over, and with `committed_only` what was not marked as committed.
+    /// Those of them that are newer than the journal here.
+    pub newer: u64,
+    /// Copies that were passed over: of files that are deleted or overwritten, and with `committed_only` what was
+    /// neither marked as committed nor in the journal.
     pub passed_over: u64,
+    /// What is worth knowing and did no harm.
+    pub notes: Vec<String>,
     /// What could not be written, and why.
     pub problems: Vec<String>,
 }
 
-/// Writes the files of a data directory to `target` under the paths of their commits, each checked against its
-/// SHA-256. Of several versions of a path the newest committed one is written; where this server has not heard of
-/// a commit yet (it asks a few seconds later), the youngest copy, unless `committed_only`. Nothing in the
-/// directory changes, and nothing in `target` is written over.
+/// Writes the files of a data directory to `target`, each checked against its SHA-256. With a journal in the directory
+/// they stand under their paths of today; what is newer than the journal, and everything when there is none, under
+/// the paths of their commits. Nothing in the directory changes, and nothing in `target` is written over.
 pub fn salvage(data_dir: &Path, target: &Path, committed_only: bool) -> Result<Salvaged> {
-    let (layout, _) = Layout::open_read_only(data_dir)?;
+    let (layout, server) = Layout::open_read_only(data_dir)?;
     fs::create_dir_all(target).io_context(|| format!("making {}", target.display()))?;
-    let mut connection = open_copy(&layout)?;
-    let newest = newest_versions(&mut connection, committed_only)?;
-    let mut done = Salvaged::default();
-    each_row(&mut connection, |connection, row| {
-        if newest.get(row.label.as_str()) != Some(&row.key()) {
-            done.passed_over += 1;
-            return Ok(());
-        }
-        match write_out(connection, &layout, row, target) {
-            Ok(()) => {
-                done.files += 1;
-                done.unmarked += u64::from(row.version.is_none());
-                done.bytes += row.size as u64;
+    let connection = open_copy(&layout)?;
+    let mut work = Salvage { layout, connection, target: target.into(), committed_only, done: Salvaged::default() };
+    match by_journal::load(&mut work, server.cluster)? {
+        Some((staging, head)) => by_journal::run(&mut work, staging, head)?,
+        None => work.by_labels()?,
+    }
+    Ok(work.done)
+}
+
+/// A salvage under way.
+struct Salvage {
+    layout: Layout,
+    connection: SqliteConnection,
+    target: PathBuf,
+    committed_only: bool,
+    done: Salvaged,
+}
+
+impl Salvage {
+    /// Writes files under the paths of their commits. Of several versions of a path the newest committed one is
+    /// written; where this server has not heard of a commit yet (it asks a few seconds later), the youngest copy,
+    /// unless `committed_only`.
+    fn by_labels(&mut self) -> Result<()> {
+        let newest = newest_versions(&mut self.connection, |row| row.version.is_some() || !self.committed_only)?;
+        let Self { layout, connection, target, done, .. } = self;
+        each_row(connection, |connection, row| {
+            if newest.get(row.label.as_str()) != Some(&row.key()) {
+                done.passed_over += 1;
+                return Ok(());
             }
-            Err(error) => done.problems.push(format!("{}: {}", row.label, error.message())),
+            let written = DfsPath::parse(&row.label)
+                .and_then(|label| write_out(connection, layout, row, target, &host_path(target, label.as_str())));
+            done.note(row, &row.label, written);
+            Ok(())
+        })
+    }
+}
+
+impl Salvaged {
+    fn note(&mut self, row: &ReplicaRow, path: &str, written: Result<()>) {
+        match written {
+            Ok(()) => {
+                self.files += 1;
+                self.unmarked += u64::from(row.version.is_none());
+                self.bytes += row.size as u64;
+            }
+            Err(error) => self.problems.push(format!("{path}: {}", error.message())),
         }
-        Ok(())
-    })?;
-    Ok(done)
+    }
+}
+
+/// Where a DFS path lies on the host. Its names must have been checked.
+fn host_path(target: &Path, path: &str) -> PathBuf {
+    path.split('/').filter(|name| !name.is_empty()).fold(PathBuf::from(target), |path, name| path.join(name))
 }
 
 /// A connection that only reads. SQLite may need to roll its log forward, which it does in memory here.
@@ -97,24 +142,30 @@ fn each_row(
     }
 }
 
-/// For each label the copy with the highest version; among copies without one the youngest.
-fn newest_versions(connection: &mut SqliteConnection, committed_only: bool) -> Result<HashMap<String, ReplicaKey>> {
+/// Of the wanted rows, for each label the copy with the highest version; among copies without one the youngest.
+fn newest_versions(
+    connection: &mut SqliteConnection,
+    wanted: impl Fn(&ReplicaRow) -> bool,
+) -> Result<HashMap<String, ReplicaKey>> {
     let mut newest: HashMap<String, (Option<i64>, ReplicaKey)> = HashMap::new();
     each_row(connection, |_, row| {
-        if row.version.is_none() && committed_only {
-            return Ok(());
+        if wanted(row) {
+            let candidate = (row.version, row.key());
+            let best = newest.entry(row.label.clone()).or_insert(candidate);
+            *best = (*best).max(candidate);
         }
-        let candidate = (row.version, row.key());
-        let best = newest.entry(row.label.clone()).or_insert(candidate);
-        *best = (*best).max(candidate);
         Ok(())
     })?;
     Ok(newest.into_iter().map(|(label, (_, key))| (label, key)).collect())
 }
 
-fn write_out(connection: &mut SqliteConnection, layout: &Layout, row: &ReplicaRow, target: &Path) -> Result<()> {
-    let label = DfsPath::parse(&row.label)?;
-    let path = label.components().fold(PathBuf::from(target), |path, name| path.join(name));
+fn write_out(
+    connection: &mut SqliteConnection,
+    layout: &Layout,
+    row: &ReplicaRow,
+    target: &Path,
+    path: &Path,
+) -> Result<()> {
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent).io_context(|| format!("making {}", parent.display()))?;
     }
@@ -128,7 +179,7 @@ fn write_out(connection: &mut SqliteConnection, layout: &Layout, row: &ReplicaRo
     let mut partial =
         tempfile::NamedTempFile::new_in(target).io_context(|| format!("writing into {}", target.display()))?;
     copy_checked(&mut source, partial.as_file_mut(), row)?;
-    partial.persist_noclobber(&path).map_err(|error| Error::io(format!("writing {}", path.display()), error.error))?;
+    partial.persist_noclobber(path).map_err(|error| Error::io(format!("writing {}", path.display()), error.error))?;
     Ok(())
 }
 
@@ -213,9 +264,10 @@ fn build(layout: &Layout, path: &Path, new_path: &Path) -> Result<Rebuilt> {
         Ok(())
     });
     done.ended_early = ended.err().map(|error| error.chain());
-    // What was promised about older name servers must hold on.
-    let term = index::setting(&mut old, "term").unwrap_or(0);
-    for (name, value) in [("epoch", epoch), ("term", term)] {
+    // What was promised about older name servers, and what was heard of the journal, must hold on.
+    let mut kept = |name| index::setting(&mut old, name).unwrap_or(0);
+    let (term, heard) = (kept("term"), kept(heard::SETTING));
+    for (name, value) in [("epoch", epoch), ("term", term), (heard::SETTING, heard)] {
         diesel::insert_into(settings::table)
             .values((settings::name.eq(name), settings::value.eq(value)))
             .execute(&mut new)?;

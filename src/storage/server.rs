@@ -1,24 +1,28 @@
 //! The storage daemon: options, start, end.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use actix_web::{App, middleware, web};
-use prometheus::{Gauge, IntGauge};
+use prometheus::{Gauge, IntCounter, IntGauge};
 use structopt::StructOpt;
 use tokio::sync::Semaphore;
 
 use super::collector::Collect;
+use super::heard::{self, Heard};
 use super::identity::Identity;
 use super::registrar::Register;
 use super::reporter::{CommitReporter, ReportCommits};
-use super::store::{Index, Layout, index, sweep};
+use super::scrubber::Scrub;
+use super::store::{Index, Journal, Layout, index, sweep};
+use super::suspects::Suspects;
 use super::writer::{IndexWriter, WriteIndex};
 use super::{http, salvage};
 use crate::actors::{Batcher, Board, Handle, PassActor, Supervisor};
 use crate::client::name_server::normal_base_url;
 use crate::client::{Credentials, HttpClient, NameServerClient, StorageClient};
+use crate::decisions::scrub::Pace;
 use crate::security::ticket::Sender;
 use crate::security::{ClusterSecret, Signer};
 use crate::types::{Error, Result};
@@ -99,9 +103,15 @@ pub struct OptionalOptions {
     /// Certificates to trust (PEM), when servers use TLS with a private authority
     #[structopt(long)]
     pub ca_cert: Option<PathBuf>,
-    /// How long unknown files stay in quarantine, in days
+    /// How long corrupt copies and unknown files stay in quarantine, in days
     #[structopt(long, default_value = "7")]
     pub quarantine_days: u64,
+    /// Within how many days everything is read again and checked; fractions are welcome
+    #[structopt(long, default_value = "30")]
+    pub scrub_period: f64,
+    /// How fast that reads at most, in MiB per second
+    #[structopt(long, default_value = "16")]
+    pub scrub_rate: f64,
     #[structopt(flatten)]
     pub listen: ListenOptions,
 }
@@ -117,8 +127,10 @@ pub struct Options {
     pub host: String,
     /// Rack, room or site.
     pub zone: String,
-    /// How long unknown files stay in quarantine.
+    /// How long corrupt copies and unknown files stay in quarantine.
     pub quarantine: Duration,
+    /// How fast everything is read again.
+    pub scrub: Pace,
 }
 
 /// What all parts of the daemon share.
@@ -137,6 +149,10 @@ pub struct Shared {
     pub writer: Handle<IndexWriter>,
     /// Reports uploads.
     pub reporter: Handle<CommitReporter>,
+    /// The copy of the metadata's journal.
+    pub journal: Journal,
+    /// The newest change that it has heard of.
+    pub heard: Heard,
     /// Who it is.
     pub identity: Identity,
     /// Checks tickets.
@@ -147,6 +163,8 @@ pub struct Shared {
     pub storage: StorageClient,
     /// Uploads at the same time.
     pub upload_permits: Arc<Semaphore>,
+    /// Copies that looked wrong when they were sent.
+    pub suspects: Arc<Suspects>,
     registered: Mutex<Option<Instant>>,
     gauges: Gauges,
 }
@@ -154,15 +172,28 @@ pub struct Shared {
 struct Gauges {
     bytes: Gauge,
     objects: IntGauge,
+    scrub_corrupt: IntCounter,
+    scrub_age: Gauge,
 }
 
 impl Gauges {
     fn new(metrics: &Metrics) -> Result<Self> {
         let bytes = Gauge::new("holdfast_store_bytes", "Bytes of all replicas here").map_err(metrics::wrong)?;
         let objects = IntGauge::new("holdfast_store_objects", "Replicas here").map_err(metrics::wrong)?;
-        metrics.registry.register(Box::new(bytes.clone())).map_err(metrics::wrong)?;
-        metrics.registry.register(Box::new(objects.clone())).map_err(metrics::wrong)?;
-        Ok(Self { bytes, objects })
+        let scrub_corrupt = IntCounter::new("holdfast_scrub_corrupt_total", "Corrupt replicas found since the start")
+            .map_err(metrics::wrong)?;
+        let scrub_age = Gauge::new("holdfast_scrub_age_seconds", "Time since the replica checked least recently was")
+            .map_err(metrics::wrong)?;
+        let all: [Box<dyn prometheus::core::Collector>; 4] = [
+            Box::new(bytes.clone()),
+            Box::new(objects.clone()),
+            Box::new(scrub_corrupt.clone()),
+            Box::new(scrub_age.clone()),
+        ];
+        for metric in all {
+            metrics.registry.register(metric).map_err(metrics::wrong)?;
+        }
+        Ok(Self { bytes, objects, scrub_corrupt, scrub_age })
     }
 }
 
@@ -184,10 +215,18 @@ impl Shared {
 
     /// Reads what the gauges show.
     pub async fn refresh_metrics(&self) -> Result<()> {
-        let (objects, bytes) = self.index.read(index::sums).await?;
+        let read = |connection: &mut _| Ok((index::sums(connection)?, index::oldest_verified(connection)?));
+        let ((objects, bytes), oldest) = self.index.read(read).await?;
         self.gauges.objects.set(objects as i64);
         self.gauges.bytes.set(bytes as f64);
+        let age = oldest.map_or(0, |oldest| (self.identity.now().naive_utc() - oldest).num_milliseconds());
+        self.gauges.scrub_age.set(age.max(0) as f64 / 1e3);
         Ok(())
+    }
+
+    /// Counts a copy that was found corrupt.
+    pub fn count_corrupt(&self) {
+        self.gauges.scrub_corrupt.inc();
     }
 }
 
@@ -195,22 +234,7 @@ impl Shared {
 pub async fn run(command: Command) -> Result<()> {
     match command.action {
         Some(Action::Salvage { data_dir, to, committed_only }) => {
-            let done = salvage::salvage(&data_dir, &to, committed_only)?;
-            println!(
-                "{} files ({} bytes) written to {}; {} older copies passed over",
-                done.files,
-                done.bytes,
-                to.display(),
-                done.passed_over
-            );
-            for problem in &done.problems {
-                eprintln!("holdfast-storage-server: {problem}");
-            }
-            if done.problems.is_empty() {
-                Ok(())
-            } else {
-                Err(Error::internal(format!("{} files could not be written", done.problems.len())))
-            }
+            print_salvaged(&salvage::salvage(&data_dir, &to, committed_only)?, &to)
         }
         Some(Action::Rebuild { data_dir }) => {
             let done = salvage::rebuild(&data_dir)?;
@@ -221,6 +245,32 @@ pub async fn run(command: Command) -> Result<()> {
             Ok(())
         }
         None => serve(command.options).await,
+    }
+}
+
+fn print_salvaged(done: &salvage::Salvaged, to: &Path) -> Result<()> {
+    println!(
+        "{} files ({} bytes) written to {}; {} older copies passed over",
+        done.files,
+        done.bytes,
+        to.display(),
+        done.passed_over
+    );
+    match done.journal {
+        Some(version) => println!(
+            "paths are those of the journal here, which reaches version {version}; {} newer files stand under the paths \
+             of their commits",
+            done.newer
+        ),
+        None => println!("there is no journal here that counts: paths are those of the commits"),
+    }
+    for note in done.notes.iter().chain(&done.problems) {
+        eprintln!("holdfast-storage-server: {note}");
+    }
+    if done.problems.is_empty() {
+        Ok(())
+    } else {
+        Err(Error::internal(format!("{} files could not be written", done.problems.len())))
     }
 }
 
@@ -244,6 +294,7 @@ async fn serve(typed: OptionalOptions) -> Result<()> {
     };
     let (epoch, term) = (index::setting(&mut connection, "epoch")?, index::setting(&mut connection, "term")?);
     let identity = Identity::new(file.identity, file.cluster, epoch, term);
+    let heard = Heard::new(index::setting(&mut connection, heard::SETTING)?);
     let (board, metrics) = (Board::default(), Metrics::new()?);
     let supervisor = Supervisor::new(board.clone());
     let work = WriteIndex { layout: layout.clone(), connection: Arc::new(Mutex::new(connection)) };
@@ -262,11 +313,14 @@ async fn serve(typed: OptionalOptions) -> Result<()> {
         index: Index::open(&layout.index_path())?,
         reporter: Batcher::supervise(&supervisor, &board, "CommitReporter", work),
         writer,
+        journal: Journal::open(layout.clone(), file.cluster)?,
+        heard,
         identity,
         signer,
         name_server,
         storage: StorageClient::new(client, credentials),
         upload_permits: Arc::new(Semaphore::new(UPLOADS_MAX)),
+        suspects: Arc::default(),
         registered: Mutex::new(None),
         gauges: Gauges::new(&metrics)?,
         layout,
@@ -274,6 +328,9 @@ async fn serve(typed: OptionalOptions) -> Result<()> {
     });
     PassActor::supervise(&supervisor, &board, "Registrar", Register::TIMING, Register { shared: shared.clone() });
     PassActor::supervise(&supervisor, &board, "Collector", Collect::TIMING, Collect { shared: shared.clone() });
+    let timing = Scrub::timing(shared.options.scrub.period);
+    let scrubber = PassActor::supervise(&supervisor, &board, "Scrubber", timing, Scrub::new(shared.clone()));
+    shared.suspects.serve_by(scrubber);
     actix::spawn(sweep_at_start(shared.clone(), started));
     log::info!(
         "storage server {} listens at {} with {}",
@@ -309,7 +366,20 @@ fn checked(typed: &OptionalOptions) -> Result<Options> {
         host: typed.host.clone().unwrap_or_else(host_name),
         zone: typed.zone.clone(),
         quarantine: Duration::from_secs(typed.quarantine_days * 24 * 3_600),
+        scrub: pace(typed.scrub_period, typed.scrub_rate)?,
     })
+}
+
+/// At least a second and at most ten years; at least a KiB and at most a TiB in a second.
+fn pace(period_days: f64, rate_mib: f64) -> Result<Pace> {
+    let seconds = period_days * 86_400.0;
+    if !(1.0..=315_360_000.0).contains(&seconds) {
+        return Err(Error::invalid(format!("--scrub-period {period_days} must be 0.00002 to 3650 days")));
+    }
+    if !(0.001..=1_048_576.0).contains(&rate_mib) {
+        return Err(Error::invalid(format!("--scrub-rate {rate_mib} must be 0.001 to 1048576 MiB per second")));
+    }
+    Ok(Pace { period: Duration::from_secs_f64(seconds), rate_bytes: (rate_mib * f64::from(1 << 20)) as u64 })
 }
 
 /// Looks for what a crash left behind, and empties the quarantine once a day.

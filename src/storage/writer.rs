@@ -4,11 +4,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use chrono::NaiveDateTime;
 use diesel::prelude::*;
 use futures_util::future::BoxFuture;
 
 use super::store::index::{replicas, settings, small_bytes};
-use super::store::{Layout, ReplicaRow, State, objects};
+use super::store::quarantine::{self, Aside};
+use super::store::{Layout, ReplicaRow, State, index, objects};
 use crate::actors::batch::{BatchWork, Batcher};
 use crate::types::storage_api::ReplicaKey;
 use crate::types::{Error, ErrorCode, Result, Version};
@@ -41,6 +43,23 @@ pub enum IndexChange {
     },
     /// Copies that must go.
     Delete(Vec<ReplicaKey>),
+    /// Copies that are put aside, with their bytes; a few at a time, since each costs some fsyncs. Those that are not
+    /// there count as done.
+    Quarantine {
+        /// Which.
+        keys: Vec<ReplicaKey>,
+        /// What is wrong with them.
+        reason: String,
+        /// They must never be removed by themselves.
+        for_good: bool,
+    },
+    /// Copies whose bytes were read again and are right.
+    Verified {
+        /// Which.
+        keys: Vec<ReplicaKey>,
+        /// When (UTC).
+        at: NaiveDateTime,
+    },
     /// Numbers to remember.
     Settings(Vec<(&'static str, i64)>),
 }
@@ -88,11 +107,12 @@ fn write_with_ballast(connection: &mut SqliteConnection, layout: &Layout, items:
         full && matches!(item, IndexChange::Delete(_))
     };
     if !items.iter().zip(&answers).any(starved) {
+        if items.iter().any(|item| matches!(item, IndexChange::Delete(_))) {
+            put_ballast_back(layout);
+        }
         return answers;
     }
-    log::warn!("the disk is full; the ballast is given up so that replicas can be deleted");
-    if let Err(error) = std::fs::remove_file(layout.ballast_path()) {
-        log::error!("there is no ballast to give up: {error}");
+    if !layout.give_up_ballast() {
         return answers;
     }
     let again = items.iter().zip(answers).map(|(item, answer)| match (item, &answer) {
@@ -102,10 +122,14 @@ fn write_with_ballast(connection: &mut SqliteConnection, layout: &Layout, items:
         _ => answer,
     });
     let answers = again.collect();
+    put_ballast_back(layout);
+    answers
+}
+
+fn put_ballast_back(layout: &Layout) {
     if let Err(error) = layout.restore_ballast() {
         log::warn!("{}", error.chain());
     }
-    answers
 }
 
 /// All in one transaction; when that fails, one by one, so that one item cannot fail its neighbours.
@@ -123,7 +147,7 @@ fn write(connection: &mut SqliteConnection, layout: &Layout, items: &[IndexChang
 fn write_together(connection: &mut SqliteConnection, layout: &Layout, items: &[IndexChange]) -> Result<Vec<usize>> {
     let mut files = Vec::new();
     let counts = connection.immediate_transaction(|connection| {
-        items.iter().map(|item| apply(connection, item, &mut files)).collect::<Result<Vec<_>>>()
+        items.iter().map(|item| apply(connection, layout, item, &mut files)).collect::<Result<Vec<_>>>()
     })?;
     // Only after the commit: a file without a row is found at the next start, a row without a file is a loss.
     for key in files {
@@ -134,7 +158,12 @@ fn write_together(connection: &mut SqliteConnection, layout: &Layout, items: &[I
     Ok(counts)
 }
 
-fn apply(connection: &mut SqliteConnection, item: &IndexChange, files: &mut Vec<ReplicaKey>) -> Result<usize> {
+fn apply(
+    connection: &mut SqliteConnection,
+    layout: &Layout,
+    item: &IndexChange,
+    files: &mut Vec<ReplicaKey>,
+) -> Result<usize> {
     match item {
         IndexChange::Insert { row, bytes } => insert(connection, row, bytes.as_ref()),
         IndexChange::Committed { key, version } => {
@@ -142,20 +171,17 @@ fn apply(connection: &mut SqliteConnection, item: &IndexChange, files: &mut Vec<
             let changes = (replicas::state.eq(State::Committed.word()), replicas::version.eq(version));
             Ok(diesel::update(row).set(changes).execute(connection)?)
         }
-        IndexChange::Delete(keys) => {
-            let mut deleted = 0;
+        IndexChange::Delete(keys) => delete(connection, keys, files),
+        IndexChange::Quarantine { keys, reason, for_good } => {
+            put_aside(connection, layout, keys, &Aside { reason, for_good: *for_good })
+        }
+        IndexChange::Verified { keys, at } => {
+            let mut marked = 0;
             for key in keys {
-                let id = (key.object.0, key.generation.0);
-                let in_index: Option<bool> =
-                    replicas::table.find(id).select(replicas::in_index).first(connection).optional()?;
-                match in_index {
-                    None => continue,
-                    Some(true) => drop(diesel::delete(small_bytes::table.find(id)).execute(connection)?),
-                    Some(false) => files.push(*key),
-                }
-                deleted += diesel::delete(replicas::table.find(id)).execute(connection)?;
+                let row = replicas::table.find((key.object.0, key.generation.0));
+                marked += diesel::update(row).set(replicas::verified.eq(at)).execute(connection)?;
             }
-            Ok(deleted)
+            Ok(marked)
         }
         IndexChange::Settings(pairs) => {
             for (name, value) in pairs {
@@ -169,6 +195,47 @@ fn apply(connection: &mut SqliteConnection, item: &IndexChange, files: &mut Vec<
             Ok(pairs.len())
         }
     }
+}
+
+fn delete(connection: &mut SqliteConnection, keys: &[ReplicaKey], files: &mut Vec<ReplicaKey>) -> Result<usize> {
+    let mut deleted = 0;
+    for key in keys {
+        let id = (key.object.0, key.generation.0);
+        let in_index: Option<bool> =
+            replicas::table.find(id).select(replicas::in_index).first(connection).optional()?;
+        match in_index {
+            None => continue,
+            Some(true) => drop(diesel::delete(small_bytes::table.find(id)).execute(connection)?),
+            Some(false) => files.push(*key),
+        }
+        deleted += diesel::delete(replicas::table.find(id)).execute(connection)?;
+    }
+    Ok(deleted)
+}
+
+/// The bytes first, durably, and the rows after them. When the transaction fails the rows stay, and the next try
+/// finds the bytes aside already.
+fn put_aside(
+    connection: &mut SqliteConnection,
+    layout: &Layout,
+    keys: &[ReplicaKey],
+    aside: &Aside<'_>,
+) -> Result<usize> {
+    let mut rows = Vec::with_capacity(keys.len());
+    for key in keys {
+        let Some(row) = index::find(connection, *key)? else { continue };
+        let small = if row.in_index { index::bytes(connection, *key)? } else { None };
+        quarantine::put(layout, &row, small.as_deref(), aside)?;
+        rows.push((row.object, row.generation));
+    }
+    if !rows.is_empty() {
+        quarantine::sync(layout)?;
+    }
+    for id in &rows {
+        diesel::delete(small_bytes::table.find(*id)).execute(connection)?;
+        diesel::delete(replicas::table.find(*id)).execute(connection)?;
+    }
+    Ok(rows.len())
 }
 
 fn insert(connection: &mut SqliteConnection, row: &ReplicaRow, bytes: Option<&Bytes>) -> Result<usize> {
@@ -241,5 +308,78 @@ mod tests {
             assert_eq!((deleted, index.read(index::sums).await.unwrap()), (want, sums));
         }
         assert!(index.read(move |connection| index::bytes(connection, key)).await.unwrap().is_none());
+    }
+
+    /// What a quarantine of one copy leaves: the bytes aside, whether it has a mark, and the rows left.
+    fn aside(layout: &Layout, key: ReplicaKey, connection: &mut SqliteConnection) -> (Option<Vec<u8>>, bool, u64) {
+        let place = quarantine::place(layout, key);
+        let note = std::fs::read_to_string(quarantine::note_of(&place)).unwrap();
+        assert!(note.contains("reason: it is damaged") && note.contains("label: /x"), "{note}");
+        let rows = index::sums(connection).unwrap().0;
+        (std::fs::read(&place).ok(), quarantine::is_kept_for_good(&place), rows)
+    }
+
+    #[test]
+    fn copies_go_into_quarantine_with_their_bytes_and_a_second_time_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (layout, _) = Layout::open(dir.path()).unwrap();
+        let mut connection = index::make(&layout.index_path()).unwrap();
+        let key = |object| ReplicaKey { object: ObjectId(object), generation: Generation(1) };
+        let file = layout.object_path(key(2));
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(&file, b"bytes").unwrap();
+        let small = IndexChange::Insert { row: row(1, true), bytes: Some(Bytes::from_static(b"small")) };
+        // The third one's file is missing, and the fourth is not there at all.
+        let inserts = [
+            small,
+            IndexChange::Insert { row: row(2, false), bytes: None },
+            IndexChange::Insert { row: row(3, false), bytes: None },
+        ];
+        assert!(write(&mut connection, &layout, &inserts).iter().all(Result::is_ok));
+        let change = |keys: &[i64], for_good| IndexChange::Quarantine {
+            keys: keys.iter().map(|object| key(*object)).collect(),
+            reason: "it is damaged".into(),
+            for_good,
+        };
+        let mut quarantine = |change| write(&mut connection, &layout, &[change]).pop().unwrap().unwrap();
+        assert_eq!(quarantine(change(&[1], false)), 1);
+        assert_eq!(quarantine(change(&[2, 3, 4], true)), 2);
+        for again in [change(&[1, 2, 3, 4], false), change(&[2], true)] {
+            assert_eq!(quarantine(again), 0);
+        }
+        assert_eq!(aside(&layout, key(1), &mut connection), (Some(b"small".to_vec()), false, 0));
+        assert_eq!(aside(&layout, key(2), &mut connection), (Some(b"bytes".to_vec()), true, 0));
+        assert_eq!(aside(&layout, key(3), &mut connection), (None, true, 0));
+        assert!(!file.exists());
+        assert!(index::bytes(&mut connection, key(1)).unwrap().is_none());
+        assert_eq!(std::fs::read_dir(layout.incoming_dir()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_quarantine_that_was_cut_off_before_the_row_went_is_repeated() {
+        let dir = tempfile::tempdir().unwrap();
+        let (layout, _) = Layout::open(dir.path()).unwrap();
+        let mut connection = index::make(&layout.index_path()).unwrap();
+        let inserts = [
+            IndexChange::Insert { row: row(1, true), bytes: Some(Bytes::from_static(b"small")) },
+            IndexChange::Insert { row: row(2, false), bytes: None },
+        ];
+        write(&mut connection, &layout, &inserts);
+        let file = layout.object_path(row(2, false).key());
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(&file, b"bytes").unwrap();
+        let damage = Aside { reason: "it is damaged", for_good: true };
+        for (object, small) in [(1, Some(b"small".as_slice())), (2, None)] {
+            let row = row(object, small.is_some());
+            // The crash: the bytes are aside, and the row is still there.
+            for _ in 0..2 {
+                quarantine::put(&layout, &row, small, &damage).unwrap();
+            }
+            let change =
+                IndexChange::Quarantine { keys: vec![row.key()], reason: damage.reason.into(), for_good: true };
+            assert_eq!(write(&mut connection, &layout, &[change]).pop().unwrap().unwrap(), 1);
+            let bytes = small.unwrap_or(b"bytes").to_vec();
+            assert_eq!(aside(&layout, row.key(), &mut connection), (Some(bytes), true, 2 - object as u64));
+        }
     }
 }

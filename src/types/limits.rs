@@ -27,6 +27,8 @@ pub const REPLICATION_MAX: u32 = 16;
 pub const JOURNAL_SEGMENT_BYTES_MAX: u64 = 64 << 20;
 /// Bytes of a snapshot of the metadata.
 pub const JOURNAL_SNAPSHOT_BYTES_MAX: u64 = 1 << 40;
+/// Segments since the newest snapshot that a storage server keeps; after them it wants a snapshot.
+pub const JOURNAL_SEGMENTS_MAX: usize = 20_000;
 /// Bytes of one object.
 pub const OBJECT_BYTES_MAX: u64 = 1 << 44;
 
@@ -47,5 +49,7 @@ pub const FORWARD_TIMEOUT: Duration = Duration::from_secs(12);
 pub const REPORT_TIMEOUT: Duration = Duration::from_secs(25);
 /// How long a client waits for a storage server to take a piece, or to answer after the last one.
 pub const UPLOAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a storage server may take no byte of a snapshot of the metadata, or check it after the last one.
+pub const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(600);
 /// How long a transfer of bytes may stand still before it counts as failed.
 pub const STALL_TIMEOUT: Duration = Duration::from_secs(30);

@@ -328,6 +328,10 @@ pub struct CorruptRequest {
     pub server: ServerId,
     /// The copies.
     pub replicas: Vec<CorruptReplica>,
+    /// So many were found at once that the sender no longer trusts its own disk or memory. It moves nothing; copies
+    /// that other servers have too are no longer counted on.
+    #[serde(default)]
+    pub alarm: bool,
 }
 
 /// A copy whose bytes are wrong or gone.
@@ -341,6 +345,10 @@ pub struct CorruptReplica {
     pub generation: super::Generation,
     /// What is wrong with it.
     pub reason: String,
+    /// It is in quarantine already. This is asked once more after the move, because whoever compared an inventory
+    /// meanwhile may have listed the copy again.
+    #[serde(default)]
+    pub aside: bool,
 }
 
 /// The answer to [`CorruptRequest`].
@@ -360,4 +368,6 @@ pub enum CorruptFate {
     QuarantineForGood,
     /// Leave it where it is and ask again: the name server cannot decide now.
     Wait,
+    /// Leave it where it is; it was noted. The answer to a server in alarm.
+    Leave,
 }

@@ -98,6 +98,63 @@ pub struct JournalPosition {
     pub tip: Sha256,
 }
 
+/// Header of `GET /status`: the newest version that the sending name server knows.
+pub const JOURNAL_HEAD_HEADER: &str = "Holdfast-Journal-Head";
+
+/// What a file of the journal has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JournalFileKind {
+    /// Changes, in order.
+    Segment,
+    /// Rows of the tables.
+    Snapshot,
+}
+
+/// A file of a server's copy of the journal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JournalFile {
+    /// For `GET /journal?file=`.
+    pub name: String,
+    /// What it has.
+    pub kind: JournalFileKind,
+    /// The first version of a segment; the version at which reading a snapshot began.
+    pub first: Version,
+    /// The last version of a segment; the version at which reading a snapshot ended: it counts only together with the
+    /// changes up to there.
+    pub last: Version,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// The answer to `GET /journal`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JournalStatus {
+    /// Where the copy ends, and so what it continues with.
+    pub position: Option<JournalPosition>,
+    /// The files up to the position suffice to bring the metadata back: the copy has reached the end of a snapshot,
+    /// or has every change from the first on.
+    pub complete: bool,
+    /// Bytes of the segments since the newest snapshot.
+    pub bytes_since_snapshot: u64,
+    /// Number of these segments; after `JOURNAL_SEGMENTS_MAX` only a snapshot is accepted.
+    pub segments_since_snapshot: usize,
+    /// Bytes of the newest snapshot.
+    pub snapshot_bytes: u64,
+    /// All files of this history, in the order of their names; those of the history before, too, as long as this one
+    /// is not complete.
+    pub files: Vec<JournalFile>,
+}
+
+/// The answer to `POST /journal`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JournalAccepted {
+    /// Where the copy ends now.
+    pub position: JournalPosition,
+    /// As in [`JournalStatus`].
+    pub complete: bool,
+}
+
 /// The answer to `DELETE /file`: everything named is gone, whether or not it was there.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DeleteResponse {

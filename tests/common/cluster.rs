@@ -15,15 +15,25 @@ pub const SECRET: &str = "0123456789abcdef0123456789abcdef";
 #[derive(Clone)]
 pub struct Plan {
     pub storage_servers: usize,
+    /// On one Postgres there may be several.
+    pub name_servers: usize,
     pub database: Option<String>,
     pub name_server_args: Vec<String>,
+    pub storage_args: Vec<String>,
     /// A file system of this many megabytes for the data of storage server 0.
     pub small_disk_mb: Option<u32>,
 }
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { storage_servers: 3, database: None, name_server_args: Vec::new(), small_disk_mb: None }
+        Self {
+            storage_servers: 3,
+            name_servers: 1,
+            database: None,
+            name_server_args: Vec::new(),
+            storage_args: Vec::new(),
+            small_disk_mb: None,
+        }
     }
 }
 
@@ -73,6 +83,11 @@ impl Process {
         wait_for("the port answers", 30, || TcpStream::connect(("127.0.0.1", port)).ok());
     }
 
+    /// Takes an option away for the next start.
+    pub fn drop_arg(&mut self, arg: &str) {
+        self.args.retain(|other| other != arg);
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.as_ref().unwrap().id()
     }
@@ -114,6 +129,8 @@ pub fn peak_memory_mib(pid: u32) -> u64 {
 pub struct Cluster {
     pub dir: tempfile::TempDir,
     pub name_server: Process,
+    /// Those beside the first.
+    pub other_name_servers: Vec<Process>,
     pub storage: Vec<Process>,
     pub token: String,
 }
@@ -126,8 +143,16 @@ impl Cluster {
         let mut args = vec!["--database".to_string(), plan.database.clone().unwrap_or(sqlite)];
         args.extend(["--initialize", "--allow-same-host"].map(String::from));
         args.extend(plan.name_server_args.clone());
-        let mut name_server = Process::new(env!("CARGO_BIN_EXE_holdfast-name-server"), args, path("name-server.log"));
+        let program = env!("CARGO_BIN_EXE_holdfast-name-server");
+        let mut name_server = Process::new(program, args.clone(), path("name-server.log"));
         name_server.start();
+        let other = |number| {
+            let mut process = Process::new(program, args.clone(), path(&format!("name-server-{number}.log")));
+            process.start();
+            process
+        };
+        let other_name_servers: Vec<Process> = (1..plan.name_servers).map(other).collect();
+        let urls: Vec<String> = [&name_server].into_iter().chain(&other_name_servers).map(Process::url).collect();
         let mut storage = Vec::new();
         for number in 0..plan.storage_servers {
             let data = path(&format!("storage-{number}"));
@@ -137,11 +162,11 @@ impl Cluster {
                 "--name",
                 &format!("storage-{number}"),
                 "--name-server",
-                &name_server.url(),
+                &urls.join(","),
             ];
             let program = env!("CARGO_BIN_EXE_holdfast-storage-server");
-            let mut process =
-                Process::new(program, args.map(String::from).to_vec(), path(&format!("storage-{number}.log")));
+            let args = args.map(String::from).into_iter().chain(plan.storage_args.clone()).collect();
+            let mut process = Process::new(program, args, path(&format!("storage-{number}.log")));
             if let (0, Some(megabytes)) = (number, plan.small_disk_mb) {
                 std::fs::create_dir_all(&data).unwrap();
                 process.wrapper = on_small_disk(&data, megabytes);
@@ -150,7 +175,7 @@ impl Cluster {
             storage.push(process);
         }
         let secret = holdfast::security::ClusterSecret::from_text(SECRET).unwrap();
-        let cluster = Self { token: secret.superuser_token(), dir, name_server, storage };
+        let cluster = Self { token: secret.superuser_token(), dir, name_server, other_name_servers, storage };
         cluster.wait_for_live(plan.storage_servers);
         cluster
     }
@@ -172,20 +197,27 @@ impl Cluster {
 
     pub fn kill_all(&mut self) {
         self.name_server.kill();
+        self.other_name_servers.iter_mut().for_each(Process::kill);
         self.storage.iter_mut().for_each(Process::kill);
     }
 
     pub fn start_all(&mut self) {
         self.name_server.start();
+        self.other_name_servers.iter_mut().for_each(Process::start);
         self.storage.iter_mut().for_each(Process::start);
         self.wait_for_live(self.storage.len());
+    }
+
+    /// The name servers.
+    pub fn urls(&self) -> Vec<String> {
+        [&self.name_server].into_iter().chain(&self.other_name_servers).map(Process::url).collect()
     }
 
     /// A command of `holdfast` for this cluster.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast"));
         command.args(args).current_dir(self.dir.path()).stdin(Stdio::null());
-        command.env("HOLDFAST_NAME_SERVER", self.name_server.url()).env("HOLDFAST_TOKEN", &self.token);
+        command.env("HOLDFAST_NAME_SERVER", self.urls().join(",")).env("HOLDFAST_TOKEN", &self.token);
         command.env_remove("HOLDFAST_CONFIG").env("HOME", self.dir.path());
         command
     }

@@ -156,6 +156,14 @@ impl Postgres {
         self.url(&name)
     }
 
+    /// Takes everything out of a database, as if it had been lost with its machine and made anew.
+    pub fn recreate(&self, url: &str) {
+        let name = url.rsplit('/').next().unwrap();
+        let mut connection = PgConnection::establish(&self.url("postgres")).unwrap();
+        connection.batch_execute(&format!("DROP DATABASE {name} WITH (FORCE)")).unwrap();
+        connection.batch_execute(&format!("CREATE DATABASE {name}")).unwrap();
+    }
+
     pub fn dir(&self) -> &Path {
         &self.dir
     }

@@ -7,6 +7,7 @@ mod common;
 mod commit;
 mod concurrency;
 mod copy_and_reap;
+mod corrupt;
 mod fixture;
 mod fsck;
 mod journal;

@@ -11,6 +11,7 @@ use holdfast::types::storage_api::{DeleteRequest, ReplicaKey, ReplicateRequest};
 use holdfast::types::{ErrorCode, Generation};
 
 use crate::common::cluster::{Cluster, Plan, SECRET};
+use crate::common::wait_for;
 
 /// A client that speaks as a name server of this cluster, under an epoch and a term.
 fn as_name_server(cluster: &Cluster, epoch: i64, term: i64) -> (StorageClient, Signer, uuid::Uuid) {
@@ -96,6 +97,16 @@ fn inventories_replication_deletion_and_fences() {
             for (replica, want) in [(other, 0), (copy, 1), (copy, 0)] {
                 assert_eq!(client.delete(&target.url(), &delete(replica)).await.unwrap().deleted, want);
             }
+            // Or it is put aside, with the reason; what is not there is done already.
+            let aside =
+                DeleteRequest { replicas: vec![line.replica, other], quarantine: Some("nobody knows it".into()) };
+            for want in [1, 0] {
+                assert_eq!(client.delete(&source.url(), &aside).await.unwrap().deleted, want);
+            }
+            let quarantine = cluster.storage_dir(number(holders[0])).join("quarantine");
+            assert_eq!(fs::read(quarantine.join(line.replica.to_string())).unwrap(), vec![4; size]);
+            let note = fs::read_to_string(quarantine.join(format!("{}.reason", line.replica))).unwrap();
+            assert!(note.contains("nobody knows it") && note.contains(&line.sha256.to_string()), "{note}");
         }
         // A newer term fences the older one off, across a restart of the storage server too.
         let nothing = DeleteRequest { replicas: Vec::new(), quarantine: None };
@@ -107,7 +118,11 @@ fn inventories_replication_deletion_and_fences() {
     let mut cluster = cluster;
     cluster.storage[0].kill();
     cluster.storage[0].start();
-    cluster.wait_for_live(3);
+    // The name server itself is shut out now; the storage server has registered all the same.
+    wait_for("it has joined again", 20, || {
+        let status = cluster.http().curl(&[&format!("{}/status", cluster.storage[0].url())])?.json();
+        (status["server"].is_string() && status["term"] == 5).then_some(())
+    });
     runtime.block_on(async {
         let nothing = DeleteRequest { replicas: Vec::new(), quarantine: None };
         let refused = as_name_server(&cluster, 1, 4).0.delete(&cluster.storage[0].url(), &nothing).await.unwrap_err();

@@ -2,11 +2,13 @@
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
+use futures_util::TryStreamExt;
 use serde::Deserialize;
 
 use super::Daemon;
 use crate::client::storage::BodyFacts;
 use crate::security::ticket::Sender;
+use crate::storage::heard;
 use crate::storage::server::Shared;
 use crate::storage::store::{ReplicaRow, index, objects};
 use crate::storage::writer::{INDEX_DEADLINE, IndexChange};
@@ -15,10 +17,13 @@ use crate::types::storage_api::*;
 use crate::types::{Error, ErrorCode, Result};
 use crate::web::auth;
 
-/// Checks that a name server of this cluster asks, and that no newer one has asked before.
-async fn fence(request: &HttpRequest, shared: &Shared) -> Result<()> {
+/// Copies that go into quarantine in one change of the index: each costs some fsyncs, and uploads wait for them.
+const QUARANTINE_STEP_COPIES: usize = 32;
+
+/// Checks that a name server of this cluster asks, and that no newer one has asked before. Answers its epoch and term.
+fn judge(request: &HttpRequest, shared: &Shared) -> Result<(i64, i64)> {
     let verified = auth::server(request, &shared.signer)?;
-    let (cluster, _, epoch) = shared.identity.require_member()?;
+    let (cluster, epoch) = shared.identity.require_cluster()?;
     if verified.cluster != Some(cluster) {
         return Err(Error::new(ErrorCode::Forbidden, "the request comes from another cluster"));
     }
@@ -38,16 +43,47 @@ async fn fence(request: &HttpRequest, shared: &Shared) -> Result<()> {
             ),
         ));
     }
-    if (verified.epoch, term) > (epoch, standing.term) {
+    Ok((verified.epoch, term))
+}
+
+/// As [`judge`], and shuts out everything older from now on.
+pub(super) async fn fence(request: &HttpRequest, shared: &Shared) -> Result<()> {
+    let (epoch, term) = judge(request, shared)?;
+    let standing = shared.identity.standing();
+    if (epoch, term) > (standing.epoch, standing.term) {
         // Durable before it is believed: after a restart nothing older is accepted either.
-        let change = IndexChange::Settings(vec![("epoch", verified.epoch), ("term", term)]);
+        let change = IndexChange::Settings(vec![("epoch", epoch), ("term", term)]);
         shared.writer.submit(change, INDEX_DEADLINE).await?;
-        shared.identity.raise(verified.epoch, term);
+        shared.identity.raise(epoch, term);
     }
     Ok(())
 }
 
-pub(super) async fn status(daemon: Daemon) -> Result<HttpResponse> {
+/// Remembers the newest version that a name server tells of, when it is one that may act here. Anybody else is
+/// answered all the same.
+fn note_head(request: &HttpRequest, daemon: &Daemon) {
+    let head = request.headers().get(JOURNAL_HEAD_HEADER).and_then(|value| value.to_str().ok()?.parse().ok());
+    let Some(head) = head else { return };
+    match judge(request, daemon) {
+        Err(error) => log::debug!("a journal's head is not believed: {}", error.message()),
+        Ok(_) => {
+            let Some(version) = daemon.heard.note(head) else { return };
+            let shared = daemon.get_ref().clone();
+            // The check is not held up by a slow disk.
+            actix_web::rt::spawn(async move {
+                let change = IndexChange::Settings(vec![(heard::SETTING, version)]);
+                if let Err(error) = shared.writer.submit(change, INDEX_DEADLINE).await {
+                    log::warn!("the newest version could not be written down: {}", error.chain());
+                    shared.heard.not_written();
+                }
+            });
+        }
+    }
+}
+
+pub(super) async fn status(request: HttpRequest, daemon: Daemon) -> Result<HttpResponse> {
+    note_head(&request, &daemon);
+    let journal = daemon.journal.position();
     let (capacity_bytes, free_bytes) = daemon.layout.room()?;
     let (objects, bytes) = daemon.index.read(index::sums).await?;
     let standing = daemon.identity.standing();
@@ -58,9 +94,9 @@ pub(super) async fn status(daemon: Daemon) -> Result<HttpResponse> {
         server: standing.server,
         epoch: standing.epoch,
         term: standing.term,
-        journal: None,
-        heard_version: 0,
-        scrub_alarm: false,
+        heard_version: daemon.heard.version().max(journal.as_ref().map_or(0, |position| position.version)),
+        journal,
+        scrub_alarm: daemon.suspects.alarm(),
         boot_id: daemon.identity.boot_id,
         capacity_bytes,
         free_bytes,
@@ -77,14 +113,23 @@ pub(super) async fn delete(
     daemon: Daemon,
 ) -> Result<HttpResponse> {
     fence(&request, &daemon).await?;
-    let keys = body.into_inner().replicas;
+    let DeleteRequest { replicas: keys, quarantine } = body.into_inner();
     if keys.len() > DELETE_BATCH_ITEMS_MAX {
         return Err(Error::new(
             ErrorCode::TooLarge,
             format!("at most {DELETE_BATCH_ITEMS_MAX} replicas are deleted at once"),
         ));
     }
-    let deleted = daemon.writer.submit(IndexChange::Delete(keys), INDEX_DEADLINE).await?;
+    let mut deleted = 0;
+    match quarantine {
+        None => deleted = daemon.writer.submit(IndexChange::Delete(keys), INDEX_DEADLINE).await?,
+        Some(reason) => {
+            for keys in keys.chunks(QUARANTINE_STEP_COPIES) {
+                let change = IndexChange::Quarantine { keys: keys.to_vec(), reason: reason.clone(), for_good: false };
+                deleted += daemon.writer.submit(change, INDEX_DEADLINE).await?;
+            }
+        }
+    }
     Ok(HttpResponse::Ok().json(DeleteResponse { deleted }))
 }
 
@@ -143,20 +188,37 @@ pub(super) async fn replicate(
         })
         .await?;
     let facts = BodyFacts { size: Some(row.size as u64), sha256: Some(row.digest()?) };
-    let stored = match bytes {
+    let sent = match bytes {
         Some(bytes) => {
             let body = futures_util::stream::iter([Ok(Bytes::from(bytes))]);
-            daemon.storage.upload_copy(&target.url, &ticket, facts, body).await?
+            daemon.storage.upload_copy(&target.url, &ticket, facts, body).await
         }
         None => {
-            let layout = daemon.layout.clone();
-            let file = tokio::task::spawn_blocking(move || objects::open(&layout, replica))
-                .await
-                .map_err(|error| Error::internal("opening a file panicked").with_source(error))??
-                .ok_or_else(gone)?;
-            let body = tokio_util::io::ReaderStream::with_capacity(tokio::fs::File::from_std(file), 256 << 10);
-            daemon.storage.upload_copy(&target.url, &ticket, facts, body).await?
+            let file = open_source(&daemon, &row).await.inspect_err(|_| daemon.suspects.add(replica))?;
+            let suspects = daemon.suspects.clone();
+            let body = tokio_util::io::ReaderStream::with_capacity(tokio::fs::File::from_std(file), 256 << 10)
+                .inspect_err(move |_| suspects.add(replica));
+            daemon.storage.upload_copy(&target.url, &ticket, facts, body).await
         }
     };
-    Ok(HttpResponse::Ok().json(stored))
+    if sent.as_ref().is_err_and(|error| error.code() == ErrorCode::ChecksumMismatch) {
+        // The line may have been at fault, or the copy here.
+        daemon.suspects.add(replica);
+    }
+    Ok(HttpResponse::Ok().json(sent?))
+}
+
+/// The file of a copy that is to be sent, as long as it must be.
+async fn open_source(shared: &Shared, row: &ReplicaRow) -> Result<std::fs::File> {
+    let (layout, key) = (shared.layout.clone(), row.key());
+    let file = tokio::task::spawn_blocking(move || objects::open(&layout, key))
+        .await
+        .map_err(|error| Error::internal("opening a file panicked").with_source(error))??
+        .ok_or_else(|| Error::not_found(format!("the file of {key} is missing on this server")))?;
+    let length = file.metadata().map_err(|error| Error::io(format!("asking for the size of {key}"), error))?.len();
+    if length != row.size as u64 {
+        let message = format!("the file of {key} has {length} bytes instead of {}: it is corrupt here", row.size);
+        return Err(Error::new(ErrorCode::ChecksumMismatch, message));
+    }
+    Ok(file)
 }

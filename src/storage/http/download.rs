@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
+use std::sync::Arc;
 
 use actix_web::body::SizedStream;
 use actix_web::http::header::{self, ByteRangeSpec, HeaderValue};
@@ -18,6 +19,7 @@ use super::Daemon;
 use crate::security::ReadTicket;
 use crate::storage::server::Shared;
 use crate::storage::store::{ReplicaRow, index, objects};
+use crate::storage::suspects::Suspects;
 use crate::types::api::SHA256_HEADER;
 use crate::types::hash::Hasher;
 use crate::types::storage_api::ReplicaKey;
@@ -45,7 +47,8 @@ pub(super) async fn send(
     if header_text(&request, &header::IF_NONE_MATCH).is_some_and(|text| text.split(',').any(|tag| tag.trim() == etag)) {
         return Ok(HttpResponse::NotModified().insert_header((header::ETAG, etag)).finish());
     }
-    let (row, source) = open(&daemon, ticket.replica).await?;
+    let suspicion = Suspicion { key: ticket.replica, suspects: daemon.suspects.clone() };
+    let (row, source) = open(&daemon, &suspicion).await?;
     let (size, digest) = (row.size as u64, row.digest()?);
     let if_range_holds = header_text(&request, &header::IF_RANGE).is_none_or(|text| text == etag);
     let range = match header_text(&request, &header::RANGE) {
@@ -88,7 +91,7 @@ pub(super) async fn send(
         // The length without the bytes: nothing is read from the disk.
         return Ok(response.body(SizedStream::new(length, futures_util::stream::empty::<std::io::Result<Bytes>>())));
     }
-    Ok(response.body(SizedStream::new(length, pieces(source, start, length, check, ticket.replica))))
+    Ok(response.body(SizedStream::new(length, pieces(source, start, length, check, suspicion))))
 }
 
 fn header_text<'r>(request: &'r HttpRequest, name: &header::HeaderName) -> Option<&'r str> {
@@ -105,7 +108,8 @@ enum Source {
     File(File),
 }
 
-async fn open(shared: &Shared, key: ReplicaKey) -> Result<(ReplicaRow, Source)> {
+async fn open(shared: &Shared, suspicion: &Suspicion) -> Result<(ReplicaRow, Source)> {
+    let key = suspicion.key;
     let gone = || Error::not_found("the copy is not here any more; ask the name server where the file is now");
     let (row, bytes) = shared
         .index
@@ -116,9 +120,9 @@ async fn open(shared: &Shared, key: ReplicaKey) -> Result<(ReplicaRow, Source)> 
         })
         .await?;
     if row.in_index {
-        let bytes = bytes.ok_or_else(gone)?;
+        let bytes = bytes.ok_or_else(gone).inspect_err(|_| suspicion.raise())?;
         if Sha256::of(&bytes) != row.digest()? {
-            return Err(corrupt(key));
+            return Err(suspicion.corrupt());
         }
         return Ok((row, Source::Memory(bytes.into())));
     }
@@ -131,17 +135,34 @@ async fn open(shared: &Shared, key: ReplicaKey) -> Result<(ReplicaRow, Source)> 
             let length =
                 file.metadata().map_err(|error| Error::io(format!("asking for the size of {key}"), error))?.len();
             if length != row.size as u64 {
-                return Err(corrupt(key));
+                return Err(suspicion.corrupt());
             }
             Ok((row, Source::File(file)))
         }
-        None => Err(Error::not_found(format!("the file of {key} is missing on this server; read another copy"))),
+        None => {
+            suspicion.raise();
+            Err(Error::not_found(format!("the file of {key} is missing on this server; read another copy")))
+        }
     }
 }
 
-fn corrupt(key: ReplicaKey) -> Error {
-    log::error!("the copy {key} is corrupt on this server");
-    Error::new(ErrorCode::ChecksumMismatch, format!("the copy {key} is corrupt on this server; read another one"))
+/// Hands a copy that turns out to be wrong to the scrubber.
+struct Suspicion {
+    key: ReplicaKey,
+    suspects: Arc<Suspects>,
+}
+
+impl Suspicion {
+    fn raise(&self) {
+        self.suspects.add(self.key);
+    }
+
+    fn corrupt(&self) -> Error {
+        let key = self.key;
+        log::error!("the copy {key} is corrupt on this server");
+        self.raise();
+        Error::new(ErrorCode::ChecksumMismatch, format!("the copy {key} is corrupt on this server; read another one"))
+    }
 }
 
 enum Range {
@@ -172,7 +193,7 @@ struct Sending {
     position: u64,
     left: u64,
     check: Option<(Hasher, Sha256)>,
-    key: ReplicaKey,
+    suspicion: Suspicion,
 }
 
 fn pieces(
@@ -180,10 +201,10 @@ fn pieces(
     start: u64,
     length: u64,
     check: Option<Sha256>,
-    key: ReplicaKey,
+    suspicion: Suspicion,
 ) -> impl Stream<Item = std::io::Result<Bytes>> {
     let check = check.map(|digest| (Hasher::default(), digest));
-    let sending = Sending { source, position: start, left: length, check, key };
+    let sending = Sending { source, position: start, left: length, check, suspicion };
     futures_util::stream::unfold(Some(sending), |sending| async move {
         let sending = sending.filter(|sending| sending.left > 0)?;
         if let Source::Memory(bytes) = &sending.source {
@@ -203,8 +224,9 @@ impl Sending {
     fn next_from_file(mut self) -> std::io::Result<(Bytes, Self)> {
         let Source::File(file) = &mut self.source else { return Err(std::io::Error::other("not a file")) };
         let mut piece = vec![0; READ_BYTES.min(usize::try_from(self.left).unwrap_or(READ_BYTES))];
-        file.seek(SeekFrom::Start(self.position))?;
-        file.read_exact(&mut piece)?;
+        file.seek(SeekFrom::Start(self.position))
+            .and_then(|_| file.read_exact(&mut piece))
+            .inspect_err(|_| self.suspicion.raise())?;
         self.position += piece.len() as u64;
         self.left -= piece.len() as u64;
         if let Some((hasher, _)) = &mut self.check {
@@ -214,7 +236,7 @@ impl Sending {
             && let Some((hasher, digest)) = self.check.take()
             && hasher.finish() != digest
         {
-            return Err(std::io::Error::other(corrupt(self.key)));
+            return Err(std::io::Error::other(self.suspicion.corrupt()));
         }
         Ok((piece.into(), self))
     }

@@ -2,6 +2,7 @@
 
 mod admin;
 mod download;
+mod journal;
 mod upload;
 
 use std::sync::Arc;
@@ -24,6 +25,7 @@ pub fn routes(config: &mut web::ServiceConfig) {
                 .route(web::head().to(download::send))
                 .route(web::delete().to(admin::delete)),
         )
+        .service(web::resource("/journal").route(web::get().to(journal::read)).route(web::post().to(journal::receive)))
         .route("/status", web::get().to(admin::status))
         .route("/replicate", web::post().to(admin::replicate))
         .route("/dump_tree", web::get().to(admin::dump_tree))

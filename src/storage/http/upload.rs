@@ -27,7 +27,7 @@ const FORWARD_PIECES_MAX: usize = 16;
 /// Room that an upload of unknown size needs at its start, in bytes.
 const UNKNOWN_SIZE_ROOM_BYTES: u64 = 1 << 20;
 /// The room is looked at again each time that as many bytes have come: other uploads take some too.
-const ROOM_CHECK_BYTES: u64 = 8 << 20;
+pub(super) const ROOM_CHECK_BYTES: u64 = 8 << 20;
 
 #[derive(Deserialize)]
 pub(super) struct UploadQuery {
@@ -151,7 +151,7 @@ fn facts(request: &HttpRequest, order: &Order) -> Result<BodyFacts> {
     Ok(BodyFacts { size: order.size.or(length), sha256: order.sha256.or(sent) })
 }
 
-fn check_room(shared: &Shared, needed: u64) -> Result<()> {
+pub(super) fn check_room(shared: &Shared, needed: u64) -> Result<()> {
     let (_, free) = shared.layout.room()?;
     if free == 0 || needed > free {
         let message = format!("{} has room for {free} bytes, the upload needs {needed}", shared.options.name);
@@ -254,7 +254,11 @@ async fn take_body(
     }
 }
 
-async fn next_piece(payload: &mut web::Payload, so_far: u64, announced: Option<u64>) -> Result<Option<Bytes>> {
+pub(super) async fn next_piece(
+    payload: &mut web::Payload,
+    so_far: u64,
+    announced: Option<u64>,
+) -> Result<Option<Bytes>> {
     match tokio::time::timeout(STALL_TIMEOUT, payload.next()).await {
         Ok(Some(Ok(piece))) => Ok(Some(piece)),
         Ok(None) => Ok(None),

@@ -55,7 +55,10 @@ diesel::table! {
 }
 
 /// The format of the index that this program writes.
-const INDEX_VERSION: i32 = 1;
+const INDEX_VERSION: i32 = 2;
+/// What leads from each older format to the next one; the first is that of format 1.
+const INDEX_STEPS: [&str; 1] =
+    ["CREATE INDEX IF NOT EXISTS replicas_verified ON replicas (verified); PRAGMA user_version = 2"];
 /// Connections for reads.
 const READERS_MAX: u32 = 4;
 
@@ -120,6 +123,9 @@ impl ReplicaRow {
     }
 }
 
+/// A connection to an index, for those who pass it on.
+pub type IndexConnection = SqliteConnection;
+
 /// The reading side of an index.
 #[derive(Clone)]
 pub struct Index {
@@ -177,7 +183,20 @@ fn open_or_make(path: &Path, may_make: bool) -> Result<SqliteConnection> {
             ),
         ));
     }
+    bring_up_to_date(&mut connection, version).map_err(|error| {
+        Error::internal(format!("cannot bring the index {} up to date", path.display())).with_source(error)
+    })?;
     Ok(connection)
+}
+
+/// Each step is a transaction of its own; an interrupted one is as if it had not begun.
+fn bring_up_to_date(connection: &mut SqliteConnection, version: i32) -> QueryResult<()> {
+    // A new index is of the newest format already, whatever was found before it was made.
+    let done = if version == 0 { INDEX_STEPS.len() } else { version as usize - 1 };
+    for step in INDEX_STEPS.iter().skip(done) {
+        connection.immediate_transaction(|connection| connection.batch_execute(step))?;
+    }
+    Ok(())
 }
 
 fn damaged(path: &Path, reason: &str) -> Error {
@@ -287,8 +306,43 @@ pub fn sums(connection: &mut SqliteConnection) -> Result<(u64, u64)> {
     Ok((objects as u64, bytes as u64))
 }
 
+/// When the copy that was not checked for the longest time was checked; `None` when there are no copies.
+pub fn oldest_verified(connection: &mut SqliteConnection) -> Result<Option<NaiveDateTime>> {
+    Ok(replicas::table.select(diesel::dsl::min(replicas::verified)).first(connection)?)
+}
+
 /// A number that is remembered across starts; 0 when it was never set.
 pub fn setting(connection: &mut SqliteConnection, name: &str) -> Result<i64> {
     let value: Option<i64> = settings::table.find(name).select(settings::value).first(connection).optional()?;
     Ok(value.unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_older_index_is_brought_up_to_date_and_a_newer_one_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("index.sqlite");
+        let mut connection = make(&path).unwrap();
+        // What the first format was.
+        connection.batch_execute("DROP INDEX replicas_verified; PRAGMA user_version = 1").unwrap();
+        drop(connection);
+        for _ in 0..2 {
+            let mut connection = open_writer(&path).unwrap();
+            let facts = "(SELECT (SELECT user_version FROM pragma_user_version) * 10 + count(*) \
+                         FROM sqlite_master WHERE name = 'replicas_verified')";
+            let found: i32 = diesel::select(diesel::dsl::sql::<diesel::sql_types::Integer>(facts))
+                .get_result(&mut connection)
+                .unwrap();
+            assert_eq!(found, 21);
+            assert_eq!(oldest_verified(&mut connection).unwrap(), None);
+        }
+        let mut connection = open_writer(&path).unwrap();
+        connection.batch_execute("PRAGMA user_version = 3").unwrap();
+        drop(connection);
+        let refused = open_writer(&path).err().unwrap();
+        assert!(refused.message().contains("format 3") && refused.message().contains("newer program"), "{refused}");
+    }
 }

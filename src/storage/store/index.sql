@@ -15,6 +15,7 @@ CREATE TABLE replicas (
 ) WITHOUT ROWID;
 
 CREATE INDEX replicas_pending ON replicas (created) WHERE state = 'pending';
+CREATE INDEX replicas_verified ON replicas (verified);
 
 CREATE TABLE small_bytes (
     object      BIGINT NOT NULL,
@@ -42,4 +43,4 @@ CREATE TRIGGER replicas_removed AFTER DELETE ON replicas BEGIN
     UPDATE totals SET objects = objects - 1, bytes = bytes - OLD.size;
 END;
 
-PRAGMA user_version = 1;
+PRAGMA user_version = 2;

@@ -44,7 +44,7 @@ impl Layout {
         make_private_dir(root)?;
         let lock = lock(root)?;
         let layout = Self { root: root.into(), _lock: Some(lock) };
-        for name in ["objects", "incoming", "quarantine"] {
+        for name in ["objects", "incoming", "journal", "quarantine"] {
             let path = root.join(name);
             fs::create_dir_all(&path).io_context(|| format!("making {}", path.display()))?;
         }
@@ -90,6 +90,20 @@ impl Layout {
         self.root.join("ballast")
     }
 
+    /// Makes the ballast's room free. Answers whether there was any.
+    pub fn give_up_ballast(&self) -> bool {
+        match std::fs::remove_file(self.ballast_path()) {
+            Ok(()) => {
+                log::warn!("the disk is full; the ballast is given up");
+                true
+            }
+            Err(error) => {
+                log::error!("the disk is full, and there is no ballast to give up: {error}");
+                false
+            }
+        }
+    }
+
     /// Puts the ballast back, when there is room for it.
     pub fn restore_ballast(&self) -> Result<()> {
         let path = self.ballast_path();
@@ -115,6 +129,11 @@ impl Layout {
     /// Where uploads in flight are.
     pub fn incoming_dir(&self) -> PathBuf {
         self.root.join("incoming")
+    }
+
+    /// Where the copy of the metadata's journal is.
+    pub fn journal_dir(&self) -> PathBuf {
+        self.root.join("journal")
     }
 
     /// Where corrupt and unknown files are.

@@ -1,0 +1,219 @@
+//! Copies that storage servers report as corrupt: which are counted out, and what becomes of their bytes.
+//!
+//! Each object is locked, so that of two servers that report the same object at once the second one is asked for
+//! the last copy and knows it. What is decided is in [`crate::decisions::scrub::judge`].
+//!
+//! While a server's inventory is being compared, nothing is decided about its copies: the comparison has read the
+//! copy and would list it again after its row went here. One that begins after the answer and reads the inventory
+//! before the bytes are moved does so too; therefore the server asks once more when it has moved them, and is told to
+//! wait while that comparison lasts.
+
+use std::collections::HashMap;
+
+use chrono::{NaiveDateTime, TimeDelta};
+use diesel::prelude::*;
+
+use super::connection::AnyConnection;
+use super::error::Step;
+use super::rows::{EventRow, ObjectRow, ReplicaRow, utc};
+use super::schema::{objects, replicas, server_health};
+use super::sync::look_again;
+use super::{cluster, dialect, events};
+use crate::decisions::scrub::{Judgement, Listed, Reported, judge as decide};
+use crate::types::api::{CorruptFate, CorruptReplica};
+use crate::types::id::floor_at;
+use crate::types::{ServerId, Version};
+
+/// Characters of a reason that are kept; the sender is trusted with its own copies, not with the size of the log.
+const REASON_CHARS_MAX: usize = 300;
+/// An alarm that lasts is written down again after this time, and so is what it is about.
+const ALARM_REPEAT: TimeDelta = TimeDelta::hours(24);
+
+/// Judges copies that `server` reports, in one transaction; one fate for each, in order. With `alarm` the server
+/// doubts itself: it is told to leave everything where it is.
+pub fn judge(
+    connection: &mut AnyConnection,
+    server: ServerId,
+    found: &[CorruptReplica],
+    alarm: bool,
+) -> Step<Vec<CorruptFate>> {
+    let state = cluster::state(connection)?;
+    let mut bench = Bench::load(connection, server, found, alarm, state.now.naive_utc())?;
+    if state.mode != "normal" || is_being_compared(connection, server)? {
+        return Ok(vec![CorruptFate::Wait; found.len()]);
+    }
+    let fates = found.iter().map(|copy| bench.hear(connection, copy)).collect::<Step<_>>()?;
+    if alarm {
+        bench.note_alarm(connection)?;
+    }
+    dialect::insert_events(connection, &bench.happened)?;
+    Ok(fates)
+}
+
+/// Whether an inventory of the server may have been read and not been put right yet. Asked under the objects' locks:
+/// what is put right before them is seen, and what comes after them sees that the row is gone.
+fn is_being_compared(connection: &mut AnyConnection, server: ServerId) -> QueryResult<bool> {
+    let compared = server_health::table
+        .find(server.0)
+        .select(server_health::boot_id.eq(server_health::synced_boot))
+        .first(connection)
+        .optional()?;
+    Ok(compared != Some(true))
+}
+
+/// What is known of the objects that are reported.
+struct Bench {
+    server: ServerId,
+    alarm: bool,
+    now: NaiveDateTime,
+    /// Label, version and whether it is live.
+    objects: HashMap<i64, (String, Version, bool)>,
+    /// Rows of all copies, by object.
+    copies: HashMap<i64, Vec<ReplicaRow>>,
+    down: Vec<i64>,
+    happened: Vec<EventRow>,
+}
+
+impl Bench {
+    /// Locks the objects first: nobody commits, deletes or repairs them until the end.
+    fn load(
+        connection: &mut AnyConnection,
+        server: ServerId,
+        found: &[CorruptReplica],
+        alarm: bool,
+        now: NaiveDateTime,
+    ) -> Step<Self> {
+        let mut ids: Vec<i64> = found.iter().map(|copy| copy.object.0).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        dialect::lock_objects(connection, &ids)?;
+        let rows: Vec<ObjectRow> =
+            objects::table.filter(objects::id.eq_any(&ids)).select(ObjectRow::as_select()).load(connection)?;
+        let copies: Vec<ReplicaRow> =
+            replicas::table.filter(replicas::object.eq_any(&ids)).select(ReplicaRow::as_select()).load(connection)?;
+        // A server that was never checked is not counted on either.
+        let up: Vec<i64> = server_health::table
+            .filter(server_health::health.ne("down"))
+            .select(server_health::server)
+            .load(connection)?;
+        let down = copies.iter().map(|copy| copy.server).filter(|server| !up.contains(server)).collect();
+        let mut by_object: HashMap<i64, Vec<ReplicaRow>> = HashMap::new();
+        for copy in copies {
+            by_object.entry(copy.object).or_default().push(copy);
+        }
+        let facts = |row: ObjectRow| (row.id, (row.label, row.version, row.state == ObjectRow::LIVE));
+        Ok(Self {
+            server,
+            alarm,
+            now,
+            objects: rows.into_iter().map(facts).collect(),
+            copies: by_object,
+            down,
+            happened: Vec::new(),
+        })
+    }
+
+    fn hear(&mut self, connection: &mut AnyConnection, copy: &CorruptReplica) -> Step<CorruptFate> {
+        let object = copy.object.0;
+        let rows = self.copies.entry(object).or_default();
+        let is_this = |row: &ReplicaRow| row.server == self.server.0 && row.generation == copy.generation.0;
+        let listed = rows.iter().find(|row| is_this(row)).map(|row| match row.state.as_str() {
+            ReplicaRow::COPYING => Listed::Copying,
+            _ => Listed::Present,
+        });
+        let counts =
+            |row: &&ReplicaRow| !is_this(row) && row.state == ReplicaRow::PRESENT && !self.down.contains(&row.server);
+        let others = rows.iter().filter(counts).count();
+        let live = self.objects.get(&object).is_some_and(|(_, _, live)| *live);
+        let reported = Reported { alarm: self.alarm, aside: copy.aside, live, listed, others };
+        let judgement = decide(&reported);
+        if judgement.count_out {
+            rows.retain(|row| !is_this(row));
+            diesel::delete(replicas::table.find((object, self.server.0))).execute(connection)?;
+            look_again(connection, object, self.now)?;
+        }
+        if let Some((kind, detail)) = self.words(copy, &reported, &judgement)
+            && !(judgement.fate == CorruptFate::Leave
+                && !judgement.count_out
+                && self.was_told(connection, kind, Some(object))?)
+        {
+            self.happened.push(EventRow {
+                object: Some(object),
+                server: Some(self.server.0),
+                ..events::row(self.now, kind, detail)
+            });
+        }
+        Ok(judgement.fate)
+    }
+
+    /// What the event says; nothing while there is nothing decided.
+    fn words(
+        &self,
+        copy: &CorruptReplica,
+        reported: &Reported,
+        judgement: &Judgement,
+    ) -> Option<(&'static str, String)> {
+        let what = match self.objects.get(&copy.object.0) {
+            Some((label, version, _)) => {
+                format!("copy {}.{} of {label} (version {version})", copy.object, copy.generation)
+            }
+            None => format!("copy {}.{}", copy.object, copy.generation),
+        };
+        let reason: String = copy.reason.chars().take(REASON_CHARS_MAX).collect();
+        let place = if copy.aside {
+            "it is in quarantine"
+        } else if self.alarm {
+            "the server has raised an alarm and leaves it where it is"
+        } else {
+            "it goes into quarantine"
+        };
+        let listed = reported.listed == Some(Listed::Present);
+        let (kind, rest) = match judgement.fate {
+            CorruptFate::Wait => return None,
+            // It was told before.
+            _ if copy.aside && !listed => return None,
+            CorruptFate::QuarantineForGood => (
+                "last_copy_corrupt",
+                "no other copy is on a server that is not down, so this file is damaged; the bytes stay in that \
+                 server's quarantine until a person removes them"
+                    .to_string(),
+            ),
+            CorruptFate::Leave if listed && !judgement.count_out => {
+                ("last_copy_corrupt", format!("no other copy is on a server that is not down; {place}"))
+            }
+            _ if listed => {
+                ("replica_corrupt", format!("{place}; {} others are left, repair is queued", reported.others))
+            }
+            CorruptFate::Quarantine => ("replica_corrupt", format!("the metadata does not list it; {place}")),
+            CorruptFate::Leave => return None,
+        };
+        Some((kind, format!("{what} is corrupt ({reason}): {rest}")))
+    }
+
+    /// Whether an event of this kind about this server, and this object, if there is one, was written a short while
+    /// ago. A server in alarm tells the same again and again.
+    fn was_told(&self, connection: &mut AnyConnection, kind: &str, object: Option<i64>) -> Step<bool> {
+        use super::schema::events::dsl;
+        let since = self.now - ALARM_REPEAT;
+        let mut events = dsl::events
+            .filter(dsl::id.ge(floor_at(utc(since))).and(dsl::time.ge(since)))
+            .filter(dsl::server.eq(self.server.0).and(dsl::kind.eq(kind)))
+            .select(dsl::id)
+            .into_boxed();
+        if let Some(object) = object {
+            events = events.filter(dsl::object.eq(object));
+        }
+        let told: Option<i64> = events.first(connection).optional()?;
+        Ok(told.is_some())
+    }
+
+    fn note_alarm(&mut self, connection: &mut AnyConnection) -> Step<()> {
+        if !self.was_told(connection, "scrub_alarm", None)? {
+            let detail = "so many copies were found corrupt at once that the server no longer trusts its disk or its \
+                          memory: it quarantines nothing until it is started again; look at the hardware first";
+            let event = events::row(self.now, "scrub_alarm", detail.into());
+            self.happened.push(EventRow { server: Some(self.server.0), ..event });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,321 @@
+//! The copy of the metadata's journal: `journal/segment-FIRST-LAST.jsonl` and `journal/snapshot-V0.jsonl`.
+//!
+//! A segment is accepted only when it continues the position; a snapshot begins a new one. So the files of a server
+//! are one journal without a gap, unless a disk loses some: then the position falls back to what is still linked,
+//! and files beyond stay, because together with another server's they may be worth something.
+
+mod held;
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tempfile::TempPath;
+use tokio::sync::Semaphore;
+use uuid::Uuid;
+
+use super::layout::{Layout, sync_dir};
+use crate::journal::reader::ends;
+use crate::journal::{Contents, Defect, Ends, Header, Kind, Segment, collection};
+use crate::types::error::IoContext;
+use crate::types::limits::JOURNAL_SEGMENT_BYTES_MAX;
+use crate::types::storage_api::{JournalAccepted, JournalFile, JournalPosition, JournalStatus};
+use crate::types::{Error, ErrorCode, Result, Sha256, Version};
+use held::{Held, HeldFile, file_name};
+
+/// Files that are received at the same time.
+const RECEIVED_AT_ONCE_MAX: usize = 2;
+/// Where the files of the history before are.
+const PREVIOUS: &str = "previous";
+
+/// The copy of one storage server.
+pub struct Journal {
+    layout: Arc<Layout>,
+    held: Mutex<Held>,
+    /// Told to whoever asks, also while a file is being put in its place.
+    position: Mutex<Option<JournalPosition>>,
+    /// For receiving files.
+    pub permits: Arc<Semaphore>,
+}
+
+impl Journal {
+    /// Looks through the directory. Files that are damaged go into quarantine.
+    pub fn open(layout: Arc<Layout>, cluster: Option<Uuid>) -> Result<Self> {
+        let dir = layout.journal_dir();
+        let mut files = Vec::new();
+        for name in names(&dir)? {
+            match look(&dir, &name, cluster) {
+                Ok(file) => files.push(file),
+                Err(Defect::FormatTooNew(format)) => {
+                    let defect = Error::from(Defect::FormatTooNew(format));
+                    return Err(defect.context(dir.join(&name).display()));
+                }
+                Err(Defect::Failed(error)) => log::error!("{}; it is left out", error.chain()),
+                Err(defect) => put_aside(&layout, &name, &defect.to_string())?,
+            }
+        }
+        let newest = files.iter().map(HeldFile::header).max_by_key(|header| (header.epoch, header.last));
+        let history = newest.map(|header| header.history);
+        let (files, other): (Vec<_>, Vec<_>) =
+            files.into_iter().partition(|file| Some(file.header().history) == history);
+        move_previous(&dir, &other)?;
+        let held = Held::new(files, &|file, version| tip_inside(&dir, file, version));
+        let journal = Self {
+            layout,
+            held: Mutex::new(held),
+            position: Mutex::default(),
+            permits: Arc::new(Semaphore::new(RECEIVED_AT_ONCE_MAX)),
+        };
+        journal.check_last(cluster)?;
+        journal.note_position(&journal.held());
+        Ok(journal)
+    }
+
+    /// Reads the last file whole: it is the one that a crash of the machine may have damaged.
+    fn check_last(&self, cluster: Option<Uuid>) -> Result<()> {
+        let dir = self.layout.journal_dir();
+        let mut held = self.held();
+        let mut right: Vec<String> = Vec::new();
+        // A segment, or the snapshot that was begun at its end, or both.
+        loop {
+            let unchecked = held.last_files().find(|name| !right.iter().any(|right| right == name)).map(String::from);
+            let Some(name) = unchecked else { return Ok(()) };
+            match collection::open(&dir.join(&name), cluster).and_then(|reader| reader.verify()) {
+                Ok(_) => right.push(name),
+                Err(Defect::Failed(error)) => return Err(error.context("checking the journal")),
+                Err(defect) => {
+                    put_aside(&self.layout, &name, &defect.to_string())?;
+                    held.remove(&name, &|file, version| tip_inside(&dir, file, version));
+                }
+            }
+        }
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note_position(&self, held: &Held) {
+        *self.position.lock().unwrap_or_else(PoisonError::into_inner) = held.position().cloned();
+    }
+
+    /// Where the copy ends. Never waits for a disk.
+    pub fn position(&self) -> Option<JournalPosition> {
+        self.position.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Everything that is told of it. As long as the copy does not suffice, the files of the history before are told
+    /// too: a restore that has nothing better takes them. May wait for a disk.
+    pub fn status(&self) -> JournalStatus {
+        let mut status = self.held().status();
+        if !status.complete {
+            status.files.extend(self.previous());
+        }
+        status
+    }
+
+    fn previous(&self) -> Vec<JournalFile> {
+        let dir = self.layout.journal_dir().join(PREVIOUS);
+        let names = names(&dir).unwrap_or_default().into_iter();
+        let files = names.filter_map(|name| look(&dir, &name, None).ok());
+        files.map(|file| JournalFile { name: format!("{PREVIOUS}/{}", file.name), ..file.listed() }).collect()
+    }
+
+    /// Opens a file that [`Journal::status`] lists, with its size.
+    pub fn open_file(&self, name: &str) -> Result<(File, u64)> {
+        // Under the lock, so that it is not removed in between.
+        let held = self.held();
+        let known = held.files().iter().any(|file| file.name == name)
+            || name.starts_with(PREVIOUS) && self.previous().iter().any(|file| file.name == name);
+        if !known {
+            return Err(Error::not_found(format!("the journal here has no file {name:?}")));
+        }
+        let path = self.layout.journal_dir().join(name);
+        let opened = File::open(&path).and_then(|file| Ok((file.metadata()?.len(), file)));
+        let (bytes, file) = opened.io_context(|| format!("opening {}", path.display()))?;
+        Ok((file, bytes))
+    }
+
+    /// Checks a file that was received and takes it, if it continues the position or is a snapshot. When this
+    /// answers, it is durable. Repeating a file changes nothing.
+    pub fn accept(&self, file: TempPath, cluster: Uuid) -> Result<JournalAccepted> {
+        let bytes = fs::metadata(&file).io_context(|| "looking at a received file".into())?.len();
+        let reader = collection::open(&file, Some(cluster))?;
+        let is_segment = reader.header().kind == Kind::Segment;
+        // Before it is read: what is remembered of a segment grows with it.
+        if is_segment && bytes > JOURNAL_SEGMENT_BYTES_MAX {
+            let message = format!("a segment of {bytes} bytes; at most {JOURNAL_SEGMENT_BYTES_MAX} are taken");
+            return Err(Error::new(ErrorCode::TooLarge, message));
+        }
+        let ends = match reader.verify()? {
+            Contents::Segment(Segment { header, .. }) => Ends { end: (header.last, header.tip_after), header },
+            Contents::Snapshot(snapshot) => Ends { end: (snapshot.v1, snapshot.tip1), header: snapshot.header },
+        };
+        let mut held = self.held();
+        if !held.has(&ends) {
+            if is_segment {
+                held.check_segment(&ends.header)?
+            } else {
+                held.check_snapshot(&ends.header)?
+            }
+            let new = HeldFile { name: file_name(&ends.header), ends, bytes };
+            self.put(&held, file, &new)?;
+            if is_segment {
+                held.add_segment(new)
+            } else {
+                self.take_snapshot(&mut held, new)
+            }
+            self.note_position(&held);
+        }
+        match held.position().cloned() {
+            Some(position) => Ok(JournalAccepted { position, complete: held.is_complete() }),
+            None => Err(Error::internal("a file of the journal was accepted and leads nowhere")),
+        }
+    }
+
+    /// Puts a checked file in its place.
+    fn put(&self, held: &Held, file: TempPath, new: &HeldFile) -> Result<()> {
+        let dir = self.layout.journal_dir();
+        // A snapshot may be replaced by one that took less time to read; anything else of the same name is another
+        // branch, which somebody may want to look into.
+        let other = |held: &HeldFile| {
+            let (a, b) = (held.header(), new.header());
+            held.name == new.name && (a.history, a.tip_before, a.tip_after) != (b.history, b.tip_before, b.tip_after)
+        };
+        if held.files().iter().any(other) {
+            put_aside(&self.layout, &new.name, "a file with other changes of the same versions took its place")?;
+        }
+        let path = dir.join(&new.name);
+        let place = || -> std::io::Result<()> {
+            File::open(&file)?.sync_all()?;
+            file.persist(&path).map_err(|error| error.error)?;
+            sync_dir(&dir)
+        };
+        place().io_context(|| format!("putting {} in its place", path.display()))
+    }
+
+    /// What fails here is done by the next start: the snapshot is accepted all the same.
+    fn take_snapshot(&self, held: &mut Held, new: HeldFile) {
+        let dir = self.layout.journal_dir();
+        let released = held.add_snapshot(new, &|file, version| tip_inside(&dir, file, version));
+        if let Err(error) = move_previous(&dir, &released.other_histories) {
+            log::error!("{}", error.chain());
+        }
+        for file in &released.trimmed {
+            if let Err(error) = fs::remove_file(dir.join(&file.name)) {
+                log::error!("removing {} from the journal failed: {error}", file.name);
+            }
+        }
+    }
+}
+
+/// The names of the journal's files.
+fn names(dir: &Path) -> Result<Vec<String>> {
+    let reading = || format!("reading {}", dir.display());
+    let mut names = Vec::new();
+    for entry in fs::read_dir(dir).io_context(reading)? {
+        let name = entry.io_context(reading)?.file_name().to_string_lossy().into_owned();
+        if name.ends_with(".jsonl") && (name.starts_with("segment-") || name.starts_with("snapshot-")) {
+            names.push(name);
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// The files of the journal in a data directory that no daemon uses, those of the history before included.
+pub fn paths(layout: &Layout) -> Result<Vec<PathBuf>> {
+    let dir = layout.journal_dir();
+    let mut paths = Vec::new();
+    for dir in [dir.join(PREVIOUS), dir] {
+        if dir.exists() {
+            paths.extend(names(&dir)?.into_iter().map(|name| dir.join(name)));
+        }
+    }
+    Ok(paths)
+}
+
+fn look(dir: &Path, name: &str, cluster: Option<Uuid>) -> Result<HeldFile, Defect> {
+    let path = dir.join(name);
+    let reading = || format!("reading {}", path.display());
+    let mut file = File::open(&path).io_context(reading)?;
+    let bytes = file.metadata().io_context(reading)?.len();
+    let ends = ends(&mut file, cluster)?;
+    if file_name(&ends.header) != name {
+        return Err(Defect::Malformed(format!(
+            "its name does not go with its header, which is that of {}",
+            file_name(&ends.header)
+        )));
+    }
+    Ok(HeldFile { name: name.into(), ends, bytes })
+}
+
+/// The tip at a version inside a segment. A segment that cannot be read leads nowhere.
+fn tip_inside(dir: &Path, file: &HeldFile, version: Version) -> Option<Sha256> {
+    let path = dir.join(&file.name);
+    match collection::open(&path, None).and_then(|reader| reader.segment(|_| Ok(()))) {
+        Ok(segment) => segment.tip_at(version),
+        Err(defect) => {
+            log::error!("{} cannot be used: {defect}", path.display());
+            None
+        }
+    }
+}
+
+fn put_aside(layout: &Layout, name: &str, reason: &str) -> Result<()> {
+    let from = layout.journal_dir().join(name);
+    let quarantine = layout.quarantine_dir();
+    let note = quarantine.join(format!("journal-{name}.reason"));
+    fs::write(&note, format!("{reason}\n")).io_context(|| format!("writing {}", note.display()))?;
+    fs::rename(&from, quarantine.join(format!("journal-{name}")))
+        .io_context(|| format!("moving {} into quarantine", from.display()))?;
+    log::error!("{} was moved into quarantine: {reason}", from.display());
+    Ok(())
+}
+
+/// Moves files of a history that has ended to a directory of their own, in the place of an older one there: so that a
+/// restore that went wrong can be looked into. It can be interrupted anywhere and done again.
+fn move_previous(dir: &Path, files: &[HeldFile]) -> Result<()> {
+    if files.is_empty() {
+        return Ok(());
+    }
+    let previous = dir.join(PREVIOUS);
+    let moving = || format!("moving the journal of the history before to {}", previous.display());
+    fs::create_dir_all(&previous).io_context(moving)?;
+    let there = headers(&previous).io_context(moving)?;
+    let known = there.iter().filter_map(|(_, header)| header.as_ref()).chain(files.iter().map(HeldFile::header));
+    let Some(newest) = known.max_by_key(|header| (header.epoch, header.last)) else { return Ok(()) };
+    let work = || -> std::io::Result<()> {
+        for (path, header) in &there {
+            if header.as_ref().is_none_or(|header| header.history != newest.history) {
+                fs::remove_file(path)?;
+            }
+        }
+        for file in files {
+            if file.header().history == newest.history {
+                fs::rename(dir.join(&file.name), previous.join(&file.name))?;
+            } else {
+                fs::remove_file(dir.join(&file.name))?;
+            }
+        }
+        sync_dir(&previous)?;
+        sync_dir(dir)
+    };
+    work().io_context(moving)?;
+    log::warn!("the journal of history {} is kept in {}", newest.history, previous.display());
+    Ok(())
+}
+
+/// The files of a directory with their headers, where they can be read.
+fn headers(dir: &Path) -> std::io::Result<Vec<(PathBuf, Option<Header>)>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        let header = collection::open(&path, None).ok().map(|reader| reader.header().clone());
+        found.push((path, header));
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests;

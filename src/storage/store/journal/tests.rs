@@ -1,0 +1,266 @@
+//! A server's copy: what it accepts, what it keeps, and what it makes of a directory at its start.
+
+use super::*;
+use crate::journal::format::{Origin, SnapshotWriter, segment};
+use crate::journal::{Base, Collection, GENESIS_TIP, JournalLine, SETTINGS};
+
+const ORIGIN: Origin = Origin { cluster: Uuid::from_u128(1), history: Uuid::from_u128(2), epoch: 1 };
+/// After a restore.
+const LATER: Origin = Origin { history: Uuid::from_u128(3), epoch: 2, ..ORIGIN };
+
+struct Server {
+    dir: tempfile::TempDir,
+    journal: Option<Journal>,
+}
+
+impl Server {
+    fn new() -> Self {
+        let mut server = Self { dir: tempfile::tempdir().unwrap(), journal: None };
+        server.restart();
+        server
+    }
+
+    fn restart(&mut self) {
+        self.journal = None;
+        let (layout, _) = Layout::open(self.dir.path()).unwrap();
+        self.journal = Some(Journal::open(Arc::new(layout), Some(ORIGIN.cluster)).unwrap());
+    }
+
+    fn journal(&self) -> &Journal {
+        self.journal.as_ref().unwrap()
+    }
+
+    fn send(&self, bytes: &[u8]) -> Result<JournalAccepted> {
+        let file = tempfile::NamedTempFile::new_in(self.dir.path().join("incoming")).unwrap();
+        fs::write(file.path(), bytes).unwrap();
+        self.journal().accept(file.into_temp_path(), ORIGIN.cluster)
+    }
+
+    /// The version of the position after an accepted file, and whether the copy is complete.
+    fn sent(&self, bytes: &[u8]) -> (Version, bool) {
+        let accepted = self.send(bytes).unwrap();
+        assert_eq!(self.journal().position(), Some(accepted.position.clone()));
+        (accepted.position.version, accepted.complete)
+    }
+
+    fn refused(&self, bytes: &[u8]) -> String {
+        let error = self.send(bytes).unwrap_err();
+        assert_eq!(error.code(), ErrorCode::PreconditionFailed, "{error}");
+        error.message().into()
+    }
+
+    fn version(&self) -> Option<Version> {
+        self.journal().position().map(|position| position.version)
+    }
+
+    fn files(&self) -> Vec<String> {
+        let mut listed: Vec<_> = self.journal().status().files.into_iter().map(|file| file.name).collect();
+        listed.retain(|name| !name.starts_with("previous/"));
+        assert_eq!(listed, names(&self.dir.path().join("journal")).unwrap(), "what is listed is what is there");
+        listed.iter().map(|name| name.replace(".jsonl", "").replace("0000000000000000", "")).collect()
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join("journal").join(name)
+    }
+}
+
+fn lines(first: Version, last: Version) -> Vec<JournalLine> {
+    let line = |version: Version, seq| JournalLine {
+        version,
+        seq,
+        table: SETTINGS.into(),
+        key: (version % 5).to_string(),
+        content: Some(version.to_string()),
+        created: Default::default(),
+    };
+    (first..=last).flat_map(|version| [line(version, 0), line(version, 1)]).collect()
+}
+
+fn tip(version: Version) -> Sha256 {
+    lines(1, version).iter().fold(GENESIS_TIP, |tip, line| line.next_tip(tip))
+}
+
+fn seg(first: Version, last: Version) -> Vec<u8> {
+    segment(&ORIGIN, tip(first - 1), &lines(first, last)).unwrap().1
+}
+
+fn snap(origin: &Origin, v0: Version, v1: Version) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut writer = SnapshotWriter::start(origin, v0, tip(v0), &mut bytes).unwrap();
+    writer.row(SETTINGS, "1", "1", &mut bytes).unwrap();
+    writer.finish(v1, tip(v1), &mut bytes).unwrap();
+    bytes
+}
+
+#[test]
+fn only_what_continues_the_position_is_accepted() {
+    let mut server = Server::new();
+    assert_eq!(server.version(), None);
+    assert!(server.refused(&seg(2, 3)).contains("no journal"));
+    assert_eq!(server.sent(&seg(1, 3)), (3, true));
+    assert_eq!(server.sent(&seg(4, 4)), (4, true));
+    assert_eq!(server.sent(&seg(1, 3)), (4, true), "a repeated segment is answered and changes nothing");
+    assert!(server.refused(&seg(6, 7)).contains("ends at version 4"));
+    server.refused(&seg(4, 6));
+    let lines_of_another = [JournalLine { content: None, ..lines(5, 5)[0].clone() }];
+    server.refused(&segment(&ORIGIN, tip(3), &lines_of_another).unwrap().1);
+    server.refused(&segment(&LATER, tip(4), &lines(5, 6)).unwrap().1);
+    let old_epoch = Origin { epoch: 0, ..ORIGIN };
+    server.refused(&segment(&old_epoch, tip(4), &lines(5, 6)).unwrap().1);
+    let foreign = Origin { cluster: Uuid::nil(), ..ORIGIN };
+    assert_eq!(server.send(&snap(&foreign, 9, 9)).unwrap_err().code(), ErrorCode::Forbidden);
+    let whole = seg(5, 9);
+    assert_eq!(server.send(&whole[..whole.len() - 9]).unwrap_err().code(), ErrorCode::ChecksumMismatch);
+    assert_eq!(server.sent(&whole), (9, true));
+    server.restart();
+    assert_eq!((server.version(), server.journal().status().complete), (Some(9), true));
+    assert_eq!(server.files(), ["segment-001-003", "segment-004-004", "segment-005-009"]);
+    assert_eq!(server.sent(&seg(10, 11)), (11, true));
+}
+
+#[test]
+fn a_snapshot_begins_a_new_position_and_counts_from_its_end_on() {
+    let mut server = Server::new();
+    assert_eq!(server.sent(&snap(&ORIGIN, 20, 23)), (20, false));
+    assert_eq!(server.sent(&seg(21, 22)), (22, false));
+    server.restart();
+    assert_eq!((server.version(), server.journal().status().complete), (Some(22), false));
+    assert_eq!(server.sent(&seg(23, 25)), (25, true));
+    let status = server.journal().status();
+    assert_eq!(status.segments_since_snapshot, 2);
+    assert_eq!(status.bytes_since_snapshot, (seg(21, 22).len() + seg(23, 25).len()) as u64);
+    assert_eq!(status.snapshot_bytes, snap(&ORIGIN, 20, 23).len() as u64);
+    let snapshot = status.files.last().unwrap();
+    assert_eq!((snapshot.first, snapshot.last), (20, 23));
+    // One that was begun inside a segment that is here loses nothing.
+    assert_eq!(server.sent(&snap(&ORIGIN, 24, 26)), (25, true), "the older snapshot counts already");
+    assert_eq!(server.sent(&seg(26, 26)), (26, true));
+    let epoch_0 = Origin { epoch: 0, ..ORIGIN };
+    assert!(server.refused(&snap(&epoch_0, 30, 30)).contains("epoch"));
+    assert_eq!(server.sent(&snap(&ORIGIN, 24, 27)), (26, true), "a worse one of the same beginning changes nothing");
+    assert_eq!(server.journal().status().files.iter().filter(|file| file.last == 27).count(), 0);
+}
+
+#[test]
+fn two_snapshots_and_the_segments_since_the_older_one_are_kept() {
+    let mut server = Server::new();
+    server.sent(&seg(1, 5));
+    server.sent(&snap(&ORIGIN, 5, 5));
+    server.sent(&seg(6, 8));
+    assert_eq!(server.files(), ["segment-001-005", "segment-006-008", "snapshot-005"]);
+    server.sent(&snap(&ORIGIN, 7, 8));
+    assert_eq!(server.files(), ["segment-006-008", "snapshot-005", "snapshot-007"]);
+    server.sent(&seg(9, 12));
+    server.sent(&snap(&ORIGIN, 12, 12));
+    assert_eq!(server.files(), ["segment-006-008", "segment-009-012", "snapshot-007", "snapshot-012"]);
+    // Two that do not count yet never replace the one that does.
+    server.sent(&snap(&ORIGIN, 12, 12));
+    for v0 in [13, 14, 15] {
+        server.sent(&seg(v0, v0));
+        server.sent(&snap(&ORIGIN, v0, v0 + 10));
+        assert!(server.journal().status().complete, "{v0}");
+    }
+    assert!(server.files().contains(&"snapshot-012".into()));
+    server.restart();
+    assert_eq!((server.version(), server.journal().status().complete), (Some(15), true));
+    let mut collection = Collection::new(None);
+    for path in paths(&server.journal().layout).unwrap() {
+        collection.add(&path).unwrap();
+    }
+    let chain = collection.merge().chain.unwrap();
+    assert!(matches!(chain.base, Base::Snapshot(_)) && chain.head.version == 15);
+}
+
+#[test]
+fn a_new_history_puts_the_one_before_aside_and_no_older_one() {
+    let mut server = Server::new();
+    let previous = |server: &Server| names(&server.path("previous")).unwrap();
+    server.sent(&seg(1, 5));
+    assert_eq!(server.sent(&snap(&LATER, 1000, 1000)), (1000, true));
+    assert_eq!((server.files().len(), previous(&server).len()), (1, 1));
+    server.restart();
+    assert_eq!(server.version(), Some(1000));
+    assert_eq!(server.journal().status().files.len(), 1);
+    let third = Origin { history: Uuid::from_u128(4), epoch: 3, ..ORIGIN };
+    server.sent(&snap(&third, 2000, 2001));
+    assert_eq!(previous(&server).len(), 1);
+    assert!(previous(&server)[0].contains("1000"));
+    // Until the new one suffices, the one before is told too.
+    let listed = server.journal().status().files;
+    assert!(listed.len() == 2 && listed[1].name.starts_with("previous/"), "{listed:?}");
+    assert_eq!(server.journal().open_file(&listed[1].name).unwrap().1, listed[1].bytes);
+    // As if it had been interrupted: the file of the history before is still, or again, among the others.
+    fs::write(server.path("segment-0000000000000000001-0000000000000000005.jsonl"), seg(1, 5)).unwrap();
+    server.restart();
+    assert_eq!((server.version(), server.files().len()), (Some(2000), 1));
+    assert!(
+        previous(&server).len() == 1 && previous(&server)[0].contains("1000"),
+        "an older one takes no newer's place"
+    );
+    server.refused(&snap(&ORIGIN, 6, 6));
+}
+
+#[test]
+fn damage_at_the_end_goes_into_quarantine_and_the_position_falls_back() {
+    let mut server = Server::new();
+    for (first, last) in [(1, 3), (4, 6), (7, 9)] {
+        server.sent(&seg(first, last));
+    }
+    let names: Vec<String> = server.journal().status().files.into_iter().map(|file| file.name).collect();
+    // Cut off.
+    let text = fs::read(server.path(&names[2])).unwrap();
+    fs::write(server.path(&names[2]), &text[..text.len() / 2]).unwrap();
+    server.restart();
+    assert_eq!((server.version(), server.files().len()), (Some(6), 2));
+    let quarantine = server.dir.path().join("quarantine");
+    assert!(quarantine.join(format!("journal-{}", names[2])).exists());
+    let reason = fs::read_to_string(quarantine.join(format!("journal-{}.reason", names[2]))).unwrap();
+    assert!(reason.contains("truncated"), "{reason}");
+    // A changed byte inside the last file, which both ends do not show.
+    let mut text = fs::read(server.path(&names[1])).unwrap();
+    let place = text.len() / 2;
+    text[place] ^= 1;
+    fs::write(server.path(&names[1]), &text).unwrap();
+    server.restart();
+    assert_eq!((server.version(), server.files().len()), (Some(3), 1));
+    assert_eq!(server.sent(&seg(4, 9)), (9, true));
+    // A newer program's file is not thrown away.
+    let newer = String::from_utf8(seg(10, 10)).unwrap().replacen("\"format\":1", "\"format\":7", 1);
+    fs::write(server.path("segment-0000000000000000010-0000000000000000010.jsonl"), newer).unwrap();
+    server.journal = None;
+    let (layout, _) = Layout::open(server.dir.path()).unwrap();
+    let error = Journal::open(Arc::new(layout), Some(ORIGIN.cluster)).err().unwrap();
+    assert!(error.message().contains("newer program"), "{error}");
+}
+
+#[test]
+fn a_hole_in_the_middle_is_noticed_and_filled_with_a_snapshot_or_segments() {
+    let mut server = Server::new();
+    for (first, last) in [(1, 3), (4, 6), (7, 9)] {
+        server.sent(&seg(first, last));
+    }
+    let names: Vec<String> = server.journal().status().files.into_iter().map(|file| file.name).collect();
+    fs::remove_file(server.path(&names[1])).unwrap();
+    server.restart();
+    assert_eq!((server.version(), server.files().len()), (Some(3), 2), "what is beyond stays");
+    assert_eq!(server.sent(&seg(4, 7)).0, 7);
+    assert_eq!(server.sent(&seg(8, 9)).0, 9);
+    server.restart();
+    assert_eq!(server.version(), Some(9));
+    // The position is the same by other boundaries, too.
+    fs::remove_file(server.path("segment-0000000000000000008-0000000000000000009.jsonl")).unwrap();
+    server.restart();
+    assert_eq!(server.version(), Some(9), "7 to 9 goes on inside 4 to 7");
+}
+
+#[test]
+fn files_are_opened_by_their_listed_names_only() {
+    let server = Server::new();
+    server.sent(&seg(1, 3));
+    let name = server.journal().status().files[0].name.clone();
+    assert_eq!(server.journal().open_file(&name).unwrap().1, seg(1, 3).len() as u64);
+    for name in ["../server.json", "previous", "previous/../../server.json", "", "segment-1-3.jsonl", "/etc/passwd"] {
+        assert_eq!(server.journal().open_file(name).unwrap_err().code(), ErrorCode::NotFound);
+    }
+}

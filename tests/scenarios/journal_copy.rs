@@ -1,0 +1,97 @@
+//! A storage server's copy of the journal, over HTTP.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use holdfast::client::{Credentials, HttpClient, StorageClient};
+use holdfast::journal::format::{Origin, SnapshotWriter, segment};
+use holdfast::journal::{JournalLine, SETTINGS};
+use holdfast::security::ticket::Sender;
+use holdfast::security::{ClusterSecret, Signer};
+use holdfast::types::{ErrorCode, Sha256};
+use uuid::Uuid;
+
+use crate::common::cluster::{Cluster, Plan, SECRET};
+use crate::common::wait_for;
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+fn client(cluster: Uuid, epoch: i64, sender: Sender) -> StorageClient {
+    let signer = Signer::new(ClusterSecret::from_text(SECRET).unwrap());
+    let credentials = Credentials::Server { signer, sender, membership: Arc::new(move || (Some(cluster), epoch)) };
+    StorageClient::new(HttpClient::new(None).unwrap(), credentials)
+}
+
+fn line(version: i64) -> JournalLine {
+    let (table, key) = (SETTINGS.into(), version.to_string());
+    JournalLine { version, seq: 0, table, key, content: Some("{}".into()), created: Default::default() }
+}
+
+#[test]
+fn a_storage_server_keeps_and_returns_the_journal_for_name_servers_only() {
+    let mut cluster = Cluster::start(&Plan { storage_servers: 1, ..Plan::default() });
+    // From here on this test is the name server, after a restore: of a newer epoch, with a history of its own.
+    cluster.name_server.kill();
+    let url = cluster.storage[0].url();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let nobody = StorageClient::new(HttpClient::new(None).unwrap(), Credentials::None);
+        let before = nobody.status(&url, TIMEOUT).await.unwrap();
+        let (id, epoch) = (before.cluster.unwrap(), before.epoch + 1);
+        let name_server = client(id, epoch, Sender::NameServer { term: 1 });
+        let origin = Origin { cluster: id, history: Uuid::new_v4(), epoch };
+        let mut snapshot = Vec::new();
+        let mut writer = SnapshotWriter::start(&origin, 5_000_000, Sha256([7; 32]), &mut snapshot).unwrap();
+        for row in 0..20_000 {
+            writer.row(SETTINGS, &row.to_string(), "{}", &mut snapshot).unwrap();
+        }
+        writer.finish(5_000_000, Sha256([7; 32]), &mut snapshot).unwrap();
+        let pieces = |bytes: &[u8]| {
+            let pieces: Vec<_> = bytes.chunks(100_000).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
+            futures_util::stream::iter(pieces)
+        };
+        for (stranger, code) in [
+            (nobody.clone(), ErrorCode::Unauthorized),
+            (client(id, epoch, Sender::Storage { identity: before.identity }), ErrorCode::Forbidden),
+            (client(id, before.epoch - 1, Sender::NameServer { term: 9 }), ErrorCode::Forbidden),
+            (client(Uuid::new_v4(), epoch, Sender::NameServer { term: 1 }), ErrorCode::Forbidden),
+        ] {
+            assert_eq!(stranger.journal_send_stream(&url, pieces(&snapshot)).await.unwrap_err().code(), code);
+            assert_eq!(stranger.journal_status(&url).await.unwrap_err().code(), code);
+            let status = stranger.check(&url, TIMEOUT, Some(9_000_000)).await.unwrap();
+            assert_eq!(status.heard_version, before.heard_version, "a stranger's word is not believed");
+        }
+        let lines: Vec<_> = (5_000_001..5_000_003).map(line).collect();
+        let (header, bytes) = segment(&origin, Sha256([7; 32]), &lines).unwrap();
+        let refused = name_server.journal_send(&url, bytes.clone()).await.unwrap_err();
+        assert_eq!(refused.code(), ErrorCode::PreconditionFailed);
+        let cut = name_server.journal_send_stream(&url, pieces(&snapshot[..snapshot.len() - 1])).await.unwrap_err();
+        assert_eq!(cut.code(), ErrorCode::ChecksumMismatch);
+        assert!(name_server.journal_send_stream(&url, pieces(&snapshot)).await.unwrap().complete);
+        let accepted = name_server.journal_send(&url, bytes.clone()).await.unwrap();
+        assert_eq!(accepted.position.tip, header.tip_after);
+        assert_eq!(name_server.journal_send(&url, bytes.clone()).await.unwrap(), accepted);
+        let status = name_server.check(&url, TIMEOUT, Some(6_000_000)).await.unwrap();
+        assert_eq!((status.journal, status.heard_version), (Some(accepted.position), 6_000_000));
+        let listed = name_server.journal_status(&url).await.unwrap();
+        assert_eq!((listed.segments_since_snapshot, listed.bytes_since_snapshot), (1, bytes.len() as u64));
+        for (file, want) in listed.files.iter().zip([&bytes, &snapshot]) {
+            let mut download = name_server.journal_file(&url, &file.name).await.unwrap();
+            let mut read = Vec::new();
+            while let Some(piece) = download.chunk().await.unwrap() {
+                read.extend_from_slice(&piece);
+            }
+            assert!(read == *want && download.size == Some(file.bytes), "{}", file.name);
+        }
+        assert_eq!(name_server.journal_file(&url, "../server.json").await.err().unwrap().code(), ErrorCode::NotFound);
+        // What was heard survives the daemon; it is written down a moment later.
+        wait_for("the version that was heard is kept", 30, || {
+            cluster.storage[0].kill();
+            cluster.storage[0].start();
+            let status = cluster.http().curl(&[&format!("{url}/status")])?.json();
+            assert_eq!(status["journal"]["version"], 5_000_002);
+            (status["heard_version"] == 6_000_000).then_some(())
+        });
+    });
+}
