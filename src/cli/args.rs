@@ -8,6 +8,7 @@ use structopt::StructOpt;
 use structopt::clap::{AppSettings, ErrorKind, Shell};
 
 pub(crate) use self::administration::*;
+use super::demo::DemoArgs;
 use super::exit::Exit;
 use super::progress::say;
 use super::up::{DownArgs, MemberArgs, UpArgs};
@@ -88,6 +89,11 @@ pub(crate) enum Command {
     Up(UpArgs),
     /// Stops a cluster that `up` started on this machine
     Down(DownArgs),
+    /// The tour: a cluster on this machine loses a server and its database, and nothing that was stored in it
+    ///
+    /// Everything happens in a temporary directory and in processes of its own, which are gone at the end. It takes
+    /// less than two minutes. The exit code is 0 only if nothing was lost.
+    Demo(DemoArgs),
     /// One server of `up`
     #[structopt(setting = AppSettings::Hidden)]
     Member(MemberArgs),

@@ -13,6 +13,7 @@ mod commands;
 mod config;
 mod context;
 pub mod daemon;
+mod demo;
 mod exit;
 mod export;
 mod import;
@@ -85,6 +86,7 @@ fn carry_out(cli: Cli) -> Result<Exit> {
         Command::Shell => shell::run(cli.global, &runtime),
         Command::Up(args) => runtime.block_on(up::up(&cli.global, args)),
         Command::Down(args) => runtime.block_on(up::down(&cli.global, args)),
+        Command::Demo(args) => runtime.block_on(demo::run(&cli.global, args)),
         command => {
             Context::new(cli.global, false).and_then(|context| runtime.block_on(interruptible(&context, command)))
         }
@@ -169,9 +171,12 @@ async fn execute(context: &Context, command: &Command) -> Result<Exit> {
         Command::Restore(args) => restore::run(context, args).await,
         Command::Token(command) => administration::token(context, command).await,
         // What cannot run inside the shell.
-        Command::Shell | Command::Completions(_) | Command::Up(_) | Command::Down(_) | Command::Member(_) => {
-            Err(Error::invalid("this command does not work inside the shell"))
-        }
+        Command::Shell
+        | Command::Completions(_)
+        | Command::Up(_)
+        | Command::Down(_)
+        | Command::Demo(_)
+        | Command::Member(_) => Err(Error::invalid("this command does not work inside the shell")),
     }
 }
 

@@ -25,8 +25,23 @@ pub struct Filter {
     pub kind: Option<String>,
 }
 
-/// One page, the newest first.
-pub fn page(connection: &mut AnyConnection, filter: &Filter, before: Option<i64>, limit: usize) -> Result<Vec<Event>> {
+/// One page, the newest first, optionally of one object.
+pub fn page(
+    connection: &mut AnyConnection,
+    object: Option<i64>,
+    before: Option<i64>,
+    limit: usize,
+) -> Result<Vec<Event>> {
+    filtered(connection, &Filter { object, ..Filter::default() }, before, limit)
+}
+
+/// One page of what passes a filter, the newest first.
+pub fn filtered(
+    connection: &mut AnyConnection,
+    filter: &Filter,
+    before: Option<i64>,
+    limit: usize,
+) -> Result<Vec<Event>> {
     let mut query = dsl::events.order(dsl::id.desc()).limit(limit as i64).select(EventRow::as_select()).into_boxed();
     if let Some(object) = filter.object {
         query = query.filter(dsl::object.eq(object));

@@ -139,7 +139,7 @@ pub async fn events_list(request: HttpRequest, query: web::Query<EventsQuery>, a
         .read(move |connection| {
             let server = named.map(|named| server::resolve(connection, &named)).transpose()?;
             let filter = Filter { object: object.map(|id| id.0), server: server.map(|id| id.0), kind };
-            stored_events::page(connection, &filter, before, limit)
+            stored_events::filtered(connection, &filter, before, limit)
         })
         .await?;
     let next = if events.len() == limit { events.last().map(|event| event.id) } else { None };
@@ -158,10 +158,7 @@ pub async fn why(request: HttpRequest, query: web::Query<PathQuery>, app: Data) 
     let events = app
         .context
         .db
-        .read(move |connection| {
-            let filter = Filter { object: Some(object.0), ..Filter::default() };
-            stored_events::page(connection, &filter, None, EVENTS_DEFAULT)
-        })
+        .read(move |connection| stored_events::page(connection, Some(object.0), None, EVENTS_DEFAULT))
         .await?;
     let mut findings = Vec::new();
     for replica in entry.replicas.iter().filter(|replica| replica.health != Health::Live) {

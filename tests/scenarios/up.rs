@@ -173,3 +173,32 @@ fn a_directory_of_another_cluster_or_a_newer_program_is_refused() {
     assert_ne!(code, 0);
     assert!(errors.contains("newer program"), "{errors}");
 }
+
+#[test]
+fn a_lost_database_is_not_made_anew_but_waits_for_a_restore() {
+    let dir = Home::new();
+    let dir = dir.path();
+    let port = free_ports().to_string();
+    assert_eq!(run(dir, &["up", "--detach", "--port", &port]).0, 0);
+    std::fs::write(dir.join("photo"), "p").unwrap();
+    assert_eq!(run(dir, &["import", "photo", "/photo"]).0, 0);
+    wait_for("the journal's copies have everything", 30, || {
+        let report: serde_json::Value = serde_json::from_str(&run(dir, &["report", "--json"]).1).ok()?;
+        (report["journal"]["copied_version"] == report["version"]).then_some(())
+    });
+    assert_eq!(run(dir, &["down"]).0, 0);
+    std::fs::remove_dir_all(dir.join("holdfast-data/name-server")).unwrap();
+    let (code, table, notes) = run(dir, &["up", "--detach"]);
+    assert!(code == 0 && table.contains("storage-3"), "{table}{notes}");
+    assert!(notes.contains("holdfast restore"), "{notes}");
+    let (code, _, errors) = run(dir, &["ls"]);
+    assert_ne!(code, 0, "{errors}");
+    let restored = wait_for("the restore goes through", 60, || {
+        let (code, told, _) = run(dir, &["restore"]);
+        (code == 0).then_some(told)
+    });
+    assert!(restored.contains("from the copies of the journal"), "{restored}");
+    wait_for("its bytes are there", 30, || (run(dir, &["cat", "/photo"]).1 == "p").then_some(()));
+    assert!(run(dir, &["restore", "--status"]).1.contains("The metadata is restored"));
+    assert_eq!(run(dir, &["down"]).0, 0);
+}

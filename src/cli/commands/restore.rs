@@ -46,9 +46,15 @@ pub(crate) async fn restore(
     request: &RestoreRequest,
     line: &mut StatusLine,
 ) -> Result<RestoreStatus> {
-    let mut status = names.restore_start(request).await?;
+    let mut status = match names.restore_start(request).await {
+        // One is under way already, most likely because this command was interrupted.
+        Err(error) if error.code() == ErrorCode::Busy => names.restore_status().await?,
+        outcome => outcome?,
+    };
     while status.state == "running" {
-        line.show(&format!("restoring: {}", status.step));
+        if !status.step.is_empty() {
+            line.show(&format!("restoring: {}", status.step));
+        }
         tokio::time::sleep(POLL_INTERVAL).await;
         status = names.restore_status().await?;
     }

@@ -24,20 +24,41 @@ pub(super) struct Member {
     pub(super) args: Vec<OsString>,
 }
 
+/// How soon things happen; by default as the servers themselves have it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(in crate::cli) enum Timings {
+    /// As in production.
+    #[default]
+    Usual,
+    /// Within seconds, for those who watch.
+    Quick,
+}
+
+impl Timings {
+    fn args(self) -> &'static [&'static str] {
+        match self {
+            Self::Usual => &[],
+            Self::Quick => {
+                &["--health-interval", "0.5", "--down-after", "1.5", "--repair-delay", "3", "--read-ttl", "2"]
+            }
+        }
+    }
+}
+
 /// The names of all members.
 pub(super) fn names(storage_servers: u16) -> impl Iterator<Item = String> {
     std::iter::once("name-server".to_string()).chain((1..=storage_servers).map(|number| format!("storage-{number}")))
 }
 
 /// All members, the name server first.
-pub(super) fn all(dir: &ClusterDir, config: &ClusterConfig) -> Result<Vec<Member>> {
+pub(super) fn all(dir: &ClusterDir, config: &ClusterConfig, timings: Timings) -> Result<Vec<Member>> {
     let mut members = Vec::new();
     for (offset, name) in names(config.storage_servers).enumerate() {
         let port = config.port + offset as u16;
         let role = if offset == 0 { Role::NameServer } else { Role::StorageServer };
         let data_dir = dir.path().join(&name);
         let args = match role {
-            Role::NameServer => name_server_args(dir, config),
+            Role::NameServer => name_server_args(dir, config, timings),
             Role::StorageServer => storage_server_args(config, &name, &data_dir),
         };
         let common = [
@@ -51,11 +72,12 @@ pub(super) fn all(dir: &ClusterDir, config: &ClusterConfig) -> Result<Vec<Member
     Ok(members)
 }
 
-fn name_server_args(dir: &ClusterDir, config: &ClusterConfig) -> Vec<OsString> {
+fn name_server_args(dir: &ClusterDir, config: &ClusterConfig, timings: Timings) -> Vec<OsString> {
     let mut args: Vec<OsString> = vec!["--database".into(), dir.database(config).into()];
     // All members share this host.
     args.push("--allow-same-host".into());
     args.extend(["--replicas".into(), config.replicas.to_string().into()]);
+    args.extend(timings.args().iter().map(OsString::from));
     if !config.initialized {
         args.push("--initialize".into());
     }

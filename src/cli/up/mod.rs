@@ -12,8 +12,11 @@
 //! storage-N/         data directories of the storage servers
 //! logs/ run/         what members log, and which processes they are
 //! ```
+//!
+//! A database that is gone is not made anew: the name server waits for `holdfast restore` then.
 
 mod cluster;
+mod local;
 mod member;
 mod process;
 
@@ -24,7 +27,8 @@ use serde::Serialize;
 use structopt::StructOpt;
 
 use self::cluster::ClusterDir;
-use self::member::{Member, Role};
+pub(in crate::cli) use self::local::LocalCluster;
+use self::member::{Member, Role, Timings};
 use self::process::Running;
 use super::args::GlobalArgs;
 use super::exit::Exit;
@@ -32,10 +36,13 @@ use super::output::Output;
 use super::progress::say;
 use crate::client::{Credentials, HttpClient, NameServerClient, StorageClient};
 use crate::types::api::Health;
+use crate::types::storage_api::StorageStatus;
 use crate::types::{Error, ErrorCode, Result};
 
 /// How long a cluster may take until all its members serve.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a member may take to say how it is.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often that is looked at.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// How long members get to end by themselves.
@@ -109,7 +116,7 @@ pub async fn up(global: &GlobalArgs, args: &UpArgs) -> Result<Exit> {
         return only(global, &dir, name).await;
     }
     let config = dir.configure(args.port, args.storage_servers, args.replicas, args.database.as_deref())?;
-    let members = member::all(&dir, &config)?;
+    let members = member::all(&dir, &config, Timings::default())?;
     for member in &members {
         if let Some(running) = dir.running(&member.name)? {
             return Err(Error::new(
@@ -132,13 +139,28 @@ pub async fn up(global: &GlobalArgs, args: &UpArgs) -> Result<Exit> {
         Ok(()) => wait_until_ready(&dir, &members, &mut started).await,
         Err(error) => Err(error),
     };
-    if let Err(error) = outcome {
-        stop(&dir, &mut started).await?;
-        return Err(error);
-    }
+    let ready = match outcome {
+        Ok(ready) => ready,
+        Err(error) => {
+            stop(&dir, &mut started).await?;
+            return Err(error);
+        }
+    };
     dir.note_initialized(&config)?;
     show(global, &dir, &members)?;
+    if ready == Ready::WaitsForRestore {
+        say(&waits_for_restore(&dir));
+    }
     if args.detach { Ok(Exit::Done) } else { stay(global, &dir, &mut started).await }
+}
+
+/// What to do when the name server has found no metadata.
+fn waits_for_restore(dir: &ClusterDir) -> String {
+    format!(
+        "The metadata of this cluster is gone; the name server waits. `holdfast restore --config {}` brings it back \
+         from the storage servers.",
+        dir.client_config_path().display()
+    )
 }
 
 fn start_all(dir: &ClusterDir, members: &[Member], with_parent: bool, started: &mut Vec<Running>) -> Result<()> {
@@ -148,9 +170,19 @@ fn start_all(dir: &ClusterDir, members: &[Member], with_parent: bool, started: &
     Ok(())
 }
 
+/// What a cluster is ready for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::cli) enum Ready {
+    /// Everything.
+    ToServe,
+    /// It has no metadata.
+    WaitsForRestore,
+}
+
 /// Waits until the name server sees all storage servers live, and each of them has registered since its start:
-/// what the database remembers from before does not count.
-async fn wait_until_ready(dir: &ClusterDir, members: &[Member], started: &mut [Running]) -> Result<()> {
+/// what the database remembers from before does not count. A name server without metadata takes no storage
+/// servers; then it is enough that they answer.
+async fn wait_until_ready(dir: &ClusterDir, members: &[Member], started: &mut [Running]) -> Result<Ready> {
     let client = client(dir)?;
     let storage: Vec<&Member> = members.iter().filter(|member| member.role == Role::StorageServer).collect();
     let deadline = tokio::time::Instant::now() + READY_TIMEOUT;
@@ -163,25 +195,13 @@ async fn wait_until_ready(dir: &ClusterDir, members: &[Member], started: &mut [R
                 ));
             }
         }
-        let servers = client.servers().await;
-        let registered = registered(&storage).await;
-        let waiting: Vec<&str> = match &servers {
-            Ok(list) => {
-                let live = |member: &&&Member| {
-                    list.servers
-                        .iter()
-                        .any(|s| s.name == member.name && s.health == Health::Live && s.url == member.url())
-                };
-                storage
-                    .iter()
-                    .filter(|member| !live(member) || !registered.contains(&member.name))
-                    .map(|member| member.name.as_str())
-                    .collect()
-            }
-            Err(_) => vec!["name-server"],
+        let (ready, waiting) = match client.status().await {
+            Ok(status) if status.mode == "restoring" => (Ready::WaitsForRestore, silent(&storage).await),
+            Ok(_) => (Ready::ToServe, not_live(&client, &storage).await),
+            Err(_) => (Ready::ToServe, vec!["name-server"]),
         };
         if waiting.is_empty() {
-            return Ok(());
+            return Ok(ready);
         }
         if tokio::time::Instant::now() > deadline {
             let last = process::last_words(dir, waiting[0]);
@@ -194,18 +214,36 @@ async fn wait_until_ready(dir: &ClusterDir, members: &[Member], started: &mut [R
     }
 }
 
-/// The members that say of themselves that they have registered.
-async fn registered(members: &[&Member]) -> Vec<String> {
-    let Ok(http) = HttpClient::new(None) else { return Vec::new() };
-    let storage = StorageClient::new(http, Credentials::None);
-    let mut names = Vec::new();
-    for member in members {
-        let status = storage.status(&member.url(), Duration::from_secs(1)).await;
-        if status.is_ok_and(|status| status.server.is_some()) {
-            names.push(member.name.clone());
+/// The members that the name server does not see live, or that have not registered since their start.
+async fn not_live<'m>(client: &NameServerClient, storage: &[&'m Member]) -> Vec<&'m str> {
+    let Ok(list) = client.servers().await else { return vec!["name-server"] };
+    let mut waiting = Vec::new();
+    for member in storage {
+        let live =
+            list.servers.iter().any(|s| s.name == member.name && s.health == Health::Live && s.url == member.url());
+        let registered = member_status(member).await.is_some_and(|status| status.server.is_some());
+        if !live || !registered {
+            waiting.push(member.name.as_str());
         }
     }
-    names
+    waiting
+}
+
+/// The members that do not answer.
+async fn silent<'m>(storage: &[&'m Member]) -> Vec<&'m str> {
+    let mut waiting = Vec::new();
+    for member in storage {
+        if member_status(member).await.is_none() {
+            waiting.push(member.name.as_str());
+        }
+    }
+    waiting
+}
+
+/// What a storage server says of itself.
+async fn member_status(member: &Member) -> Option<StorageStatus> {
+    let http = HttpClient::new(None).ok()?;
+    StorageClient::new(http, Credentials::None).status(&member.url(), STATUS_TIMEOUT).await.ok()
 }
 
 fn client(dir: &ClusterDir) -> Result<NameServerClient> {
@@ -218,7 +256,7 @@ async fn only(global: &GlobalArgs, dir: &ClusterDir, name: &str) -> Result<Exit>
     let config = dir.config()?.ok_or_else(|| {
         Error::not_found(format!("there is no cluster in {}; `holdfast up` makes one", dir.path().display()))
     })?;
-    let members = member::all(dir, &config)?;
+    let members = member::all(dir, &config, Timings::default())?;
     let names: Vec<&str> = members.iter().map(|member| member.name.as_str()).collect();
     let member = members
         .iter()
@@ -234,9 +272,14 @@ async fn only(global: &GlobalArgs, dir: &ClusterDir, name: &str) -> Result<Exit>
     let mut started = vec![process::start(dir, member, false)?];
     // A name server is ready when it answers; a storage server when the name server sees it live.
     let awaited: &[Member] = if member.role == Role::NameServer { &[] } else { std::slice::from_ref(member) };
-    if let Err(error) = wait_until_ready(dir, awaited, &mut started).await {
-        stop(dir, &mut started).await?;
-        return Err(error);
+    match wait_until_ready(dir, awaited, &mut started).await {
+        Ok(Ready::ToServe) => {}
+        Ok(Ready::WaitsForRestore) => say(&waits_for_restore(dir)),
+        Err(error) => {
+            // Only what was started here: the others go on.
+            dir.running(name)?.iter().for_each(process::Recorded::terminate);
+            return Err(error);
+        }
     }
     show(global, dir, std::slice::from_ref(member))?;
     Ok(Exit::Done)

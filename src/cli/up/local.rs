@@ -1,0 +1,104 @@
+//! A cluster that one process starts, plays with and stops: what `up` does, for `demo`.
+
+use std::path::{Path, PathBuf};
+
+use super::cluster::ClusterDir;
+use super::member::{self, Member, Timings};
+use super::process::{self, Running};
+use super::{POLL_INTERVAL, Ready, start_all, stop, wait_until_ready};
+use crate::types::{Error, Result};
+
+/// The members; they end with this process, also when it is killed.
+pub(in crate::cli) struct LocalCluster {
+    dir: ClusterDir,
+    members: Vec<Member>,
+    started: Vec<Running>,
+}
+
+/// A member as it is shown.
+pub(in crate::cli) struct Shown {
+    pub(in crate::cli) name: String,
+    pub(in crate::cli) url: String,
+    pub(in crate::cli) pid: i32,
+}
+
+impl LocalCluster {
+    /// Plans a cluster in a directory that is new; with [`LocalCluster::start`] it runs.
+    pub(in crate::cli) fn new(path: &Path, port: u16, storage_servers: u16, replicas: u32) -> Result<Self> {
+        let dir = ClusterDir::open(path)?;
+        let config = dir.configure(Some(port), Some(storage_servers), Some(replicas), None)?;
+        let members = member::all(&dir, &config, Timings::Quick)?;
+        members.iter().try_for_each(Member::check_port)?;
+        dir.write_client_config(&config)?;
+        Ok(Self { dir, members, started: Vec::new() })
+    }
+
+    /// Starts all members and waits until they serve.
+    pub(in crate::cli) async fn start(&mut self) -> Result<()> {
+        start_all(&self.dir, &self.members, true, &mut self.started)?;
+        wait_until_ready(&self.dir, &self.members, &mut self.started).await?;
+        // From now on the name server makes no new cluster when it finds none.
+        let Some(config) = self.dir.config()? else { return Ok(()) };
+        self.dir.note_initialized(&config)?;
+        if let Some(config) = self.dir.config()? {
+            self.members = member::all(&self.dir, &config, Timings::Quick)?;
+        }
+        Ok(())
+    }
+
+    /// How clients find it.
+    pub(in crate::cli) fn client_config(&self) -> PathBuf {
+        self.dir.client_config_path()
+    }
+
+    /// The members and their processes.
+    pub(in crate::cli) fn shown(&self) -> Result<Vec<Shown>> {
+        let shown = |member: &Member| {
+            let pid = self.dir.running(&member.name)?.map_or(0, |running| running.pid);
+            Ok(Shown { name: member.name.clone(), url: member.url(), pid })
+        };
+        self.members.iter().map(shown).collect()
+    }
+
+    fn member(&self, name: &str) -> Result<&Member> {
+        let found = self.members.iter().find(|member| member.name == name);
+        found.ok_or_else(|| Error::internal(format!("the cluster has no member {name}")))
+    }
+
+    /// A member's data directory.
+    pub(in crate::cli) fn data_dir(&self, name: &str) -> Result<PathBuf> {
+        Ok(self.member(name)?.data_dir.clone())
+    }
+
+    /// Ends one member: at once, as a power cut would (`hard`), or in order. Answers its process id.
+    pub(in crate::cli) async fn end(&mut self, name: &str, hard: bool) -> Result<i32> {
+        let running = self.dir.running(name)?.ok_or_else(|| Error::internal(format!("{name} does not run")))?;
+        if hard {
+            running.kill();
+        } else {
+            running.terminate();
+        }
+        while running.is_alive() {
+            // A child that has ended must be waited for, or it looks alive.
+            self.started.iter_mut().filter(|child| child.name == name).for_each(|child| drop(child.ended()));
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+        self.started.retain(|child| child.name != name);
+        self.dir.forget_process(name)?;
+        Ok(running.pid)
+    }
+
+    /// Starts one member that was ended, and waits until it serves. Answers its process id.
+    pub(in crate::cli) async fn start_again(&mut self, name: &str) -> Result<(i32, Ready)> {
+        let member = self.member(name)?.clone();
+        let running = process::start(&self.dir, &member, true)?;
+        self.started.push(running);
+        let ready = wait_until_ready(&self.dir, &[member], &mut self.started).await?;
+        Ok((self.dir.running(name)?.map_or(0, |running| running.pid), ready))
+    }
+
+    /// Stops everything.
+    pub(in crate::cli) async fn stop(&mut self) -> Result<()> {
+        stop(&self.dir, &mut self.started).await.map(drop)
+    }
+}
