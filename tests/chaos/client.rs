@@ -354,32 +354,42 @@ impl Tries {
 fn is_refusal(code: ErrorCode) -> bool {
     matches!(
         code,
+        ErrorCode::NotFound | ErrorCode::AlreadyExists | ErrorCode::DirectoryNotEmpty | ErrorCode::PreconditionFailed
+    )
+}
+
+/// Whether no request of these clients deserves this answer.
+fn is_odd(code: ErrorCode) -> bool {
+    matches!(
+        code,
         ErrorCode::InvalidPath
             | ErrorCode::InvalidRequest
-            | ErrorCode::NotFound
-            | ErrorCode::AlreadyExists
             | ErrorCode::NotADirectory
             | ErrorCode::IsADirectory
-            | ErrorCode::DirectoryNotEmpty
-            | ErrorCode::PreconditionFailed
+            | ErrorCode::Unauthorized
+            | ErrorCode::Forbidden
+            | ErrorCode::TooLarge
     )
 }
 
 fn failed_change(error: &Error) -> Outcome {
-    let code = error.code();
+    let (code, why) = (error.code(), format!("{}: {}", error.code(), error.chain()));
     // The client repeats a change only as long as no try has reached a server.
     let was_not_sent = code == ErrorCode::Unavailable && error.message().contains("cannot be reached");
-    if is_refusal(code) {
-        Outcome::Refused(code)
-    } else if was_not_sent
-        || !matches!(code, ErrorCode::Unavailable | ErrorCode::Internal | ErrorCode::ChecksumMismatch)
-    {
-        Outcome::NotDone(format!("{code}: {}", error.chain()))
-    } else {
-        Outcome::Unknown(format!("{code}: {}", error.chain()))
+    match code {
+        _ if is_refusal(code) => Outcome::Refused(code),
+        _ if is_odd(code) => Outcome::Odd(why),
+        _ if was_not_sent => Outcome::NotDone(why),
+        ErrorCode::Unavailable | ErrorCode::Internal | ErrorCode::ChecksumMismatch => Outcome::Unknown(why),
+        _ => Outcome::NotDone(why),
     }
 }
 
 fn failed_look(error: &Error) -> Outcome {
-    if is_refusal(error.code()) { Outcome::Refused(error.code()) } else { Outcome::Unknown(error.chain()) }
+    let (code, why) = (error.code(), format!("{}: {}", error.code(), error.chain()));
+    match code {
+        _ if is_refusal(code) => Outcome::Refused(code),
+        _ if is_odd(code) => Outcome::Odd(why),
+        _ => Outcome::Unknown(why),
+    }
 }

@@ -144,6 +144,8 @@ pub enum Outcome {
     Unknown(String),
     /// Bytes or metadata that nobody has ever written.
     Wrong(String),
+    /// An answer that makes no sense for this request, in whatever state the namespace is.
+    Odd(String),
 }
 
 impl fmt::Display for Outcome {
@@ -163,6 +165,7 @@ impl fmt::Display for Outcome {
             Self::NotDone(why) => write!(f, "not done: {why}"),
             Self::Unknown(why) => write!(f, "unknown: {why}"),
             Self::Wrong(why) => write!(f, "WRONG: {why}"),
+            Self::Odd(why) => write!(f, "ODD: {why}"),
         }
     }
 }
@@ -183,12 +186,13 @@ pub struct Op {
 impl Op {
     /// Whether it has or may have changed something.
     pub fn may_have_changed(&self) -> bool {
-        !self.action.only_looks() && matches!(self.outcome, Outcome::Done { .. } | Outcome::Unknown(_))
+        !self.action.only_looks()
+            && matches!(self.outcome, Outcome::Done { .. } | Outcome::Unknown(_) | Outcome::Odd(_))
     }
 
     /// When it can have had its effect at the latest.
     pub fn latest_effect(&self) -> u64 {
-        if matches!(self.outcome, Outcome::Unknown(_)) { u64::MAX } else { self.completed }
+        if matches!(self.outcome, Outcome::Unknown(_) | Outcome::Odd(_)) { u64::MAX } else { self.completed }
     }
 }
 

@@ -45,6 +45,8 @@ pub struct Summary {
     pub failed: usize,
     pub unknown: usize,
     pub faults: usize,
+    /// How often a server has ended by itself, other than for want of its database.
+    pub gave_up: usize,
     pub judgement: Judgement,
     /// Seconds without an answer to anybody; to any change.
     pub outages: (f64, f64),
@@ -115,6 +117,7 @@ pub fn run(options: &Options, kinds: &[Kind], heal_check: HealCheck) -> Summary 
         failed,
         unknown,
         faults: world.faults.load(Ordering::Relaxed),
+        gave_up: world.gave_up.load(Ordering::Relaxed),
         judgement,
         outages: check::outages(&ops),
         healed,

@@ -2,9 +2,9 @@
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -14,6 +14,8 @@ use crate::network::Host;
 
 /// The port of every server on a host of its own.
 const PORT: u16 = 7_400;
+/// How long after its end a server is started again.
+const RESTART_AFTER: Duration = Duration::from_secs(1);
 
 pub struct Server {
     pub name: String,
@@ -32,6 +34,8 @@ struct State {
     child: Option<Child>,
     /// Nobody has killed it on purpose.
     wanted: bool,
+    /// When it last ended by itself.
+    ended: Option<Instant>,
 }
 
 /// What a server is made of.
@@ -107,12 +111,19 @@ impl Server {
         true
     }
 
-    /// Starts it again if it ended by itself. How it ended then.
-    pub fn revive(&self) -> Option<String> {
+    /// Starts it again some time after it has ended by itself. How it ended, when that is seen first.
+    pub fn revive(&self) -> Option<ExitStatus> {
         let mut state = self.state.lock().unwrap();
-        let status = state.child.as_mut()?.try_wait().unwrap()?;
-        state.child = if state.wanted { Some(self.spawn()) } else { None };
-        Some(status.to_string())
+        if let Some(status) = state.child.as_mut().and_then(|child| child.try_wait().unwrap()) {
+            state.child = None;
+            state.ended = Some(Instant::now());
+            return Some(status);
+        }
+        let is_due = state.ended.is_some_and(|ended| ended.elapsed() > RESTART_AFTER);
+        if state.child.is_none() && state.wanted && is_due {
+            state.child = Some(self.spawn());
+        }
+        None
     }
 
     /// Stops it (SIGSTOP). Its process id, by which it is let go on.

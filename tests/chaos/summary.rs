@@ -2,7 +2,7 @@
 
 use crate::run::{Fsck, Healed, Summary};
 
-const HEAD: [&str; 17] = [
+const HEAD: [&str; 19] = [
     "seed",
     "database",
     "nemeses",
@@ -10,10 +10,12 @@ const HEAD: [&str; 17] = [
     "failed",
     "unknown",
     "faults",
+    "gave up",
     "lost",
     "wrong",
     "resurrected",
     "order",
+    "odd",
     "not lin.",
     "undecided",
     "outage s",
@@ -22,7 +24,7 @@ const HEAD: [&str; 17] = [
     "fsck",
 ];
 
-fn cells(summary: &Summary) -> [String; 17] {
+fn cells(summary: &Summary) -> [String; 19] {
     let judgement = &summary.judgement;
     [
         summary.seed.to_string(),
@@ -32,10 +34,12 @@ fn cells(summary: &Summary) -> [String; 17] {
         summary.failed.to_string(),
         summary.unknown.to_string(),
         summary.faults.to_string(),
+        summary.gave_up.to_string(),
         judgement.lost.len().to_string(),
         judgement.wrong.len().to_string(),
         judgement.resurrected.len().to_string(),
         judgement.out_of_order.len().to_string(),
+        judgement.odd.len().to_string(),
         judgement.not_linearizable.len().to_string(),
         judgement.undecided.len().to_string(),
         format!("{:.1}", summary.outages.0),

@@ -22,6 +22,8 @@ use crate::server::{Recipe, Server};
 
 /// Megabytes of the file system of storage server 0 when it is to be filled.
 const SMALL_DISK_MB: u64 = 160;
+/// How a server ends that cannot reach its database when it starts.
+const EXIT_UNAVAILABLE: i32 = 6;
 /// Short times, so that a short run sees much.
 const NAME_SERVER_ARGS: &str =
     "--initialize --health-interval 0.5 --down-after 2 --repair-delay 3 --read-ttl 5 --upload-ttl 20";
@@ -44,6 +46,7 @@ pub struct World {
     pub client: NameServerClient,
     pub runtime: Handle,
     pub faults: AtomicUsize,
+    pub gave_up: AtomicUsize,
     /// Servers that joined and were killed for good; they are to be removed.
     pub leaving: Mutex<Vec<Arc<Server>>>,
     options: Options,
@@ -80,6 +83,7 @@ impl World {
             client,
             runtime,
             faults: AtomicUsize::new(0),
+            gave_up: AtomicUsize::new(0),
             leaving: Mutex::default(),
             options: options.clone(),
             kinds: kinds.to_vec(),
@@ -215,7 +219,9 @@ impl World {
     pub fn revive(&self) {
         for server in self.servers() {
             if let Some(status) = server.revive() {
-                self.note(format!("{} has ended by itself ({status}) and is started again", server.name));
+                let wants_its_database = status.code() == Some(EXIT_UNAVAILABLE);
+                self.gave_up.fetch_add(usize::from(!wants_its_database), Ordering::Relaxed);
+                self.note(format!("{} has ended by itself ({status}); it will be started again", server.name));
             }
         }
     }

@@ -24,6 +24,8 @@ pub struct Judgement {
     pub wrong: Vec<Finding>,
     pub resurrected: Vec<Finding>,
     pub out_of_order: Vec<Finding>,
+    /// Answers that make no sense.
+    pub odd: Vec<Finding>,
     /// Groups without an order that explains them, with what shows it.
     pub not_linearizable: Vec<Finding>,
     /// Groups for which the search hit its bound.
@@ -42,6 +44,7 @@ impl Judgement {
             ("wrong bytes", &self.wrong),
             ("resurrected", &self.resurrected),
             ("versions out of order", &self.out_of_order),
+            ("odd answer", &self.odd),
             ("not linearizable", &self.not_linearizable),
             ("undecided", &self.undecided),
         ];
@@ -56,6 +59,7 @@ pub fn judge(ops: &[Op]) -> Judgement {
         wrong: scans::wrong(ops),
         resurrected: scans::resurrected(ops),
         out_of_order: scans::out_of_order(ops),
+        odd: scans::odd(ops),
         ..Judgement::default()
     };
     let mut groups: BTreeMap<u8, Vec<usize>> = BTreeMap::new();
@@ -107,7 +111,7 @@ fn explain(group: u8, ops: &[Op], indexes: &[usize], stuck: &Stuck) -> Finding {
     let concerns = |op: &Op| {
         let tells = match op.outcome {
             Outcome::NotDone(_) => false,
-            Outcome::Unknown(_) => !op.action.only_looks(),
+            Outcome::Unknown(_) | Outcome::Odd(_) => !op.action.only_looks(),
             _ => true,
         };
         tells && op.invoked <= last && op.action.dirs().iter().any(|dir| dirs.contains(dir))
@@ -146,7 +150,7 @@ pub fn counts(ops: &[Op]) -> (usize, usize, usize) {
     for op in ops {
         match op.outcome {
             Outcome::Done { .. } | Outcome::Saw(_) | Outcome::Listed(_) | Outcome::Wrong(_) => ok += 1,
-            Outcome::Refused(_) | Outcome::NotDone(_) => failed += 1,
+            Outcome::Refused(_) | Outcome::NotDone(_) | Outcome::Odd(_) => failed += 1,
             Outcome::Unknown(_) => unknown += 1,
         }
     }
@@ -156,7 +160,8 @@ pub fn counts(ops: &[Op]) -> (usize, usize, usize) {
 /// The longest time, in seconds, in which no client got an answer though some asked; of all operations, and of
 /// changes alone.
 pub fn outages(ops: &[Op]) -> (f64, f64) {
-    let answered = |op: &&Op| !matches!(op.outcome, Outcome::NotDone(_) | Outcome::Unknown(_)) && !op.at_end;
+    let answered =
+        |op: &&Op| !matches!(op.outcome, Outcome::NotDone(_) | Outcome::Unknown(_) | Outcome::Odd(_)) && !op.at_end;
     let longest = |changes_only: bool| {
         let counts = |op: &&Op| !op.at_end && (!changes_only || !op.action.only_looks());
         let mut ends: Vec<u64> = ops.iter().filter(counts).filter(answered).map(|op| op.completed).collect();

@@ -46,7 +46,7 @@ impl State {
     pub fn after(&self, action: &Action, outcome: &Outcome) -> Option<Self> {
         match outcome {
             Outcome::Done { version } => self.changed(action, version.unwrap_or(0)).ok(),
-            Outcome::Unknown(_) => self.changed(action, 0).ok(),
+            Outcome::Unknown(_) | Outcome::Odd(_) => self.changed(action, 0).ok(),
             Outcome::Refused(code) => self.may_refuse(action, *code).then_some(*self),
             Outcome::Saw(seen) => self.shows(action, *seen).then_some(*self),
             Outcome::Listed(files) => self.lists(action, files).then_some(*self),

@@ -23,6 +23,15 @@ pub fn wrong(ops: &[Op]) -> Vec<Finding> {
     found.collect()
 }
 
+/// Answers that make no sense for what was asked.
+pub fn odd(ops: &[Op]) -> Vec<Finding> {
+    let found = ops.iter().enumerate().filter_map(|(index, op)| match &op.outcome {
+        Outcome::Odd(why) => Some(Finding { what: format!("{}: {why}", op.action), ops: vec![index] }),
+        _ => None,
+    });
+    found.collect()
+}
+
 /// What can bring a content to a place: its write there, a move or a copy there, a move of the directory.
 fn may_put(op: &Op, place: Place, value: Value) -> bool {
     let here = op.may_have_changed() && op.action.group() == place.group;
@@ -104,7 +113,7 @@ pub fn lost(ops: &[Op]) -> Vec<Finding> {
     let mut found: BTreeMap<Place, Finding> = BTreeMap::new();
     for (index, op) in ops.iter().enumerate().filter(|(_, op)| op.at_end) {
         let Action::Read { at } = op.action else { continue };
-        if let Outcome::Unknown(why) = &op.outcome {
+        if let Outcome::Unknown(why) | Outcome::Odd(why) = &op.outcome {
             let what = format!("{at} could not be read after everything was healed: {why}");
             found.entry(at).or_insert(Finding { what, ops: vec![index] });
             continue;

@@ -130,13 +130,13 @@ fn items(ops: &[Op], guided: bool) -> (Vec<Item<'_>>, Vec<Item<'_>>) {
         let (outcome, completed, sure) = match (&op.outcome, op.action) {
             // Wrong bytes are counted by themselves.
             (Outcome::NotDone(_) | Outcome::Wrong(_), _) => continue,
-            (Outcome::Unknown(_), action) if action.only_looks() => continue,
-            (Outcome::Unknown(_), Action::Write { value, .. }) if sights.contains_key(&value) => {
+            (Outcome::Unknown(_) | Outcome::Odd(_), action) if action.only_looks() => continue,
+            (Outcome::Unknown(_) | Outcome::Odd(_), Action::Write { value, .. }) if sights.contains_key(&value) => {
                 let sight = sights[&value];
                 let done = Outcome::Done { version: guided.then_some(sight.lowest_version) };
                 (done, sight.first_ended, true)
             }
-            (Outcome::Unknown(_), _) => (op.outcome.clone(), u64::MAX, false),
+            (Outcome::Unknown(_) | Outcome::Odd(_), _) => (op.outcome.clone(), u64::MAX, false),
             _ => (op.outcome.clone(), op.completed, true),
         };
         let version = match outcome {
