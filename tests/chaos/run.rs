@@ -161,7 +161,7 @@ fn rage(options: &Options, kinds: &[Kind], world: &World, shared: &Arc<Shared>, 
     std::thread::scope(|scope| {
         for kind in kinds {
             let calm = &calm;
-            scope.spawn(move || nemesis::rage(*kind, world, options.seed, calm));
+            scope.spawn(move || nemesis::rage(*kind, kinds.len(), world, options.seed, calm));
         }
         let end = Instant::now() + Duration::from_secs(options.seconds);
         while Instant::now() < end && !INTERRUPTED.load(Ordering::Relaxed) {

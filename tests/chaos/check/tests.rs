@@ -220,7 +220,7 @@ fn refusals_and_conditions_tell_the_truth() {
     assert!(is_bad(&[refused(2, conditional(When::Absent), ErrorCode::PreconditionFailed)]));
     assert!(is_bad(&[start.clone(), refused(2, Action::Delete { at: A }, ErrorCode::NotFound)]));
     let odd = op(2, 3, write(A, 3), Outcome::Odd("is_a_directory".into()));
-    assert!(is_good(&[odd.clone()]) && judge(&[odd]).odd.len() == 1, "there is no directory of that name");
+    assert!(is_good(std::slice::from_ref(&odd)) && judge(&[odd]).odd.len() == 1, "there is no directory of that name");
     // A file whose version nobody knows: either answer is possible.
     let vague =
         [op(0, 1, write(A, 1), unknown()), op(2, 3, conditional(When::Version(4)), done(6)), read(4, 5, A, 9, 6)];

@@ -132,12 +132,16 @@ impl Kind {
     }
 }
 
-/// Lets one nemesis loose until it is told to stop; what it did last is healed then.
-pub fn rage(kind: Kind, world: &World, seed: u64, stop: &AtomicBool) {
+/// So many nemeses rest as long as they like; more of them rest longer, or the cluster would never be up.
+const RESTLESS: u64 = 3;
+
+/// Lets one nemesis of `all` loose until it is told to stop; what it did last is healed then.
+pub fn rage(kind: Kind, all: usize, world: &World, seed: u64, stop: &AtomicBool) {
     let mut nemesis = kind.make();
     let mut dice = StdRng::seed_from_u64(seed ^ (kind as u64 + 1).wrapping_mul(0xD134_2543_DE82_EF95));
     while !stop.load(Ordering::Relaxed) {
-        if !wait(dice.random_range(nemesis.rests_ms()), stop) {
+        let rest = dice.random_range(nemesis.rests_ms()) * RESTLESS.max(all as u64) / RESTLESS;
+        if !wait(rest, stop) {
             break;
         }
         let Some(what) = nemesis.strike(world, &mut dice) else { continue };
