@@ -41,23 +41,23 @@ impl Chooser {
         let at = self.place(dice, group);
         let dir = at.dir;
         match dice.random_range(0..100) {
-            0..20 => Action::Write { at, value: value(), when: When::Any },
-            20..25 => Action::Write { at, value: value(), when: When::Absent },
-            25..33 => {
+            0..26 => Action::Write { at, value: value(), when: When::Any },
+            26..30 => Action::Write { at, value: value(), when: When::Absent },
+            30..38 => {
                 let when = version(at).map_or(When::Absent, When::Version);
                 Action::Write { at, value: value(), when }
             }
-            33..39 => Action::Delete { at },
-            39..45 => Action::Move { from: at, to: self.other(dice, at) },
-            45..51 => Action::Copy { from: at, to: self.other(dice, at) },
-            51..55 => {
+            38..42 => Action::Delete { at },
+            42..47 => Action::Move { from: at, to: self.other(dice, at) },
+            47..53 => Action::Copy { from: at, to: self.other(dice, at) },
+            53..56 => {
                 let to = (dir + dice.random_range(1..DIRS as u8)) % DIRS as u8;
                 Action::MoveDir { group, from: dir, to }
             }
-            55..57 => Action::RemoveDir { group, dir },
-            57..63 => Action::MakeDir { group, dir },
-            63..83 => Action::Read { at },
-            83..93 => Action::Stat { at },
+            56..57 => Action::RemoveDir { group, dir },
+            57..66 => Action::MakeDir { group, dir },
+            66..84 => Action::Read { at },
+            84..93 => Action::Stat { at },
             _ => Action::List { group, dir },
         }
     }

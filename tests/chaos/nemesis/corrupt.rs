@@ -9,6 +9,8 @@ use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use holdfast::types::DfsPath;
+use holdfast::types::api::ListQuery;
 use rand::Rng;
 use rand::rngs::StdRng;
 use walkdir::WalkDir;
@@ -33,8 +35,10 @@ impl Nemesis for Corrupt {
         }
         let servers = world.storage();
         let server = pick(dice, &servers)?;
+        // Mostly files that can be read: those of deleted objects are still there for a while.
+        let live = if dice.random_ratio(4, 5) { live_objects(world)? } else { HashSet::new() };
         let mut files = files(&world.data_dir(&server.name).join("objects"));
-        files.retain(|(object, _)| !self.damaged.contains(object));
+        files.retain(|(object, _)| !self.damaged.contains(object) && (live.is_empty() || live.contains(object)));
         let mut done = Vec::new();
         for _ in 0..dice.random_range(1..=FILES_MAX) {
             if files.is_empty() {
@@ -55,6 +59,14 @@ impl Nemesis for Corrupt {
 
     /// Healing is what the cluster is for.
     fn heal(&mut self, _: &World) {}
+}
+
+/// The objects of all files in the namespace.
+fn live_objects(world: &World) -> Option<HashSet<String>> {
+    let path = DfsPath::root();
+    let query = ListQuery { path, after: None, limit: None, recursive: true, locations: false };
+    let entries = world.ask(world.client.list(&query))?.entries;
+    Some(entries.iter().filter_map(|entry| entry.object).map(|object| object.to_string()).collect())
 }
 
 /// The files of replicas, each with its object's id, which its name begins with.
