@@ -1,8 +1,9 @@
 //! The runner in a room of its own: a network, a process tree and mounts that nobody else sees and that vanish with
 //! it, even if it is killed.
 
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Command, ExitCode};
+use std::process::Command;
 
 use rustix::process::geteuid;
 
@@ -20,20 +21,21 @@ pub fn prefix() -> String {
     format!("hf{outside}")
 }
 
-/// Runs this program again inside, where that can be done; its exit code then.
-pub fn enter() -> Option<ExitCode> {
+/// Becomes this program inside, where that can be done; else goes on outside.
+pub fn enter() {
     if is_inside() || !geteuid().is_root() {
-        return None;
+        return;
     }
     let room = ["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--"];
     let works = Command::new("unshare").args(room).args(["ip", "link", "set", "lo", "up"]).output();
     if !works.is_ok_and(|output| output.status.success()) {
-        return None;
+        return;
     }
     let program: PathBuf = std::env::current_exe().unwrap();
     let mut command = Command::new("unshare");
     command.args(room).args(["sh", "-c", "ip link set lo up && exec \"$@\"", "sh"]).arg(program);
     command.args(std::env::args_os().skip(1)).env(INSIDE, std::process::id().to_string());
-    let status = command.status().unwrap();
-    Some(ExitCode::from(status.code().unwrap_or(1) as u8))
+    // `unshare` takes this process's place, so that whoever kills this process kills everything inside.
+    let error = command.exec();
+    panic!("unshare: {error}");
 }

@@ -43,9 +43,7 @@ fn main() -> ExitCode {
     if let Some(history) = &options.judge {
         return judge(history);
     }
-    if let Some(code) = inside::enter() {
-        return code;
-    }
+    inside::enter();
     let kinds = match options.kinds() {
         Ok(kinds) => kinds,
         Err(why) => {
