@@ -49,7 +49,7 @@ pub struct Recipe {
 }
 
 impl Server {
-    /// Starts it.
+    /// Starts it; it may take a while until it listens.
     pub fn new(recipe: Recipe) -> Self {
         let Recipe { name, program, mut args, environment, log, host } = recipe;
         let address = match &host {
@@ -62,7 +62,6 @@ impl Server {
         }
         let server = Self { name, address, host, program, args, environment, log, state: Mutex::default() };
         server.start();
-        server.wait_until_it_listens();
         server
     }
 

@@ -95,6 +95,7 @@ impl World {
         let url = world.database_url();
         for number in 0..options.name_servers {
             let server = world.start_name_server(number, &url);
+            server.wait_until_it_listens();
             world.names.push(server);
         }
         let urls: Vec<String> = world.names.iter().map(|server| server.url()).collect();

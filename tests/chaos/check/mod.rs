@@ -16,6 +16,8 @@ use crate::history::{Op, Outcome};
 
 /// How many operations before the one that cannot be explained are shown.
 const SHOWN_OPS_MAX: usize = 30;
+/// States that each look for a shorter history may look at.
+const SHORTENING_STATES_MAX: usize = 50_000;
 
 /// What a history was found to be.
 #[derive(Default)]
@@ -68,7 +70,7 @@ pub fn judge(ops: &[Op]) -> Judgement {
     }
     for (group, indexes) in groups {
         let of_group: Vec<Op> = indexes.iter().map(|index| ops[*index].clone()).collect();
-        match search::check(&of_group) {
+        match search::check(&of_group, search::STATES_MAX) {
             Verdict::Linearizable => {}
             Verdict::NotLinearizable(stuck) => {
                 judgement.not_linearizable.push(explain(group, &of_group, &indexes, &shortened(&of_group, stuck)));
@@ -96,7 +98,7 @@ fn shortened(ops: &[Op], mut stuck: Stuck) -> Stuck {
     let (mut low, mut high) = (0, ends.len());
     while low < high {
         let middle = (low + high) / 2;
-        match ends.get(middle).map(|end| search::check(&until(ops, *end))) {
+        match ends.get(middle).map(|end| search::check(&until(ops, *end), SHORTENING_STATES_MAX)) {
             Some(Verdict::NotLinearizable(shorter)) => (high, stuck) = (middle, shorter),
             _ => low = middle + 1,
         }

@@ -21,10 +21,10 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use super::model::State;
 use crate::history::{Action, Op, Outcome, Seen, Value};
 
-/// States that the first search, in the order of versions, may look at.
-const GUIDED_STATES_MAX: usize = 400_000;
-/// States that the full search may look at.
-const STATES_MAX: usize = 1_500_000;
+/// States that the search of a whole history may look at: minutes.
+pub const STATES_MAX: usize = 800_000;
+/// The first search, in the order of versions, may look at this part of them.
+const GUIDED_PART: usize = 4;
 
 /// How far the search came.
 #[derive(Debug, Clone)]
@@ -105,10 +105,11 @@ enum Ended {
 }
 
 /// Judges the history of one group; `ops` are in the order of their beginnings.
-pub fn check(ops: &[Op]) -> Verdict {
+/// At most `states_max` states are looked at.
+pub fn check(ops: &[Op], states_max: usize) -> Verdict {
     for guided in [true, false] {
         let (required, optional) = items(ops, guided);
-        let states_left = if guided { GUIDED_STATES_MAX } else { STATES_MAX };
+        let states_left = if guided { states_max / GUIDED_PART } else { states_max };
         let (required, optional) = (&required, &optional);
         let mut search = Search { required, optional, guided, seen: HashMap::new(), best: None, states_left };
         let ended = search.run();
