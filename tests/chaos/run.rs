@@ -28,8 +28,6 @@ const SHOWN_FINDINGS_MAX: usize = 3;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HealCheck {
     Required,
-    /// Only if it has an actor that repairs.
-    IfItRepairs,
     Off,
 }
 
@@ -179,10 +177,6 @@ fn rage(options: &Options, kinds: &[Kind], world: &World, shared: &Arc<Shared>, 
 fn heal(world: &World, check: HealCheck) -> Healed {
     let started = Instant::now();
     world.note("everything is healed".into());
-    let check = match check {
-        HealCheck::IfItRepairs if !repairs(world) => HealCheck::Off,
-        check => check,
-    };
     let limit = if check == HealCheck::Off { Duration::from_secs(30) } else { HEAL_TIMEOUT };
     let mut why = String::from("nobody answers");
     while started.elapsed() < limit {
@@ -216,15 +210,6 @@ fn heal(world: &World, check: HealCheck) -> Healed {
         std::thread::sleep(Duration::from_millis(200));
     }
     Healed::Not(format!("after {} s still: {why}", limit.as_secs()))
-}
-
-/// Whether the cluster has an actor that brings objects back to their number of copies.
-fn repairs(world: &World) -> bool {
-    let actors = (0..50).find_map(|_| {
-        std::thread::sleep(Duration::from_millis(100));
-        world.ask(world.client.actors())
-    });
-    actors.is_some_and(|answer| answer.actors.iter().any(|actor| actor.name.contains("Replication")))
 }
 
 /// Asks for a check of the metadata against the inventories.

@@ -63,7 +63,7 @@ pub fn run_tests(args: &[String]) -> ExitCode {
 fn short(words: &str) -> crate::run::Summary {
     let options = Options::from_iter(["chaos"].into_iter().chain(words.split_whitespace()));
     let kinds = options.kinds().unwrap();
-    let summary = run(&options, &kinds, HealCheck::IfItRepairs);
+    let summary = run(&options, &kinds, HealCheck::Required);
     println!("{}", summary::line(&summary));
     summary
 }
