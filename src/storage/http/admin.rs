@@ -143,6 +143,7 @@ pub(super) async fn replicate(
         })
         .await?;
     let facts = BodyFacts { size: Some(row.size as u64), sha256: Some(row.digest()?) };
+    crate::types::failpoint::TRANSFER_STARTING.passed();
     let stored = match bytes {
         Some(bytes) => {
             let body = futures_util::stream::iter([Ok(Bytes::from(bytes))]);
@@ -158,5 +159,6 @@ pub(super) async fn replicate(
             daemon.storage.upload_copy(&target.url, &ticket, facts, body).await?
         }
     };
+    crate::types::failpoint::TRANSFER_STORED.passed();
     Ok(HttpResponse::Ok().json(stored))
 }
