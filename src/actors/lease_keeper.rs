@@ -78,6 +78,7 @@ async fn pass(context: Context, seen: Arc<Mutex<Option<Seen>>>) -> Result<PassRe
     match term {
         Some(term) => {
             if context.standing.took(term, asked + LEASE_TTL - CAUTION) {
+                crate::types::failpoint::LEASE_TAKEN.passed();
                 announce(&context, term).await?;
             }
             Ok(PassReport { counts: vec![("holds the lease", 1), ("term", term as usize)], more: false })

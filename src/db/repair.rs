@@ -348,11 +348,13 @@ impl Written {
     fn write(self, connection: &mut AnyConnection) -> Step<()> {
         diesel::delete(repair_queue::table.filter(repair_queue::object.eq_any(&self.finished))).execute(connection)?;
         dialect::insert_replicas_if_absent(connection, &self.copying)?;
+        self.copying.first().inspect(|_| crate::types::failpoint::REPAIR_ROW_WRITTEN.passed());
         for row in &self.trimmed {
             diesel::delete(
                 replicas::table.find((row.object, row.server)).filter(replicas::generation.eq(row.generation)),
             )
             .execute(connection)?;
+            crate::types::failpoint::TRIM_WRITTEN.passed();
         }
         dialect::insert_outbox(connection, &self.trimmed)?;
         for row in &self.later {
@@ -388,6 +390,7 @@ fn note_ended(connection: &mut AnyConnection, ended: &[Ended], now: NaiveDateTim
                 let present = (replicas::state.eq(ReplicaRow::PRESENT), replicas::verified.eq(now));
                 // Without the row the object was deleted meanwhile, and the outbox names this copy already.
                 if diesel::update(row).set(present).execute(connection)? > 0 {
+                    crate::types::failpoint::REPAIR_PRESENT.passed();
                     done.copied += 1;
                     let detail = "a new copy was made and verified, because the object was short of copies in service";
                     happened.push(EventRow {

@@ -212,6 +212,7 @@ pub(super) async fn replicate(
         })
         .await?;
     let facts = BodyFacts { size: Some(row.size as u64), sha256: Some(row.digest()?) };
+    crate::types::failpoint::TRANSFER_STARTING.passed();
     let sent = match bytes {
         Some(bytes) => {
             let body = futures_util::stream::iter([Ok(Bytes::from(bytes))]);
@@ -229,7 +230,9 @@ pub(super) async fn replicate(
         // The line may have been at fault, or the copy here.
         daemon.suspects.add(replica);
     }
-    Ok(HttpResponse::Ok().json(sent?))
+    let stored = sent?;
+    crate::types::failpoint::TRANSFER_STORED.passed();
+    Ok(HttpResponse::Ok().json(stored))
 }
 
 /// The file of a copy that is to be sent, as long as it must be.
