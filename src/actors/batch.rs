@@ -13,12 +13,14 @@ use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 
 use super::board::Board;
-use super::pass::panic_message;
-use super::supervisor::{Handle, Ping, Supervisor, lost};
-use crate::types::{Error, ErrorCode, Result};
+use super::pass::join_message;
+use super::supervisor::{Handle, Life, OVERDUE, Ping, Supervisor, lost, noting_panics, while_alive};
+use crate::types::{Error, ErrorCode, Result, failpoint};
 
 /// Items that wait for their batch; one more is answered `busy`.
 const QUEUE_ITEMS_MAX: usize = 4_096;
+/// Longest time that a batch may take, unless its work says something else. Longer than any caller waits.
+const BATCH_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// Does batches.
 pub trait BatchWork: Send + Sync + 'static {
@@ -36,6 +38,12 @@ pub trait BatchWork: Send + Sync + 'static {
         true
     }
 
+    /// How long a batch may take. Then it is given up, so that one that waits for ever does not block all behind
+    /// it; whether its items are done is not known.
+    fn deadline(&self) -> Duration {
+        BATCH_TIME_MAX
+    }
+
     /// Does a batch; one answer for each item, in order.
     fn run(&self, items: Vec<Self::Item>) -> BoxFuture<'static, Vec<Result<Self::Answer>>>;
 }
@@ -47,8 +55,10 @@ pub struct Batcher<W: BatchWork> {
     name: &'static str,
     work: Arc<W>,
     board: Board,
+    life: Life,
     queue: VecDeque<(W::Item, Reply<W::Answer>)>,
-    running: bool,
+    /// By when the batch under way ends, unless something is wrong.
+    due: Option<Instant>,
 }
 
 /// Hands work in; the answer comes through the channel.
@@ -63,19 +73,58 @@ impl<W: BatchWork> Batcher<W> {
     /// Starts one under a supervisor.
     pub fn supervise(supervisor: &Supervisor, board: &Board, name: &'static str, work: W) -> Handle<Self> {
         let (work, board) = (Arc::new(work), board.clone());
-        supervisor.supervise(name, move || Self {
+        supervisor.supervise(name, move |life| Self {
             name,
             work: work.clone(),
             board: board.clone(),
+            life,
             queue: VecDeque::new(),
-            running: false,
+            due: None,
         })
     }
 
     fn flush(&mut self, context: &mut Context<Self>) {
-        if self.running || self.queue.is_empty() {
+        noting_panics(&self.board.clone(), self.name, || self.start_batch(context));
+    }
+
+    fn start_batch(&mut self, context: &mut Context<Self>) {
+        if self.due.is_some() || self.queue.is_empty() || !self.life.is_alive() {
             return;
         }
+        failpoint::in_shell(self.name);
+        let (items, replies) = self.take_batch();
+        self.board.state(self.name, "running");
+        let (name, started, count) = (self.name, Instant::now(), items.len());
+        let (work, deadline) = (self.work.clone(), failpoint::deadline(name, self.work.deadline()));
+        self.due = Some(started + deadline);
+        // Even what `run` does before it answers a future belongs to the batch.
+        let batch = async move {
+            failpoint::in_pass(name).await;
+            work.run(items).await
+        };
+        // A task of its own: a panic in it is an error here and leaves the shell alive.
+        let task = tokio::spawn(tokio::time::timeout(deadline, while_alive(self.life.clone(), batch)));
+        let batch = task.into_actor(self).map(move |joined, actor, context| {
+            let outcome = match joined {
+                Ok(Ok(Some(answers))) => {
+                    for (reply, answer) in replies.into_iter().zip(answers) {
+                        // The caller may have gone away; the work is done all the same.
+                        let _ = reply.send(answer);
+                    }
+                    Ok(format!("{count} done together"))
+                }
+                // This shell was replaced: its callers hear that from the channels that end with it.
+                Ok(Ok(None)) => return,
+                Ok(Err(_)) => Err(give_up_batch(name, deadline, replies)),
+                Err(error) => Err(actor.panicked(error)),
+            };
+            actor.ended(started.elapsed(), outcome, context);
+        });
+        context.spawn(batch);
+    }
+
+    /// The items at the front of the queue that fit together.
+    fn take_batch(&mut self) -> (Vec<W::Item>, Vec<Reply<W::Answer>>) {
         let (mut items, mut replies) = (Vec::new(), Vec::new());
         while let Some((item, _)) = self.queue.front() {
             if items.len() >= self.work.batch_items_max() || !self.work.fits(&items, item) {
@@ -86,33 +135,36 @@ impl<W: BatchWork> Batcher<W> {
                 replies.push(reply);
             }
         }
-        self.running = true;
-        self.board.state(self.name, "running");
-        let (name, started, count) = (self.name, Instant::now(), items.len());
-        // A task of its own: a panic in it is an error here and leaves the shell alive.
-        let task = tokio::spawn(self.work.run(items));
-        let batch = task.into_actor(self).map(move |joined, actor, context| {
-            let outcome = match joined {
-                Ok(answers) => {
-                    for (reply, answer) in replies.into_iter().zip(answers) {
-                        // The caller may have gone away; the work is done all the same.
-                        let _ = reply.send(answer);
-                    }
-                    Ok(format!("{count} done together"))
-                }
-                Err(error) => {
-                    let message = panic_message(error);
-                    log::error!("{name}: a batch panicked: {message}");
-                    actor.board.panicked(name, &message);
-                    Err(format!("a batch panicked: {message}"))
-                }
-            };
-            actor.board.pass(name, started.elapsed(), outcome);
-            actor.running = false;
-            actor.flush(context);
-        });
-        context.spawn(batch);
+        (items, replies)
     }
+
+    fn panicked(&self, error: tokio::task::JoinError) -> String {
+        let message = join_message(error);
+        log::error!("{}: a batch panicked: {message}", self.name);
+        if self.life.is_alive() {
+            self.board.panicked(self.name, &message);
+        }
+        format!("a batch panicked: {message}")
+    }
+
+    fn ended(&mut self, took: Duration, outcome: std::result::Result<String, String>, context: &mut Context<Self>) {
+        if self.life.is_alive() {
+            self.board.pass(self.name, took, outcome);
+            self.due = None;
+            self.flush(context);
+        }
+    }
+}
+
+/// Tells those who wait for a batch that it takes too long.
+fn give_up_batch<A>(name: &str, deadline: Duration, replies: Vec<Reply<A>>) -> String {
+    let message = format!("{name} took longer than {deadline:?}");
+    log::error!("{message}: {} requests are given up", replies.len());
+    for reply in replies {
+        let message = format!("{message}; whether it was done is not known");
+        let _ = reply.send(Err(Error::unavailable(message)));
+    }
+    message
 }
 
 impl<W: BatchWork> Handle<Batcher<W>> {
@@ -146,8 +198,11 @@ impl<W: BatchWork> Actor for Batcher<W> {
 }
 
 impl<W: BatchWork> Handler<Ping> for Batcher<W> {
-    type Result = ();
-    fn handle(&mut self, _: Ping, _: &mut Self::Context) {}
+    type Result = Option<String>;
+    fn handle(&mut self, _: Ping, _: &mut Self::Context) -> Option<String> {
+        let late = self.due?.elapsed();
+        (late > OVERDUE).then(|| format!("is in a batch that should have ended {late:?} ago"))
+    }
 }
 
 impl<W: BatchWork> Handler<Submit<W::Item, W::Answer>> for Batcher<W> {
@@ -190,6 +245,74 @@ mod tests {
                 items.iter().map(|number| Ok(number * 2)).collect()
             })
         }
+    }
+
+    /// The first batch waits for ever; the second blocks its thread until it may go on.
+    struct Stubborn {
+        gate: Arc<Mutex<()>>,
+        dropped: Arc<Mutex<usize>>,
+    }
+
+    struct OnDrop(Arc<Mutex<usize>>);
+
+    impl Drop for OnDrop {
+        fn drop(&mut self) {
+            *self.0.lock().unwrap() += 1;
+        }
+    }
+
+    impl BatchWork for Stubborn {
+        type Item = u32;
+        type Answer = u32;
+        fn batch_items_max(&self) -> usize {
+            8
+        }
+        fn deadline(&self) -> Duration {
+            Duration::from_millis(200)
+        }
+        fn run(&self, items: Vec<u32>) -> BoxFuture<'static, Vec<Result<u32>>> {
+            let (gate, dropped) = (self.gate.clone(), OnDrop(self.dropped.clone()));
+            Box::pin(async move {
+                let _dropped = dropped;
+                match items[0] {
+                    0 => std::future::pending().await,
+                    1 => drop(gate.lock()),
+                    _ => {}
+                }
+                items.iter().map(|number| Ok(number * 2)).collect()
+            })
+        }
+    }
+
+    #[actix::test]
+    async fn a_batch_without_an_end_is_given_up_and_one_that_blocks_is_replaced() {
+        let board = Board::default();
+        let (gate, dropped) = (Arc::new(Mutex::new(())), Arc::new(Mutex::new(0)));
+        let work = Stubborn { gate: gate.clone(), dropped: dropped.clone() };
+        let handle = Batcher::supervise(&Supervisor::new(board.clone()), &board, "stubborn", work);
+        let deadline = Duration::from_secs(10);
+        let (first, behind) = tokio::join!(handle.submit(0, deadline), async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            handle.submit(5, deadline).await
+        });
+        assert!(first.unwrap_err().message().contains("not known"));
+        assert_eq!(
+            (behind.unwrap(), *dropped.lock().unwrap()),
+            (10, 2),
+            "it was dropped, and who was behind it has his turn"
+        );
+        let (held, _callers) =
+            (gate.lock().unwrap(), (handle.hand_in(1, deadline).await, handle.hand_in(2, deadline).await));
+        while board.all()[0].restarts == 0 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert_eq!(handle.submit(6, deadline).await.unwrap(), 12, "the new one works while the old one blocks");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let before = board.all()[0].last_pass;
+        drop(held);
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let info = &board.all()[0];
+        assert_eq!((info.last_pass, info.restarts), (before, 1), "the old one has woken up and is heard no more");
     }
 
     #[actix::test]

@@ -54,9 +54,17 @@ impl Board {
         self.change(name, |info| info.last_panic = Some(message.into()));
     }
 
+    /// It was found dead or stuck, and will be replaced.
+    pub fn failing(&self, name: &str, why: &str) {
+        self.change(name, |info| (info.state, info.last_error) = ("restarting".into(), Some(why.into())));
+    }
+
     /// It was replaced.
     pub fn restarted(&self, name: &str) {
-        self.change(name, |info| info.restarts += 1);
+        self.change(name, |info| {
+            info.state = "waiting".into();
+            info.restarts += 1;
+        });
     }
 
     /// All actors, by name.

@@ -190,9 +190,17 @@ async fn serve(context: &Context, server: &ServerView) -> Result<Served> {
                 return Err(Error::internal(format!("{} took a snapshot and asks for another one", server.row.name)));
             }
             Send::Snapshot => {
-                let accepted = snapshot(context, url).await.map_err(|error| error.context(&server.row.name))?;
-                (position, complete) = (Some(accepted.position), accepted.complete);
-                served.snapshots += 1;
+                match snapshot(context, url).await {
+                    Ok(accepted) => {
+                        (position, complete) = (Some(accepted.position), accepted.complete);
+                        served.snapshots += 1;
+                    }
+                    // It has outgrown its last snapshot and can go on without a new one: changes must not wait.
+                    Err(error) if due => {
+                        log::warn!("{} took no new snapshot of the metadata: {}", server.row.name, error.chain());
+                    }
+                    Err(error) => return Err(error.context(&server.row.name)),
+                }
                 due = false;
             }
         }

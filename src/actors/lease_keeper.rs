@@ -40,6 +40,27 @@ impl KeepLease {
     }
 }
 
+/// Takes the lease at once: for a name server that is certainly the only one (a SQLite file is locked by its name
+/// server), so that it need not wait for the end of the lease that it held before it was started again.
+pub async fn take_at_once(context: &Context) -> Result<()> {
+    let state = context.db.read(cluster::state).await?;
+    context.standing.set_membership(state.cluster, state.epoch);
+    let (asked, holder) = (Instant::now(), context.standing.holder.to_string());
+    let ttl = TimeDelta::from_std(LEASE_TTL).unwrap_or(TimeDelta::seconds(8));
+    let term = context.db.write(move |connection| lease::seize(connection, &holder, ttl)).await?;
+    context.standing.took(term, asked + LEASE_TTL - CAUTION);
+    announce(context, term).await
+}
+
+/// Lets the lease go at the end of the process, so that another name server need not wait for its end.
+pub async fn let_go(context: &Context) {
+    let holder = context.standing.holder.to_string();
+    context.standing.lost();
+    if let Err(error) = context.db.write(move |connection| lease::release(connection, &holder)).await {
+        log::warn!("the lease could not be let go: {}", error.chain());
+    }
+}
+
 impl Work for KeepLease {
     fn pass(&self) -> BoxFuture<'static, Result<PassReport>> {
         Box::pin(pass(self.context.clone(), self.seen.clone()))
@@ -57,6 +78,7 @@ async fn pass(context: Context, seen: Arc<Mutex<Option<Seen>>>) -> Result<PassRe
     match term {
         Some(term) => {
             if context.standing.took(term, asked + LEASE_TTL - CAUTION) {
+                crate::types::failpoint::LEASE_TAKEN.passed();
                 announce(&context, term).await?;
             }
             Ok(PassReport { counts: vec![("holds the lease", 1), ("term", term as usize)], more: false })

@@ -98,6 +98,7 @@ impl BatchWork for WriteChanges {
     fn run(&self, items: Vec<Change>) -> BoxFuture<'static, Vec<Result<Answer>>> {
         let context = self.context.clone();
         Box::pin(async move {
+            crate::types::failpoint::CHANGE_WAITING.passed();
             match write(&context, items.clone()).await {
                 Ok(answers) => answers,
                 Err(Failure::Database(error)) if error.code() == ErrorCode::Internal && items.len() > 1 => {
@@ -135,6 +136,7 @@ async fn write(context: &Context, items: Vec<Change>) -> Step<Vec<Result<Answer>
         .db
         .write_step(move |connection| {
             let mut changes = Changes::begin(connection)?;
+            crate::types::failpoint::CHANGE_LOCKED.passed();
             let mut answers = Vec::with_capacity(items.len());
             let mut rest = items.as_slice();
             while let Some(first) = rest.first() {
@@ -152,6 +154,7 @@ async fn write(context: &Context, items: Vec<Change>) -> Step<Vec<Result<Answer>
             Ok(answers)
         })
         .await
+        .inspect(|_| crate::types::failpoint::CHANGE_COMMITTED.passed())
 }
 
 /// The commits at the front, which are written together.

@@ -3,6 +3,10 @@
 //! A pass takes no input, is idempotent, does a bounded amount of work and says what it did. The shell runs
 //! one at a time, with a deadline, catches a panic, writes the outcome down and schedules the next pass when
 //! this one has ended, with jitter. [`Nudge`] brings the next pass forward.
+//!
+//! A pass runs on the actor's thread. One that waits for ever is dropped at its deadline; one that blocks the thread
+//! keeps the shell from answering pings and is replaced with it. A shell whose pass is overdue all the same says so
+//! when it is pinged.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,8 +17,8 @@ use futures_util::future::BoxFuture;
 use rand::Rng;
 
 use super::board::Board;
-use super::supervisor::{Handle, Ping, Supervisor};
-use crate::types::{Error, Result};
+use super::supervisor::{Handle, Life, OVERDUE, Ping, Supervisor, noting_panics, panic_message, while_alive};
+use crate::types::{Error, Result, failpoint};
 
 /// What a pass did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -71,7 +75,10 @@ pub struct PassActor {
     timing: Timing,
     work: Arc<dyn Work>,
     board: Board,
+    life: Life,
     running: bool,
+    /// By when the pass under way ends, or the next one begins, unless something is wrong.
+    due: Instant,
     nudged: bool,
     scheduled: Option<SpawnHandle>,
 }
@@ -95,12 +102,15 @@ impl PassActor {
         work: impl Work,
     ) -> Handle<Self> {
         let (work, board): (Arc<dyn Work>, Board) = (Arc::new(work), board.clone());
-        supervisor.supervise(name, move || Self {
+        let timing = Timing { deadline: failpoint::deadline(name, timing.deadline), ..timing };
+        supervisor.supervise(name, move |life| Self {
             name,
             timing,
             work: work.clone(),
             board: board.clone(),
+            life,
             running: false,
+            due: Instant::now(),
             nudged: false,
             scheduled: None,
         })
@@ -111,9 +121,50 @@ impl PassActor {
             context.cancel_future(handle);
         }
         self.scheduled = Some(context.notify_later(Start, wait));
+        self.due = Instant::now() + wait;
+    }
+
+    fn start(&mut self, context: &mut Context<Self>) {
+        if self.running || !self.life.is_alive() {
+            return;
+        }
+        failpoint::in_shell(self.name);
+        self.running = true;
+        self.board.state(self.name, "running");
+        let (name, work, started) = (self.name, self.work.clone(), Instant::now());
+        self.due = started + self.timing.deadline;
+        // Even what `pass` does before it answers a future belongs to the pass.
+        let pass = async move {
+            failpoint::in_pass(name).await;
+            work.pass().await
+        };
+        // A task of its own: a panic in it is an error here and leaves the shell alive.
+        let task = tokio::spawn(tokio::time::timeout(self.timing.deadline, while_alive(self.life.clone(), pass)));
+        let pass = task.into_actor(self).map(move |joined, actor, context| {
+            let outcome = match joined {
+                Ok(Ok(Some(outcome))) => outcome,
+                // This shell was replaced; what there is to say is the new one's to say.
+                Ok(Ok(None)) => return,
+                Ok(Err(_)) => Err(Error::unavailable(format!("the pass took longer than {:?}", actor.timing.deadline))),
+                Err(error) => Err(actor.panicked(error)),
+            };
+            actor.ended(started.elapsed(), outcome, context);
+        });
+        context.spawn(pass);
+    }
+
+    fn panicked(&self, error: tokio::task::JoinError) -> Error {
+        let message = join_message(error);
+        if self.life.is_alive() {
+            self.board.panicked(self.name, &message);
+        }
+        Error::internal(format!("the pass panicked: {message}"))
     }
 
     fn ended(&mut self, took: Duration, outcome: Result<PassReport>, context: &mut Context<Self>) {
+        if !self.life.is_alive() {
+            return;
+        }
         self.running = false;
         let more = matches!(&outcome, Ok(report) if report.more) || std::mem::take(&mut self.nudged);
         match outcome {
@@ -145,8 +196,14 @@ impl Actor for PassActor {
 }
 
 impl Handler<Ping> for PassActor {
-    type Result = ();
-    fn handle(&mut self, _: Ping, _: &mut Self::Context) {}
+    type Result = Option<String>;
+    fn handle(&mut self, _: Ping, _: &mut Self::Context) -> Option<String> {
+        let late = self.due.elapsed();
+        (late > OVERDUE).then(|| match self.running {
+            true => format!("is in a pass that should have ended {late:?} ago"),
+            false => format!("should have begun a pass {late:?} ago"),
+        })
+    }
 }
 
 impl Handler<Nudge> for PassActor {
@@ -163,39 +220,13 @@ impl Handler<Nudge> for PassActor {
 impl Handler<Start> for PassActor {
     type Result = ();
     fn handle(&mut self, _: Start, context: &mut Self::Context) {
-        if std::mem::replace(&mut self.running, true) {
-            return;
-        }
-        self.board.state(self.name, "running");
-        let started = Instant::now();
-        // A task of its own: a panic in it is an error here and leaves the shell alive.
-        let task = tokio::spawn(tokio::time::timeout(self.timing.deadline, self.work.pass()));
-        let pass = task.into_actor(self).map(move |joined, actor, context| {
-            let outcome = match joined {
-                Ok(Ok(outcome)) => outcome,
-                Ok(Err(_)) => Err(Error::unavailable(format!("the pass took longer than {:?}", actor.timing.deadline))),
-                Err(error) => {
-                    let message = panic_message(error);
-                    actor.board.panicked(actor.name, &message);
-                    Err(Error::internal(format!("the pass panicked: {message}")))
-                }
-            };
-            actor.ended(started.elapsed(), outcome, context);
-        });
-        context.spawn(pass);
+        noting_panics(&self.board.clone(), self.name, || self.start(context));
     }
 }
 
-/// What a panic said.
-pub(super) fn panic_message(error: tokio::task::JoinError) -> String {
-    match error.try_into_panic() {
-        Ok(payload) => payload
-            .downcast_ref::<&str>()
-            .map(|text| text.to_string())
-            .or_else(|| payload.downcast_ref::<String>().cloned())
-            .unwrap_or_else(|| "without a message".into()),
-        Err(error) => error.to_string(),
-    }
+/// What the panic of a task said.
+pub(super) fn join_message(error: tokio::task::JoinError) -> String {
+    error.try_into_panic().map_or_else(|error| error.to_string(), |panic| panic_message(panic.as_ref()))
 }
 
 #[cfg(test)]
@@ -226,6 +257,101 @@ mod tests {
         let info = &board.all()[0];
         assert!(info.last_panic.as_deref().unwrap().contains("the second pass panics"));
         assert_eq!(info.restarts, 0);
+    }
+
+    struct OnDrop(Arc<AtomicUsize>);
+
+    impl Drop for OnDrop {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+        let started = Instant::now();
+        while !condition() {
+            assert!(started.elapsed() < Duration::from_secs(20), "{what}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    #[actix::test]
+    async fn a_pass_without_an_end_is_dropped_at_its_deadline() {
+        let board = Board::default();
+        let (passes, dropped) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (seen, drops) = (passes.clone(), dropped.clone());
+        let work = move || -> BoxFuture<'static, Result<PassReport>> {
+            let (number, guard) = (seen.fetch_add(1, Ordering::SeqCst), OnDrop(drops.clone()));
+            Box::pin(async move {
+                let _guard = guard;
+                if number == 0 {
+                    std::future::pending::<()>().await;
+                }
+                Ok(PassReport::default())
+            })
+        };
+        let timing = Timing { interval: Duration::from_millis(10), deadline: Duration::from_millis(100) };
+        let _handle = PassActor::supervise(&Supervisor::new(board.clone()), &board, "endless", timing, work);
+        until("the first pass is dropped", || dropped.load(Ordering::SeqCst) > 0).await;
+        until("passes go on", || passes.load(Ordering::SeqCst) > 2).await;
+        assert_eq!((board.all()[0].restarts, board.all()[0].last_panic.clone()), (0, None));
+    }
+
+    /// The thread of the first pass hangs in the middle of it; the pass may not go on beside its successors.
+    #[actix::test]
+    async fn a_pass_that_blocks_is_replaced_and_ends_at_its_next_step() {
+        let board = Board::default();
+        let gate = Arc::new(std::sync::Mutex::new(()));
+        let (passes, went_on) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (held, inner) = (gate.lock().unwrap(), (gate.clone(), passes.clone(), went_on.clone()));
+        let work = move || -> BoxFuture<'static, Result<PassReport>> {
+            let (gate, passes, went_on) = inner.clone();
+            Box::pin(async move {
+                if passes.fetch_add(1, Ordering::SeqCst) == 0 {
+                    drop(gate.lock());
+                    tokio::task::yield_now().await;
+                    went_on.fetch_add(1, Ordering::SeqCst);
+                }
+                Ok(PassReport::default())
+            })
+        };
+        let timing = Timing { interval: Duration::from_millis(10), deadline: Duration::from_secs(60) };
+        let _handle = PassActor::supervise(&Supervisor::new(board.clone()), &board, "blocking", timing, work);
+        until("it is replaced", || board.all()[0].restarts == 1).await;
+        until("passes go on", || passes.load(Ordering::SeqCst) > 2).await;
+        assert!(board.all()[0].last_error.is_none());
+        drop(held);
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert_eq!((went_on.load(Ordering::SeqCst), board.all()[0].restarts), (0, 1));
+    }
+
+    #[actix::test]
+    async fn a_shell_that_does_not_get_on_is_replaced() {
+        let board = Board::default();
+        let supervisor = Supervisor::new(board.clone());
+        let (passes, first) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(1)));
+        let seen = passes.clone();
+        let work: Arc<dyn Work> = Arc::new(move || -> BoxFuture<'static, Result<PassReport>> {
+            seen.fetch_add(1, Ordering::SeqCst);
+            Box::pin(async { Ok(PassReport::default()) })
+        });
+        let (timing, shown) =
+            (Timing { interval: Duration::from_millis(10), deadline: Duration::from_secs(1) }, board.clone());
+        let _handle = supervisor.supervise("stuck", move |life| PassActor {
+            name: "stuck",
+            timing,
+            work: work.clone(),
+            board: shown.clone(),
+            life,
+            // The first one believes for ever that a pass is under way.
+            running: first.swap(0, Ordering::SeqCst) == 1,
+            due: Instant::now(),
+            nudged: false,
+            scheduled: None,
+        });
+        until("it is replaced", || board.all()[0].restarts == 1).await;
+        until("passes go on", || passes.load(Ordering::SeqCst) > 2).await;
+        assert_eq!(board.all()[0].restarts, 1);
     }
 
     #[test]

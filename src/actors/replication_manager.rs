@@ -202,7 +202,9 @@ async fn finish_drains(context: &Context, views: &[ServerView]) -> Result<usize>
             _ => deletions > 0 || context.storage.status(&view.row.url, STATUS_TIMEOUT).await?.uploads > 0,
         };
         if listed == 0 && !busy && view.health != Health::Suspect {
+            crate::types::failpoint::DRAIN_EMPTY.passed();
             drained += usize::from(context.act_change(move |changes| server::drained(changes, id)).await?);
+            crate::types::failpoint::DRAIN_FINISHED.passed();
         }
     }
     Ok(drained)
@@ -228,8 +230,12 @@ async fn work(context: &Context, transfers: &Transfers, rules: Rules, paused: bo
     for (transfer, error) in failures {
         log::warn!("copying {} to {} failed: {}", transfer.object, transfer.target.url, error.chain());
     }
+    if done.copied > 0 {
+        crate::types::failpoint::REPAIR_NOTED.passed();
+    }
     let started = done.transfers.len();
     for transfer in done.transfers {
+        crate::types::failpoint::REPAIR_PLANNED.passed();
         transfers.start(context, transfer);
     }
     Ok(PassReport {

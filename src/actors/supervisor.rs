@@ -2,12 +2,24 @@
 //!
 //! actix's own `Supervisor` restarts an actor that stops, not one that panics: after a panic the mailbox is
 //! closed and every send fails, while the process looks healthy. Here each child lives on an arbiter (thread)
-//! of its own and is pinged; one that panicked, stopped or hangs is replaced by a new one on a fresh arbiter,
-//! with back-off, while the others go on. Nobody keeps an `Addr` across restarts: a [`Handle`] follows them.
-//! A child that keeps dying ends the process with exit code 70, for systemd or an orchestrator to restart it.
+//! of its own and is pinged; one that panicked, stopped, hangs or does not get on is replaced by a new one on a
+//! fresh arbiter, with back-off, while the others go on. Nobody keeps an `Addr` across restarts: a [`Handle`]
+//! follows them. A child that keeps dying ends the process with exit code 70, for systemd or an orchestrator to
+//! restart it.
+//!
+//! A thread that hangs cannot be ended: it is left behind, and may wake up later with its actor and whatever that
+//! was doing. So each incarnation has a [`Life`], which ends when it is found dead: from then on it starts nothing,
+//! writes nothing on the board, and its work ends at its next await ([`while_alive`]). The step under way, such as
+//! a transaction, may still be completed beside the new incarnation's; work must be able to bear that.
 
+use std::any::Any;
 use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use actix::dev::ToEnvelope;
@@ -20,6 +32,11 @@ use crate::types::{Error, ErrorCode, Result};
 const PING_INTERVAL: Duration = Duration::from_secs(1);
 /// A child that does not answer within this time hangs.
 const PING_DEADLINE: Duration = Duration::from_secs(3);
+/// An answer that is missing for longer than [`PING_DEADLINE`] and this says more about the watcher, who has not
+/// run either, than about the child: the machine or the process stood still.
+const WATCHER_LATE: Duration = Duration::from_secs(1);
+/// What a child does may take so much longer than its own deadline before the child counts as stuck.
+pub(super) const OVERDUE: Duration = Duration::from_secs(3);
 /// Restarts of one child within [`RESTART_WINDOW`] that are put up with.
 const RESTARTS_MAX: usize = 5;
 /// See [`RESTARTS_MAX`].
@@ -27,34 +44,75 @@ const RESTART_WINDOW: Duration = Duration::from_secs(60);
 /// The exit code of a process that gave up (`EX_SOFTWARE` of sysexits.h).
 pub const EXIT_GAVE_UP: i32 = 70;
 
-/// Asks an actor whether it is alive.
+/// Asks an actor whether it is alive and gets on. One that does not get on says why.
 #[derive(Debug, Clone, Copy, Message)]
-#[rtype(result = "()")]
+#[rtype(result = "Option<String>")]
 pub struct Ping;
+
+/// The life of one incarnation of a supervised actor. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Life {
+    number: u64,
+    current: Arc<AtomicU64>,
+}
+
+impl Life {
+    /// Whether this incarnation has not been found dead.
+    pub fn is_alive(&self) -> bool {
+        self.current.load(Ordering::Acquire) == self.number
+    }
+}
+
+/// Does work of an incarnation as long as that lives; `None` when it ended before. It is asked before each step.
+pub async fn while_alive<T>(life: Life, work: impl Future<Output = T>) -> Option<T> {
+    let mut work = pin!(work);
+    poll_fn(|context| if life.is_alive() { work.as_mut().poll(context).map(Some) } else { Poll::Ready(None) }).await
+}
+
+/// Writes a panic of an actor's own code down before the actor dies of it.
+pub(super) fn noting_panics<T>(board: &Board, name: &str, work: impl FnOnce() -> T) -> T {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        board.panicked(name, &panic_message(panic.as_ref()));
+        resume_unwind(panic)
+    })
+}
+
+/// What a panic said.
+pub(super) fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| text.to_string());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "without a message".into())
+}
 
 /// Finds the present incarnation of a supervised actor. Cheap to clone.
 pub struct Handle<A: Actor> {
     current: Arc<RwLock<Option<Addr<A>>>>,
+    life: Arc<AtomicU64>,
     name: &'static str,
 }
 
 impl<A: Actor> Clone for Handle<A> {
     fn clone(&self) -> Self {
-        Self { current: self.current.clone(), name: self.name }
+        Self { current: self.current.clone(), life: self.life.clone(), name: self.name }
     }
 }
 
 impl<A: Actor> Handle<A> {
     fn empty(name: &'static str) -> Self {
-        Self { current: Arc::default(), name }
+        Self { current: Arc::default(), life: Arc::default(), name }
     }
 
     fn address(&self) -> Option<Addr<A>> {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn replace(&self, address: Addr<A>) {
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Some(address);
+    /// Ends the life of the present incarnation, and answers that of the next one.
+    fn next_life(&self) -> Life {
+        let number = self.life.fetch_add(1, Ordering::AcqRel) + 1;
+        Life { number, current: self.life.clone() }
+    }
+
+    fn replace(&self, address: Option<Addr<A>>) {
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = address;
     }
 
     /// Sends a message and waits for its answer, at most for `deadline`. An actor that is being restarted is
@@ -111,37 +169,82 @@ impl Supervisor {
     pub fn supervise<A, F>(&self, name: &'static str, factory: F) -> Handle<A>
     where
         A: Supervised,
-        F: Fn() -> A + Clone + Send + 'static,
+        F: Fn(Life) -> A + Clone + Send + 'static,
     {
         let handle = Handle::empty(name);
-        let mut arbiter = start(&handle, factory.clone());
-        let (board, watched) = (self.board.clone(), handle.clone());
-        board.state(name, "waiting");
+        let arbiter = start(&handle, &factory);
+        self.board.state(name, "waiting");
+        let watch = actix::spawn(watch(self.board.clone(), handle.clone(), factory, arbiter));
         actix::spawn(async move {
-            let mut restarts = VecDeque::new();
-            loop {
-                tokio::time::sleep(PING_INTERVAL).await;
-                let Err(error) = watched.send(Ping, PING_DEADLINE).await else { continue };
-                log::error!("{error}; it is replaced");
-                board.state(name, "restarting");
-                let wait = back_off(&mut restarts, Instant::now()).unwrap_or_else(|| give_up(name));
-                tokio::time::sleep(wait).await;
-                arbiter.stop();
-                arbiter = start(&watched, factory.clone());
-                board.restarted(name);
-                board.state(name, "waiting");
+            // Nobody may go unwatched.
+            if watch.await.is_err_and(|error| error.is_panic()) {
+                log::error!("the watcher of the actor {name} panicked");
+                give_up(name);
             }
         });
         handle
     }
 }
 
-/// A new incarnation on a fresh arbiter. A thread that hangs cannot be ended; it is left behind.
-fn start<A: Supervised, F: Fn() -> A + Send + 'static>(handle: &Handle<A>, factory: F) -> Arbiter {
-    let arbiter = Arbiter::new();
-    let address = A::start_in_arbiter(&arbiter.handle(), move |_| factory());
-    handle.replace(address);
-    arbiter
+async fn watch<A, F>(board: Board, child: Handle<A>, factory: F, mut arbiter: Option<Arbiter>)
+where
+    A: Supervised,
+    F: Fn(Life) -> A + Clone + Send + 'static,
+{
+    let mut restarts = VecDeque::new();
+    loop {
+        tokio::time::sleep(PING_INTERVAL).await;
+        let Some(why) = trouble(&child).await else { continue };
+        log::error!("{why}; it is replaced");
+        drop(child.next_life());
+        if let Some(arbiter) = arbiter.take() {
+            // Ends what still runs there, once the thread does anything again.
+            arbiter.stop();
+        }
+        board.failing(child.name, &why);
+        let wait = back_off(&mut restarts, Instant::now()).unwrap_or_else(|| give_up(child.name));
+        tokio::time::sleep(wait).await;
+        arbiter = start(&child, &factory);
+        board.restarted(child.name);
+    }
+}
+
+/// Why a child has to be replaced.
+async fn trouble<A: Supervised>(child: &Handle<A>) -> Option<String> {
+    let asked = Instant::now();
+    let mut answer = child.send(Ping, PING_DEADLINE).await;
+    if matches!(answer, Ok(Some(_))) {
+        // Asked twice: after the process stood still, what is due just has not had its turn yet.
+        tokio::time::sleep(PING_INTERVAL).await;
+        answer = child.send(Ping, PING_DEADLINE).await;
+    } else if answer.is_err() && asked.elapsed() > PING_DEADLINE + WATCHER_LATE {
+        return None;
+    }
+    match answer {
+        Ok(stuck) => stuck.map(|why| format!("the actor {} {why}", child.name)),
+        Err(error) => Some(error.message().to_string()),
+    }
+}
+
+/// A new incarnation on a fresh arbiter. A thread that hangs cannot be ended; it is left behind. Without a thread
+/// the child stays dead, and the watcher finds it so.
+fn start<A, F>(handle: &Handle<A>, factory: &F) -> Option<Arbiter>
+where
+    A: Supervised,
+    F: Fn(Life) -> A + Clone + Send + 'static,
+{
+    let (life, factory) = (handle.next_life(), factory.clone());
+    match Arbiter::try_new() {
+        Ok(arbiter) => {
+            handle.replace(Some(A::start_in_arbiter(&arbiter.handle(), move |_| factory(life))));
+            Some(arbiter)
+        }
+        Err(error) => {
+            log::error!("the actor {} gets no thread: {error}", handle.name);
+            handle.replace(None);
+            None
+        }
+    }
 }
 
 /// How long to wait before the next restart: nothing at first, then doubling from 100 ms. `None` after too many.
@@ -187,16 +290,27 @@ mod tests {
     #[rtype(result = "()")]
     struct Hang;
 
+    #[derive(Message)]
+    #[rtype(result = "()")]
+    struct Stick;
+
     #[derive(Default)]
     struct Child {
         count: u32,
+        stuck: bool,
+    }
+
+    fn child(_: Life) -> Child {
+        Child::default()
     }
     impl Actor for Child {
         type Context = Context<Self>;
     }
     impl Handler<Ping> for Child {
-        type Result = ();
-        fn handle(&mut self, _: Ping, _: &mut Self::Context) {}
+        type Result = Option<String>;
+        fn handle(&mut self, _: Ping, _: &mut Self::Context) -> Option<String> {
+            self.stuck.then(|| "does not get on".into())
+        }
     }
     impl Handler<Count> for Child {
         type Result = u32;
@@ -217,6 +331,12 @@ mod tests {
             std::thread::sleep(Duration::from_secs(15));
         }
     }
+    impl Handler<Stick> for Child {
+        type Result = ();
+        fn handle(&mut self, _: Stick, _: &mut Self::Context) {
+            self.stuck = true;
+        }
+    }
     impl actix::Supervised for Child {}
 
     async fn until_first_count(handle: &Handle<Child>) {
@@ -231,22 +351,23 @@ mod tests {
     }
 
     #[actix::test]
-    async fn a_child_that_panics_or_hangs_is_replaced_and_its_neighbour_goes_on() {
+    async fn a_child_that_panics_hangs_or_sticks_is_replaced_and_its_neighbour_goes_on() {
         let board = Board::default();
         let supervisor = Supervisor::new(board.clone());
-        let (child, neighbour) =
-            (supervisor.supervise("child", Child::default), supervisor.supervise("neighbour", Child::default));
+        let (one, neighbour) = (supervisor.supervise("child", child), supervisor.supervise("neighbour", child));
         for n in 1..=3 {
-            assert_eq!(child.send(Count, Duration::from_secs(1)).await.unwrap(), n);
+            assert_eq!(one.send(Count, Duration::from_secs(1)).await.unwrap(), n);
             assert_eq!(neighbour.send(Count, Duration::from_secs(1)).await.unwrap(), n);
         }
-        assert!(child.send(Panic, Duration::from_secs(1)).await.is_err());
-        until_first_count(&child).await;
-        child.nudge(Hang);
-        until_first_count(&child).await;
+        assert!(one.send(Panic, Duration::from_secs(1)).await.is_err());
+        until_first_count(&one).await;
+        one.nudge(Hang);
+        until_first_count(&one).await;
+        one.nudge(Stick);
+        until_first_count(&one).await;
         assert_eq!(neighbour.send(Count, Duration::from_secs(1)).await.unwrap(), 4);
         let restarts: Vec<u64> = board.all().iter().map(|info| info.restarts).collect();
-        assert_eq!(restarts, [2, 0]);
+        assert_eq!(restarts, [3, 0]);
     }
 
     /// The trap that this module exists for.
@@ -256,6 +377,24 @@ mod tests {
         assert_eq!(address.send(Count).await.unwrap(), 1);
         assert!(address.send(Panic).await.is_err());
         assert!(address.send(Count).await.is_err(), "actix restarts panicked actors now; use its supervisor");
+    }
+
+    #[tokio::test]
+    async fn work_ends_with_the_life_that_it_belongs_to() {
+        let handle = Handle::<Child>::empty("child");
+        let (life, mut steps) = (handle.next_life(), 0);
+        let work = async {
+            for _ in 0..5 {
+                steps += 1;
+                tokio::task::yield_now().await;
+                if steps == 2 {
+                    drop(handle.next_life());
+                }
+            }
+        };
+        assert_eq!(while_alive(life.clone(), work).await, None);
+        assert_eq!((steps, life.is_alive()), (3, false), "the step under way is the last");
+        assert_eq!(while_alive(handle.next_life(), async { 7 }).await, Some(7));
     }
 
     #[test]

@@ -140,6 +140,7 @@ async fn put_right(context: &Context, server: &ServerView, found: Differences, c
     if found.lines.is_empty() && found.missing.is_empty() {
         return Ok(());
     }
+    crate::types::failpoint::SYNC_COMPARED.passed();
     let applied = apply(context, server, found).await?;
     cursor.adopted += applied.adopted;
     cursor.deleted += applied.deleted;
@@ -154,6 +155,7 @@ pub async fn apply(context: &Context, server: &ServerView, found: Differences) -
     let lines: Vec<_> = found.lines.into_iter().map(|(line, _)| line).collect();
     let missing = found.missing;
     let applied = context.act(move |connection| sync::apply(connection, id, &lines, &missing, read_ttl)).await?;
+    crate::types::failpoint::SYNC_APPLIED.passed();
     let mut by_reason: HashMap<&str, Vec<ReplicaKey>> = HashMap::new();
     for (key, why) in &applied.quarantine {
         by_reason.entry(why).or_default().push(*key);
@@ -182,5 +184,6 @@ async fn finish(context: &Context, server: &ServerView, cursor: &Cursor) -> Resu
         log::info!("{detail}");
     }
     let (id, boot) = (server.row.id, cursor.boot.clone());
+    crate::types::failpoint::SYNC_COMPLETING.passed();
     context.act(move |connection| sync::complete(connection, id, &boot, detail)).await
 }

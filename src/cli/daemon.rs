@@ -47,6 +47,7 @@ where
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(LOG_FILTER))
         .format_timestamp_millis()
         .init();
+    crate::types::failpoint::setup();
     match actix::System::new().block_on(work(options)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -193,7 +193,9 @@ pub async fn send(request: RequestBuilder, credentials: &Credentials) -> Result<
     if response.status().is_success() {
         return Ok(response);
     }
-    Err(Failure { error: error_of(response).await, not_sent: false })
+    // The other side gave up waiting for a request that it had not read: it has done nothing.
+    let not_sent = response.status() == reqwest::StatusCode::REQUEST_TIMEOUT;
+    Err(Failure { error: error_of(response).await, not_sent })
 }
 
 /// The error that an answer's body tells; one made from the status when it has no such body.
@@ -214,7 +216,7 @@ async fn error_of(mut response: Response) -> Error {
         401 => ErrorCode::Unauthorized,
         403 => ErrorCode::Forbidden,
         404 => ErrorCode::NotFound,
-        500.. => ErrorCode::Unavailable,
+        408 | 500.. => ErrorCode::Unavailable,
         _ => ErrorCode::InvalidRequest,
     };
     Error::new(code, format!("{url} answered {status}")).with_request_id(header)

@@ -92,6 +92,7 @@ impl<'c> Changes<'c> {
                 schema::cluster::tip.eq(&self.cluster.tip),
             ))
             .execute(self.connection)?;
+        crate::types::failpoint::CHANGE_JOURNALED.passed();
         Ok(())
     }
 
@@ -202,6 +203,7 @@ impl<'c> Changes<'c> {
             })
             .collect();
         dialect::insert_outbox(self.connection, &outbox)?;
+        crate::types::failpoint::RELEASE_QUEUED.passed();
         diesel::delete(replicas::table.filter(replicas::object.eq_any(&ids))).execute(self.connection)?;
         diesel::delete(schema::repair_queue::table.filter(schema::repair_queue::object.eq_any(&ids)))
             .execute(self.connection)?;

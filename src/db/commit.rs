@@ -78,6 +78,7 @@ pub fn commit(
     }
     new.insert(changes)?;
     release_replaced(changes, new.replaced, times)?;
+    crate::types::failpoint::COMMIT_WRITTEN.passed();
     Ok(outcomes)
 }
 

@@ -95,6 +95,7 @@ pub fn step(changes: &mut Changes<'_>, mut copy: Copy) -> Step<(Copy, bool)> {
     let copies_wanted = copy.copies_wanted;
     if let Some(frame) = copy.stack.last_mut() {
         copy_page(changes, frame, copies_wanted)?;
+        crate::types::failpoint::COPY_TREE_STEP.passed();
     }
     Ok((copy, true))
 }
@@ -163,6 +164,7 @@ pub fn attach(changes: &mut Changes<'_>, copy: &Copy, from: &DfsPath, to: &DfsPa
     root.name = name;
     root.version = changes.version();
     changes.update_entry(&root)?;
+    crate::types::failpoint::COPY_TREE_ATTACHED.passed();
     diesel::delete(schema::building::table.find(copy.root)).execute(changes.connection)?;
     Ok(())
 }

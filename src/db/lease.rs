@@ -60,6 +60,7 @@ fn take(connection: &mut AnyConnection, holder: &str, ttl: TimeDelta, by_force: 
             .set((leases::holder.eq(&row.holder), leases::term.eq(row.term), leases::expires.eq(row.expires)))
             .execute(connection)?;
     }
+    crate::types::failpoint::LEASE_WRITTEN.passed();
     Ok(Some(row.term))
 }
 

@@ -91,6 +91,7 @@ pub fn remove(
     match entry.object {
         Some(object) => {
             changes.delete_entries(&[entry.id])?;
+            crate::types::failpoint::REMOVE_ENTRY_GONE.passed();
             changes.release_objects(&[object], times)
         }
         None if recursive => detach(changes, entry),
@@ -139,6 +140,7 @@ pub fn mv(changes: &mut Changes<'_>, from: &DfsPath, to: &DfsPath, times: &Relea
     entry.name = to_name.into();
     entry.version = changes.version();
     changes.update_entry(&entry)?;
+    crate::types::failpoint::MOVE_WRITTEN.passed();
     if let Some(object) = entry.object {
         raise_copies(changes, object, target_walk.copies_wanted())?;
     }
@@ -202,6 +204,7 @@ pub fn cp_file(changes: &mut Changes<'_>, from: &DfsPath, to: &DfsPath, times: &
             None
         }
     };
+    crate::types::failpoint::COPY_FILE_WRITTEN.passed();
     raise_copies(changes, object, target_walk.copies_wanted())?;
     match replaced {
         Some(replaced) => changes.release_objects(&[replaced], times),

@@ -45,6 +45,7 @@ pub fn complete(connection: &mut AnyConnection, rows: &[OutboxRow]) -> Step<()> 
             ..events::row(now, "replica_deleted", detail)
         });
     }
+    crate::types::failpoint::REAP_NOTED.passed();
     dialect::insert_events(connection, &happened)?;
     Ok(())
 }

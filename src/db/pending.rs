@@ -71,6 +71,7 @@ pub fn decide(
         }
     }
     dialect::insert_objects_if_absent(connection, &aborted)?;
+    aborted.first().inspect(|_| crate::types::failpoint::PENDING_ABORTED.passed());
     Ok(fates)
 }
 

@@ -39,6 +39,7 @@ pub fn empty_detached(changes: &mut Changes<'_>, times: &ReleaseTimes) -> Step<u
     let released: Vec<i64> = files.iter().filter_map(|row| row.object).collect();
     changes.delete_entries(&ids)?;
     changes.release_objects(&released, times)?;
+    crate::types::failpoint::REAP_EMPTIED.passed();
     Ok(handled)
 }
 

@@ -210,12 +210,20 @@ pub fn work_through(
     if paused || room.transfers == 0 {
         return Ok(done);
     }
-    let due: Vec<RepairRow> = repair_queue::table
-        .filter(repair_queue::next_attempt.le(now))
+    // What has just ended is looked at first, so that the queue shows what is really left.
+    let just_ended: Vec<i64> = ended.iter().map(|ended| ended.transfer.object.0).collect();
+    let mut due: Vec<RepairRow> = repair_queue::table
+        .filter(repair_queue::object.eq_any(&just_ended).and(repair_queue::next_attempt.le(now)))
+        .select(RepairRow::as_select())
+        .load(connection)?;
+    let more: Vec<RepairRow> = repair_queue::table
+        .filter(repair_queue::next_attempt.le(now).and(repair_queue::object.ne_all(&just_ended)))
         .order((repair_queue::copies, repair_queue::next_attempt))
         .limit(DUE_ROWS_MAX)
         .select(RepairRow::as_select())
         .load(connection)?;
+    let full = more.len() as i64 == DUE_ROWS_MAX;
+    due.extend(more);
     let ids: Vec<i64> = due.iter().map(|row| row.object).collect();
     dialect::lock_objects(connection, &ids)?;
     let loaded = Loaded::load(connection, &ids, now, rules)?;
@@ -225,7 +233,7 @@ pub fn work_through(
     }
     written.write(connection)?;
     let progress = done.healthy + done.trimmed + done.waiting + done.transfers.len() > 0;
-    done.more = progress && due.len() as i64 == DUE_ROWS_MAX || done.trimmed > 0;
+    done.more = progress && full || done.trimmed > 0;
     Ok(done)
 }
 
@@ -340,11 +348,13 @@ impl Written {
     fn write(self, connection: &mut AnyConnection) -> Step<()> {
         diesel::delete(repair_queue::table.filter(repair_queue::object.eq_any(&self.finished))).execute(connection)?;
         dialect::insert_replicas_if_absent(connection, &self.copying)?;
+        self.copying.first().inspect(|_| crate::types::failpoint::REPAIR_ROW_WRITTEN.passed());
         for row in &self.trimmed {
             diesel::delete(
                 replicas::table.find((row.object, row.server)).filter(replicas::generation.eq(row.generation)),
             )
             .execute(connection)?;
+            crate::types::failpoint::TRIM_WRITTEN.passed();
         }
         dialect::insert_outbox(connection, &self.trimmed)?;
         for row in &self.later {
@@ -380,6 +390,7 @@ fn note_ended(connection: &mut AnyConnection, ended: &[Ended], now: NaiveDateTim
                 let present = (replicas::state.eq(ReplicaRow::PRESENT), replicas::verified.eq(now));
                 // Without the row the object was deleted meanwhile, and the outbox names this copy already.
                 if diesel::update(row).set(present).execute(connection)? > 0 {
+                    crate::types::failpoint::REPAIR_PRESENT.passed();
                     done.copied += 1;
                     let detail = "a new copy was made and verified, because the object was short of copies in service";
                     happened.push(EventRow {

@@ -13,7 +13,7 @@ use super::state::App;
 use crate::actors::context::{Context, Settings};
 use crate::actors::health_monitor::CheckServers;
 use crate::actors::journal_keeper::KeepJournal;
-use crate::actors::lease_keeper::KeepLease;
+use crate::actors::lease_keeper::{KeepLease, let_go, take_at_once};
 use crate::actors::metadata_writer::WriteChanges;
 use crate::actors::pass::Work;
 use crate::actors::reaper::Reap;
@@ -139,6 +139,7 @@ pub async fn run(options: Options) -> Result<()> {
         ClusterSecret::from_text_or_file(options.cluster_secret.as_deref(), options.cluster_secret_file.as_deref())?;
     let url = crate::db::DatabaseUrl::parse(&options.database)?;
     let listener = options.listen.bind(DEFAULT_PORT)?;
+    let is_alone = matches!(url, crate::db::DatabaseUrl::Sqlite(_));
     let db = Db::open(&url)?;
     let (initialize, copies, key) = (options.initialize, options.replicas, secret.clone());
     let prepare = tokio::task::spawn_blocking(move || migrate::prepare(&url, initialize, &key, copies));
@@ -149,8 +150,12 @@ pub async fn run(options: Options) -> Result<()> {
     let credentials = Credentials::NameServer { signer: signer.clone(), standing: standing.signed_as() };
     let storage = StorageClient::new(HttpClient::new(options.ca_cert.as_deref())?, credentials);
     let context = Context::new(db, storage, signer, settings, standing);
-    // The only name server need not wait for its first turn; a failure is the LeaseKeeper's to report.
-    drop(KeepLease::new(context.clone()).pass().await);
+    // A failure is the LeaseKeeper's to report.
+    if is_alone {
+        drop(take_at_once(&context).await);
+    } else {
+        drop(KeepLease::new(context.clone()).pass().await);
+    }
     let (board, metrics) = (Board::default(), Metrics::new()?);
     let supervisor = Supervisor::new(board.clone());
     let writer = Batcher::supervise(&supervisor, &board, "MetadataWriter", WriteChanges { context: context.clone() });
@@ -164,7 +169,7 @@ pub async fn run(options: Options) -> Result<()> {
     let transfers = Transfers::default();
     let work = Replicate::new(context.clone(), transfers.clone());
     transfers.wakes(PassActor::supervise(&supervisor, &board, "ReplicationManager", Replicate::TIMING, work));
-    let gauges = web::Data::new(Gauges::new(&metrics)?);
+    let (gauges, acting) = (web::Data::new(Gauges::new(&metrics)?), context.clone());
     log::info!("name server listens at {} for cluster {}", options.listen.local_url(&listener)?, state.cluster);
     let (app, metrics) = (web::Data::new(App::new(context, writer, monitor, board)), web::Data::new(metrics));
     let server = crate::serve_http!(options.listen, listener, move || {
@@ -177,5 +182,7 @@ pub async fn run(options: Options) -> Result<()> {
             .configure(routes)
             .default_service(web::to(request::no_such_route))
     });
-    server.await.map_err(|error| Error::io("serving", error))
+    let served = server.await.map_err(|error| Error::io("serving", error));
+    let_go(&acting).await;
+    served
 }

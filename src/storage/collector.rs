@@ -50,6 +50,7 @@ async fn pass(shared: Arc<Shared>) -> Result<PassReport> {
         }
         let request = PendingRequest { server, replicas: rows.iter().map(question).collect() };
         let fates = shared.name_server.pending(&request).await?.fates;
+        crate::types::failpoint::COLLECT_ANSWERED.passed();
         let mut answers = Vec::new();
         for (row, fate) in rows.iter().zip(fates) {
             let change = match fate {

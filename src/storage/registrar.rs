@@ -61,6 +61,7 @@ async fn pass(shared: Arc<Shared>) -> Result<PassReport> {
         Err(error) if is_final(&error) => refused(&error),
         Err(error) => return Err(error),
     };
+    crate::types::failpoint::REGISTER_ANSWERED.passed();
     match standing.cluster {
         None => {
             let file = ServerFile {

@@ -67,6 +67,7 @@ impl BatchWork for ReportCommits {
                     return items.iter().map(|_| Err(error.clone())).collect();
                 }
             };
+            crate::types::failpoint::UPLOAD_REPORTED.passed();
             let mut answers = Vec::with_capacity(items.len());
             for (item, outcome) in items.iter().zip(outcomes) {
                 answers.push(match outcome {

@@ -147,13 +147,18 @@ fn write(connection: &mut SqliteConnection, layout: &Layout, items: &[IndexChang
 fn write_together(connection: &mut SqliteConnection, layout: &Layout, items: &[IndexChange]) -> Result<Vec<usize>> {
     let mut files = Vec::new();
     let counts = connection.immediate_transaction(|connection| {
-        items.iter().map(|item| apply(connection, layout, item, &mut files)).collect::<Result<Vec<_>>>()
+        let counts = items.iter().map(|item| apply(connection, layout, item, &mut files)).collect::<Result<Vec<_>>>();
+        crate::types::failpoint::INDEX_WRITTEN.passed();
+        counts
     })?;
+    crate::types::failpoint::INDEX_COMMITTED.passed();
     // Only after the commit: a file without a row is found at the next start, a row without a file is a loss.
     for key in files {
+        crate::types::failpoint::DELETE_ROWS_GONE.passed();
         if let Err(error) = objects::remove(layout, key) {
             log::error!("{}; it is swept up at the next start", error.chain());
         }
+        crate::types::failpoint::DELETE_FILE_GONE.passed();
     }
     Ok(counts)
 }

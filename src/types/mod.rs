@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod error;
+pub mod failpoint;
 pub mod hash;
 pub mod id;
 pub mod limits;

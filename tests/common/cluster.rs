@@ -43,19 +43,30 @@ pub struct Process {
     args: Vec<String>,
     wrapper: Vec<String>,
     log: PathBuf,
+    /// How much of the log is of earlier runs.
+    log_before: usize,
+    /// Variables of its environment.
+    pub env: Vec<(String, String)>,
     pub port: u16,
     child: Option<Child>,
 }
 
 impl Process {
     fn new(program: &'static str, args: Vec<String>, log: PathBuf) -> Self {
-        Self { program, args, wrapper: Vec::new(), log, port: 0, child: None }
+        let env = Vec::new();
+        Self { program, args, wrapper: Vec::new(), log, log_before: 0, env, port: 0, child: None }
     }
 
     /// Starts it: on any free port the first time, on the same one later. Waits until it listens.
     pub fn start(&mut self) {
+        self.launch();
+        self.wait_until_listening();
+    }
+
+    /// Starts it and waits for nothing: it may die before it listens.
+    pub fn launch(&mut self) {
         assert!(self.child.is_none(), "it runs already");
-        let before = std::fs::read_to_string(&self.log).unwrap_or_default().len();
+        self.log_before = self.log().len();
         let log = std::fs::OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
         let line: Vec<String> =
             self.wrapper.iter().cloned().chain([self.program.to_string()]).chain(self.args.clone()).collect();
@@ -64,13 +75,18 @@ impl Process {
             .args(["--listen", &format!("127.0.0.1:{}", self.port)])
             .env("HOLDFAST_CLUSTER_SECRET", SECRET)
             .env("RUST_BACKTRACE", "1")
+            .env("HOLDFAST_CRASH_AT", format!("@{}", self.crash_file().display()))
+            .envs(self.env.iter().cloned())
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .spawn()
             .unwrap();
         self.child = Some(child);
-        let log = self.log.clone();
+    }
+
+    fn wait_until_listening(&mut self) {
+        let (log, before) = (self.log.clone(), self.log_before);
         self.port = wait_for("a server listens", 30, || {
             if let Some(status) = self.child.as_mut().unwrap().try_wait().unwrap() {
                 panic!("the server ended with {status}: {}", std::fs::read_to_string(&log).unwrap());
@@ -86,6 +102,18 @@ impl Process {
     /// Takes an option away for the next start.
     pub fn drop_arg(&mut self, arg: &str) {
         self.args.retain(|other| other != arg);
+    }
+
+    /// What it says here, it dies at (with the feature `failpoints`): see `holdfast::types::failpoint`.
+    pub fn crash_file(&self) -> PathBuf {
+        self.log.with_extension("crash-at")
+    }
+
+    /// How it has ended, if it has; then it can be started again.
+    pub fn ended(&mut self) -> Option<std::process::ExitStatus> {
+        let status = self.child.as_mut()?.try_wait().unwrap()?;
+        self.child = None;
+        Some(status)
     }
 
     pub fn pid(&self) -> u32 {
@@ -247,6 +275,19 @@ impl Cluster {
         serde_json::from_str(&self.http().curl(&[&format!("{}{path}", self.name_server.url())])?.body).ok()
     }
 
+    /// The last lines of each server's log, without the access log.
+    pub fn logs(&self, lines: usize) -> String {
+        let tail = |log: String| {
+            let told: Vec<&str> = log.lines().filter(|line| !line.contains("access")).collect();
+            told[told.len().saturating_sub(lines)..].join("\n")
+        };
+        let mut text = format!("--- name server ---\n{}", tail(self.name_server.log()));
+        for (number, storage) in self.storage.iter().enumerate() {
+            text.push_str(&format!("\n--- storage server {number} ---\n{}", tail(storage.log())));
+        }
+        text
+    }
+
     pub fn get(&self, path: &str) -> Value {
         self.try_get(path).unwrap_or_else(|| panic!("GET {path} gave no JSON"))
     }
@@ -317,21 +358,7 @@ impl Http {
 impl Drop for Cluster {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let tail = |log: String| {
-                log.lines()
-                    .rev()
-                    .filter(|line| !line.contains("access"))
-                    .take(15)
-                    .collect::<Vec<_>>()
-                    .into_iter()
-                    .rev()
-                    .collect::<Vec<_>>()
-                    .join("\n")
-            };
-            eprintln!("--- name server ---\n{}", tail(self.name_server.log()));
-            for (number, storage) in self.storage.iter().enumerate() {
-                eprintln!("--- storage server {number} ---\n{}", tail(storage.log()));
-            }
+            eprintln!("{}", self.logs(15));
         }
         self.kill_all();
     }

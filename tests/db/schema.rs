@@ -149,13 +149,17 @@ async fn the_views_for_people_show_the_same_on_both() {
 }
 
 #[tokio::test]
-async fn a_database_that_is_empty_newer_or_taken_is_refused() {
+async fn an_empty_database_waits_and_one_that_is_newer_or_taken_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let url = DatabaseUrl::parse(&format!("sqlite://{}/m", dir.path().display())).unwrap();
     let db = Db::open(&url).unwrap();
-    let refused = migrate::prepare(&url, false, &secret(), 2).unwrap_err();
-    assert!(refused.message().contains("--initialize"), "{refused}");
+    migrate::prepare(&url, false, &secret(), 2).unwrap();
+    let state = db.read(holdfast::db::cluster::state).await.unwrap();
+    assert_eq!((state.mode.as_str(), state.cluster, state.epoch), ("restoring", uuid::Uuid::nil(), 0));
+    assert!(state.mode_reason.unwrap().contains("--initialize"));
     migrate::prepare(&url, true, &secret(), 2).unwrap();
+    let state = db.read(holdfast::db::cluster::state).await.unwrap();
+    assert_eq!((state.mode.as_str(), state.epoch), ("normal", 1));
     assert!(Db::open(&url).err().unwrap().message().contains("another name server"));
     let stranger = holdfast::security::ClusterSecret::from_text(&"t".repeat(40)).unwrap();
     assert_eq!(migrate::prepare(&url, true, &stranger, 2).unwrap_err().code(), ErrorCode::InvalidRequest);

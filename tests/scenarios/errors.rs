@@ -199,6 +199,14 @@ fn corrupt_copies_are_never_handed_out_as_right() {
     let mut bytes = fs::read(damaged.path()).unwrap();
     bytes[700_000] ^= 1;
     fs::write(damaged.path(), bytes).unwrap();
+    // A server that reads a damaged copy breaks off before the last byte.
+    let entry = cluster.get("/api/v1/file?path=/f");
+    let url = entry["replicas"].as_array().unwrap().iter().find(|r| r["name"] == "storage-0").unwrap()["url"]
+        .as_str()
+        .unwrap()
+        .to_string();
+    let output = std::process::Command::new("curl").args(["-sS", &url]).output().unwrap();
+    assert!(!output.status.success() && output.stdout.len() < 1 << 20);
     // The client verifies and takes the other copy, whichever it tries first.
     for number in 0..4 {
         let back = cluster.path(&format!("back{number}"));
@@ -211,14 +219,7 @@ fn corrupt_copies_are_never_handed_out_as_right() {
         let right = output.as_bytes() == fs::read(&body).unwrap();
         assert!(code == 0 && right || code == 1 && errors.contains("SHA-256"), "{code} {errors}");
     }
-    // A server that reads a damaged copy breaks off before the last byte.
-    let entry = cluster.get("/api/v1/file?path=/f");
-    let url = entry["replicas"].as_array().unwrap().iter().find(|r| r["name"] == "storage-0").unwrap()["url"]
-        .as_str()
-        .unwrap()
-        .to_string();
-    let output = std::process::Command::new("curl").args(["-sS", &url]).output().unwrap();
-    assert!(!output.status.success() && output.stdout.len() < 1 << 20);
-    fs::remove_file(damaged.path()).unwrap();
+    // Whoever met it has told: it is put aside.
+    wait_for("the damaged copy is put aside", 20, || (!damaged.path().exists()).then_some(()));
     assert_eq!(cluster.ok(&["cat", "/f"]).len(), 1 << 20);
 }

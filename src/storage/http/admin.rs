@@ -9,6 +9,7 @@ use super::Daemon;
 use crate::client::storage::BodyFacts;
 use crate::security::ticket::Sender;
 use crate::storage::heard;
+use crate::storage::identity::Standing;
 use crate::storage::server::Shared;
 use crate::storage::store::{ReplicaRow, index, objects};
 use crate::storage::writer::{INDEX_DEADLINE, IndexChange};
@@ -22,8 +23,28 @@ const QUARANTINE_STEP_COPIES: usize = 32;
 
 /// Checks that a name server of this cluster asks, and that no newer one has asked before. Answers its epoch and term.
 fn judge(request: &HttpRequest, shared: &Shared) -> Result<(i64, i64)> {
+    let (epoch, term) = sender(request, shared)?;
+    let standing = shared.identity.standing();
+    if (epoch, term) < (standing.epoch, standing.term) {
+        return Err(outdated(epoch, term, &standing));
+    }
+    Ok((epoch, term))
+}
+
+fn outdated(epoch: i64, term: i64, standing: &Standing) -> Error {
+    Error::new(
+        ErrorCode::Forbidden,
+        format!(
+            "the request is of epoch {epoch} and term {term}, this server has seen {} and {}",
+            standing.epoch, standing.term
+        ),
+    )
+}
+
+/// Epoch and term of a name server of this cluster.
+fn sender(request: &HttpRequest, shared: &Shared) -> Result<(i64, i64)> {
     let verified = auth::server(request, &shared.signer)?;
-    let (cluster, epoch) = shared.identity.require_cluster()?;
+    let (cluster, _) = shared.identity.require_cluster()?;
     if verified.cluster != Some(cluster) {
         return Err(Error::new(ErrorCode::Forbidden, "the request comes from another cluster"));
     }
@@ -33,17 +54,20 @@ fn judge(request: &HttpRequest, shared: &Shared) -> Result<(i64, i64)> {
     if verified.claims.expires < shared.identity.now() {
         return Err(Error::new(ErrorCode::Unauthorized, "the request's credential has expired"));
     }
-    let standing = shared.identity.standing();
-    if (verified.epoch, term) < (epoch, standing.term) {
-        return Err(Error::new(
-            ErrorCode::Forbidden,
-            format!(
-                "the request is of epoch {} and term {term}, this server has seen {epoch} and {}",
-                verified.epoch, standing.term
-            ),
-        ));
-    }
     Ok((verified.epoch, term))
+}
+
+/// As [`fence`], for what only reads: any name server of the newest epoch may, whether or not it holds the lease.
+pub(super) async fn fence_reader(request: &HttpRequest, shared: &Shared) -> Result<()> {
+    let (epoch, term) = sender(request, shared)?;
+    let standing = shared.identity.standing();
+    if (epoch, term) > (standing.epoch, standing.term) {
+        return fence(request, shared).await;
+    }
+    if epoch < standing.epoch {
+        return Err(outdated(epoch, term, &standing));
+    }
+    Ok(())
 }
 
 /// As [`judge`], and shuts out everything older from now on.
@@ -144,7 +168,7 @@ pub(super) async fn dump_tree(
     query: web::Query<InventoryQuery>,
     daemon: Daemon,
 ) -> Result<HttpResponse> {
-    fence(&request, &daemon).await?;
+    fence_reader(&request, &daemon).await?;
     let after = query.after.as_deref().map(str::parse).transpose()?;
     let limit = query.limit.unwrap_or(INVENTORY_PAGE_ROWS_MAX).clamp(1, INVENTORY_PAGE_ROWS_MAX);
     let rows = daemon.index.read(move |connection| index::page(connection, after, limit)).await?;
@@ -188,6 +212,7 @@ pub(super) async fn replicate(
         })
         .await?;
     let facts = BodyFacts { size: Some(row.size as u64), sha256: Some(row.digest()?) };
+    crate::types::failpoint::TRANSFER_STARTING.passed();
     let sent = match bytes {
         Some(bytes) => {
             let body = futures_util::stream::iter([Ok(Bytes::from(bytes))]);
@@ -205,7 +230,9 @@ pub(super) async fn replicate(
         // The line may have been at fault, or the copy here.
         daemon.suspects.add(replica);
     }
-    Ok(HttpResponse::Ok().json(sent?))
+    let stored = sent?;
+    crate::types::failpoint::TRANSFER_STORED.passed();
+    Ok(HttpResponse::Ok().json(stored))
 }
 
 /// The file of a copy that is to be sent, as long as it must be.

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use tempfile::TempPath;
 
 use super::Daemon;
-use super::admin::fence;
+use super::admin::{fence, fence_reader};
 use super::upload::{ROOM_CHECK_BYTES, check_room, next_piece};
 use crate::storage::server::Shared;
 use crate::storage::store::{Content, Incoming};
@@ -28,7 +28,7 @@ pub(super) struct FileQuery {
 
 /// Without a name the state of the copy, with one that file.
 pub(super) async fn read(request: HttpRequest, query: web::Query<FileQuery>, daemon: Daemon) -> Result<HttpResponse> {
-    fence(&request, &daemon).await?;
+    fence_reader(&request, &daemon).await?;
     let shared: Arc<Shared> = daemon.get_ref().clone();
     let Some(name) = query.into_inner().file else {
         return Ok(HttpResponse::Ok().json(blocking(move || Ok(shared.journal.status())).await?));

@@ -81,7 +81,9 @@ pub(super) async fn receive(
             upload.commit(ticket, forwards).await.map(Outcome::Committed)
         }
     });
-    match task.await.map_err(|error| Error::internal("an upload panicked").with_source(error))?? {
+    let outcome = task.await.map_err(|error| Error::internal("an upload panicked").with_source(error))??;
+    crate::types::failpoint::UPLOAD_ANSWERING.passed();
+    match outcome {
         Outcome::Copy(stored) => Ok(HttpResponse::Ok().json(stored)),
         Outcome::Committed(committed) => Ok(HttpResponse::Created()
             .insert_header(("ETag", format!("\"{}\"", committed.version)))
@@ -370,6 +372,7 @@ impl Upload {
             );
             return Err(Error::new(ErrorCode::NotEnoughServers, message));
         }
+        crate::types::failpoint::UPLOAD_PENDING.passed();
         let report = CommitReport { ticket, size: stored.size, sha256: stored.sha256, holders };
         shared.reporter.submit(Report { key, report }, REPORT_TIMEOUT).await
     }

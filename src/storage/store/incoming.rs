@@ -148,6 +148,7 @@ fn write_file(dir: &Path, mut queue: mpsc::Receiver<Piece>) -> Result<(TempPath,
             Piece::Bytes(bytes) => {
                 hasher.update(&bytes);
                 file.write_all(&bytes).map_err(failed)?;
+                crate::types::failpoint::UPLOAD_PIECE_WRITTEN.passed();
                 unsynced += bytes.len();
                 if unsynced >= SYNC_BYTES {
                     file.sync_data().map_err(failed)?;
@@ -155,7 +156,9 @@ fn write_file(dir: &Path, mut queue: mpsc::Receiver<Piece>) -> Result<(TempPath,
                 }
             }
             Piece::Finish => {
+                crate::types::failpoint::UPLOAD_BODY_RECEIVED.passed();
                 file.sync_data().map_err(failed)?;
+                crate::types::failpoint::UPLOAD_FSYNCED.passed();
                 return Ok((path, hasher.finish()));
             }
         }

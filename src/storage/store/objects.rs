@@ -17,10 +17,12 @@ pub fn put(layout: &Layout, key: ReplicaKey, file: TempPath) -> Result<()> {
         let Some(inner) = path.parent() else { return Ok(()) };
         let new_from = make_dirs(inner, &layout.objects_dir())?;
         file.persist(&path).map_err(|error| error.error)?;
+        crate::types::failpoint::UPLOAD_RENAMED.passed();
         sync_dir(inner)?;
         for parent in new_from {
             sync_dir(&parent)?;
         }
+        crate::types::failpoint::UPLOAD_PLACED.passed();
         Ok(())
     };
     place().io_context(|| format!("putting {} in its place", path.display()))
