@@ -199,7 +199,11 @@ async fn finish_drains(context: &Context, views: &[ServerView]) -> Result<usize>
         let busy = match view.health {
             // The dead have nothing under way, and their deletions go with them.
             Health::Down => false,
-            _ => deletions > 0 || context.storage.status(&view.row.url, STATUS_TIMEOUT).await?.uploads > 0,
+            // One that does not answer is asked again in the next pass; nothing else waits for it.
+            _ => {
+                let status = context.storage.status(&view.row.url, STATUS_TIMEOUT).await;
+                deletions > 0 || status.map_or(true, |status| status.uploads > 0)
+            }
         };
         if listed == 0 && !busy && view.health != Health::Suspect {
             crate::types::failpoint::DRAIN_EMPTY.passed();

@@ -83,8 +83,7 @@ async fn queued(db: &TestDb, object: ObjectId) -> Option<RepairRow> {
 
 /// Kind and detail, the oldest first.
 async fn happened(db: &TestDb) -> Vec<(String, String)> {
-    let mut all: Vec<Event> =
-        db.db.read(|connection| events::page(connection, &events::Filter::default(), None, 1_000)).await.unwrap();
+    let mut all: Vec<Event> = db.db.read(|connection| events::page(connection, None, None, 1_000)).await.unwrap();
     all.retain(|event| event.kind.contains("corrupt") || event.kind == "scrub_alarm");
     all.into_iter().rev().map(|event| (event.kind, event.detail)).collect()
 }
