@@ -118,7 +118,32 @@ pub fn decide(object: &Object, copies: &[CopyFacts<'_>], servers: &[ServerFacts]
     {
         return Step::Copy { source, target };
     }
-    surplus(wanted, &present, &lasting)
+    surplus(object, &present, &lasting)
+}
+
+/// How well copies are spread: the more the better, in this order. Spreading and trimming must agree about it, or they
+/// would undo each other for ever.
+fn spread(object: &Object, servers: &[&ServerFacts]) -> (usize, usize) {
+    match object.allow_same_host {
+        true => (zones(servers), hosts(servers)),
+        false => (hosts(servers), zones(servers)),
+    }
+}
+
+/// Which of `servers` can go best, when one of those that may go must: the one whose absence leaves the others spread
+/// best, among equals the one with the least room. With it, how the others are spread then.
+fn best_to_go<'s>(
+    object: &Object,
+    servers: &[&'s ServerFacts],
+    may_go: impl Fn(&ServerFacts) -> bool,
+) -> Option<(&'s ServerFacts, (usize, usize))> {
+    let without = |server: &ServerFacts| {
+        let rest: Vec<&ServerFacts> =
+            servers.iter().copied().filter(|other| other.place.server != server.place.server).collect();
+        spread(object, &rest)
+    };
+    let candidates = servers.iter().copied().filter(|server| may_go(server)).map(|server| (server, without(server)));
+    candidates.max_by_key(|(server, spread)| (*spread, std::cmp::Reverse(server.place.free_bytes)))
 }
 
 /// A live server to copy from; one that does not leave and whose inventory is known first.
@@ -128,14 +153,16 @@ fn source(present: &[&ServerFacts]) -> Option<ServerId> {
 }
 
 /// Which copy is too many, if one is.
-fn surplus(wanted: usize, present: &[&ServerFacts], lasting: &[&ServerFacts]) -> Step {
+fn surplus(object: &Object, present: &[&ServerFacts], lasting: &[&ServerFacts]) -> Step {
+    const UNCERTAIN: Step = Step::Wait { why: "a copy too many stays until enough others are certain" };
+    let wanted = object.copies as usize;
     let leaving = present.iter().find(|server| !server.in_service());
     if leaving.is_none() && lasting.len() <= wanted {
         return Step::Nothing;
     }
-    let safe: Vec<&ServerFacts> = lasting.iter().copied().filter(|server| server.is_safe()).collect();
-    if safe.len() < wanted {
-        return Step::Wait { why: "a copy too many stays until enough others are certain" };
+    let safe = lasting.iter().filter(|server| server.is_safe()).count();
+    if safe < wanted {
+        return UNCERTAIN;
     }
     if let Some(leaving) = leaving {
         return Step::Trim {
@@ -143,18 +170,11 @@ fn surplus(wanted: usize, present: &[&ServerFacts], lasting: &[&ServerFacts]) ->
             why: "its server is draining, and enough copies are elsewhere",
         };
     }
-    if safe.len() == wanted {
-        return Step::Wait { why: "a copy too many stays until enough others are certain" };
+    if safe == wanted {
+        return UNCERTAIN;
     }
-    let rest_without = |server: &ServerFacts| {
-        let rest: Vec<&ServerFacts> =
-            lasting.iter().copied().filter(|other| other.place.server != server.place.server).collect();
-        (zones(&rest), hosts(&rest))
-    };
-    // The one whose absence leaves the others spread best; among equals the one with the least room.
-    let go = safe.iter().max_by_key(|server| (rest_without(server), std::cmp::Reverse(server.place.free_bytes)));
-    match go {
-        Some(server) => Step::Trim { server: server.place.server, why: "there were more copies than wanted" },
+    match best_to_go(object, lasting, ServerFacts::is_safe) {
+        Some((server, _)) => Step::Trim { server: server.place.server, why: "there were more copies than wanted" },
         None => Step::Nothing,
     }
 }
@@ -192,14 +212,13 @@ impl Targets<'_> {
         placement::choose_one_more(&self.open(), &beside, self.object.size, self.object.allow_same_host, random)
     }
 
-    /// A place in a zone (or on a host) that no copy is in yet, when two copies share one without need.
+    /// A place for a copy after which another one can go, and the copies are spread better than before.
     fn that_spreads(&self, lasting: &[&ServerFacts], random: &mut impl Rng) -> Option<ServerId> {
         let target = self.best(lasting, random)?;
         let place = self.servers.iter().find(|server| server.place.server == target)?;
         let with: Vec<&ServerFacts> = lasting.iter().copied().chain([place]).collect();
-        let crowded =
-            |count: fn(&[&ServerFacts]) -> usize| count(lasting) < lasting.len() && count(&with) > count(lasting);
-        (crowded(zones) && !place.place.zone.is_empty() || crowded(hosts)).then_some(target)
+        let (_, after) = best_to_go(self.object, &with, ServerFacts::is_safe)?;
+        (after > spread(self.object, lasting)).then_some(target)
     }
 }
 

@@ -22,8 +22,11 @@ fn killed_in_the_middle(database: Option<String>) {
     cluster.kill_all();
     cluster.start_all();
     for number in 0..3 {
-        let incoming = fs::read_dir(cluster.storage_dir(number).join("incoming")).unwrap().count();
-        assert_eq!(incoming, 0, "uploads in flight leave nothing");
+        // Copies of the journal and repairs pass through as well.
+        wait_for("uploads in flight leave nothing", 30, || {
+            let incoming = fs::read_dir(cluster.storage_dir(number).join("incoming")).unwrap().count();
+            (incoming == 0).then_some(())
+        });
     }
     // What is listed was acknowledged, or was about to be: all of it is whole.
     let listed: Vec<String> = cluster.ok(&["ls", "/d"]).lines().map(String::from).collect();

@@ -76,10 +76,6 @@ fn a_dead_server_is_replaced_and_its_return_brings_nothing_back() {
     let killed = Instant::now();
     check_all(&cluster);
     wait_for("the server is down", 20, || (report(&cluster)["servers_down"] == 1).then_some(()));
-    assert_eq!(
-        replicas(&cluster, "storage-0") + events(&cluster, "replica_copied") as u64,
-        replicas(&cluster, "storage-0")
-    );
     wait_for("repair begins after the delay", 30, || (events(&cluster, "replica_copied") > 0).then_some(()));
     assert!(killed.elapsed() >= Duration::from_secs(DELAY_SECONDS), "it began too early");
     wait_until_whole(&cluster, 60);
