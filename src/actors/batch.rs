@@ -285,6 +285,7 @@ mod tests {
     }
 
     #[actix::test]
+    #[allow(clippy::await_holding_lock, reason = "another thread is to hang at it")]
     async fn a_batch_without_an_end_is_given_up_and_one_that_blocks_is_replaced() {
         let board = Board::default();
         let (gate, dropped) = (Arc::new(Mutex::new(())), Arc::new(Mutex::new(0)));

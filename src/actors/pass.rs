@@ -299,6 +299,7 @@ mod tests {
 
     /// The thread of the first pass hangs in the middle of it; the pass may not go on beside its successors.
     #[actix::test]
+    #[allow(clippy::await_holding_lock, reason = "another thread is to hang at it")]
     async fn a_pass_that_blocks_is_replaced_and_ends_at_its_next_step() {
         let board = Board::default();
         let gate = Arc::new(std::sync::Mutex::new(()));
