@@ -78,7 +78,6 @@ async fn pass(context: Context, seen: Arc<Mutex<Option<Seen>>>) -> Result<PassRe
     match term {
         Some(term) => {
             if context.standing.took(term, asked + LEASE_TTL - CAUTION) {
-                crate::types::failpoint::LEASE_TAKEN.passed();
                 announce(&context, term).await?;
             }
             Ok(PassReport { counts: vec![("holds the lease", 1), ("term", term as usize)], more: false })
@@ -93,6 +92,7 @@ async fn pass(context: Context, seen: Arc<Mutex<Option<Seen>>>) -> Result<PassRe
 }
 
 async fn announce(context: &Context, term: i64) -> Result<()> {
+    crate::types::failpoint::LEASE_TAKEN.passed();
     let detail = format!("a name server acts from now on, under term {term}");
     log::info!("{detail} (this one)");
     context
