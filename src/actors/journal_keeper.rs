@@ -110,6 +110,7 @@ async fn pass(context: Context, memory: Arc<Mutex<Memory>>) -> Result<PassReport
     // A full disk must not hold up the deletions that would make room on it.
     let copied = copied(reached, context.settings.journal_copies, live.len() - full);
     if copied > state.journal_copied {
+        crate::types::failpoint::JOURNAL_SENT.passed();
         let history = state.history.to_string();
         context.act(move |connection| Ok(journal::note_copied(connection, &history, copied)?)).await?;
     }

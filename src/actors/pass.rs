@@ -125,10 +125,14 @@ impl PassActor {
     }
 
     fn start(&mut self, context: &mut Context<Self>) {
-        if self.running || !self.life.is_alive() {
+        if self.running {
             return;
         }
         failpoint::in_shell(self.name);
+        // It may have hung until now.
+        if !self.life.is_alive() {
+            return;
+        }
         self.running = true;
         self.board.state(self.name, "running");
         let (name, work, started) = (self.name, self.work.clone(), Instant::now());

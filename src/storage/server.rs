@@ -26,6 +26,7 @@ use crate::decisions::scrub::Pace;
 use crate::security::ticket::Sender;
 use crate::security::{ClusterSecret, Signer};
 use crate::types::{Error, Result};
+use crate::web::metrics::ActorGauges;
 use crate::web::{ListenOptions, Metrics, metrics, request};
 
 /// Port, unless it is said otherwise.
@@ -137,6 +138,8 @@ pub struct Options {
 pub struct Shared {
     /// The options.
     pub options: Options,
+    /// How the actors are.
+    pub board: Board,
     /// Where servers reach it.
     pub url: String,
     /// Where clients reach it.
@@ -174,6 +177,7 @@ struct Gauges {
     objects: IntGauge,
     scrub_corrupt: IntCounter,
     scrub_age: Gauge,
+    actors: ActorGauges,
 }
 
 impl Gauges {
@@ -193,7 +197,7 @@ impl Gauges {
         for metric in all {
             metrics.registry.register(metric).map_err(metrics::wrong)?;
         }
-        Ok(Self { bytes, objects, scrub_corrupt, scrub_age })
+        Ok(Self { bytes, objects, scrub_corrupt, scrub_age, actors: ActorGauges::new(metrics)? })
     }
 }
 
@@ -221,6 +225,7 @@ impl Shared {
         self.gauges.bytes.set(bytes as f64);
         let age = oldest.map_or(0, |oldest| (self.identity.now().naive_utc() - oldest).num_milliseconds());
         self.gauges.scrub_age.set(age.max(0) as f64 / 1e3);
+        self.gauges.actors.set(&self.board.all());
         Ok(())
     }
 
@@ -308,6 +313,7 @@ async fn serve(typed: OptionalOptions) -> Result<()> {
     let name_server = NameServerClient::new(client.clone(), typed.name_server.clone(), credentials.clone())?;
     let work = ReportCommits { name_server: name_server.clone(), writer: writer.clone() };
     let shared = Arc::new(Shared {
+        board: board.clone(),
         url,
         public_url,
         index: Index::open(&layout.index_path())?,

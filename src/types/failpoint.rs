@@ -21,6 +21,8 @@ pub enum Area {
     Delete,
     /// A storage server is source or target of a repair.
     Transfer,
+    /// A storage server returns with copies that it must put aside.
+    Aside,
     /// A storage server announces itself.
     Join,
     /// A storage server asks about pending copies.
@@ -90,16 +92,21 @@ points! {
     UPLOAD_PENDING = "upload-pending", Upload, "all targets hold the upload as pending, nothing is reported";
     UPLOAD_REPORTED = "upload-reported", Upload, "the name server has committed, the copy here is not marked";
     UPLOAD_ANSWERING = "upload-answering", Upload, "the upload is committed, the client is not answered";
+    JOURNAL_RECEIVED = "journal-received", Upload, "a piece of the journal is fsynced in `incoming/`";
+    JOURNAL_RENAMED = "journal-renamed", Upload, "a piece of the journal has its name, the directory is not fsynced";
     DELETE_ROWS_GONE = "delete-rows-gone", Delete, "the rows of deleted copies are gone, a file is still there";
     DELETE_FILE_GONE = "delete-file-gone", Delete, "a deleted copy's file is gone, nobody was answered";
     TRANSFER_STARTING = "transfer-starting", Transfer, "the source has opened the copy, the target has nothing";
     TRANSFER_STORED = "transfer-stored", Transfer, "the target holds the copy, the source has not answered";
+    ASIDE_NOTED = "aside-noted", Aside, "`quarantine/` says why a copy is put aside, the copy is in its place";
+    ASIDE_MOVED = "aside-moved", Aside, "a copy's bytes are in `quarantine/`, its row is still there";
     REGISTER_ANSWERED = "register-answered", Join, "the name server knows the server, the server has not noted it";
     COLLECT_ANSWERED = "collect-answered", Collect, "the fates of pending copies are known and not carried out";
     CHANGE_WAITING = "change-waiting", Change, "a batch is taken from the queue, its transaction has not begun";
     CHANGE_LOCKED = "change-locked", Change, "the cluster row is locked, nothing is read or written";
     CHANGE_JOURNALED = "change-journaled", Change, "all rows and the journal are written, nothing is committed";
     CHANGE_COMMITTED = "change-committed", Change, "a batch is committed, nobody was answered";
+    JOURNAL_SENT = "journal-sent", Change, "the journal's copies have the changes, which is not noted";
     COMMIT_WRITTEN = "commit-written", Commit, "the rows of uploads are written, the cluster row is not";
     MOVE_WRITTEN = "move-written", Move, "the moved entry has its new place, what it replaced is not released";
     REMOVE_ENTRY_GONE = "remove-entry-gone", Remove, "a file's entry is removed, its object is not released";

@@ -1,7 +1,8 @@
 //! Prometheus metrics that every server has, and the text that `/metrics` answers.
 
-use prometheus::{Encoder, HistogramOpts, HistogramVec, Registry, TextEncoder};
+use prometheus::{Encoder, GaugeVec, HistogramOpts, HistogramVec, Opts, Registry, TextEncoder};
 
+use crate::types::api::ActorInfo;
 use crate::types::{Error, Result};
 
 /// A registry with the histogram of HTTP requests in it.
@@ -30,6 +31,35 @@ impl Metrics {
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text).map_err(wrong)?;
         String::from_utf8(text).map_err(|error| Error::internal("the metrics are not UTF-8").with_source(error))
+    }
+}
+
+/// `holdfast_actor_restarts_total` and `holdfast_actor_last_pass_seconds`.
+pub struct ActorGauges {
+    restarts: GaugeVec,
+    last_pass: GaugeVec,
+}
+
+impl ActorGauges {
+    /// Registers them.
+    pub fn new(metrics: &Metrics) -> Result<Self> {
+        let gauge = |name: &str, help: &str| -> Result<GaugeVec> {
+            let gauge = GaugeVec::new(Opts::new(name, help), &["actor"]).map_err(wrong)?;
+            metrics.registry.register(Box::new(gauge.clone())).map_err(wrong)?;
+            Ok(gauge)
+        };
+        Ok(Self {
+            restarts: gauge("holdfast_actor_restarts_total", "Restarts of actors")?,
+            last_pass: gauge("holdfast_actor_last_pass_seconds", "Time that an actor's last pass took")?,
+        })
+    }
+
+    /// Shows how the actors are.
+    pub fn set(&self, actors: &[ActorInfo]) {
+        for actor in actors {
+            self.restarts.with_label_values(&[&actor.name]).set(actor.restarts as f64);
+            self.last_pass.with_label_values(&[&actor.name]).set(actor.last_pass_seconds.unwrap_or(0.0));
+        }
     }
 }
 

@@ -144,6 +144,9 @@ impl Arena {
         if problem || report["outbox"] != 0 || report["repair"]["queued"] != 0 {
             return Some(format!("the report is {report}"));
         }
+        if carried && report["journal"]["copied_version"] != report["version"] {
+            return Some(format!("the journal's copies are behind: {report}"));
+        }
         for actor in actors["actors"].as_array().unwrap() {
             let text = actor["last_report"].as_str().unwrap_or_default();
             let leads = actor["name"] != "LeaseKeeper" || text.contains("holds the lease");
@@ -162,7 +165,7 @@ impl Arena {
             return Some(format!("{objects} objects have {replicas} replicas"));
         }
         for number in 0..self.cluster.storage.len() {
-            let pending = self.index_rows(number).iter().filter(|row| row.state == "pending").count();
+            let pending = self.pending(number);
             let incoming = fs::read_dir(self.cluster.storage_dir(number).join("incoming")).unwrap().count();
             if pending + incoming > 0 {
                 return Some(format!("storage-{number} has {pending} pending copies and {incoming} uploads"));
@@ -226,6 +229,11 @@ impl Arena {
         let mut connection = SqliteConnection::establish(path.to_str().unwrap()).unwrap();
         connection.batch_execute("PRAGMA busy_timeout = 5000").unwrap();
         connection
+    }
+
+    /// Copies that a storage server does not know to be committed.
+    pub fn pending(&self, number: usize) -> usize {
+        self.index_rows(number).iter().filter(|row| row.state == "pending").count()
     }
 
     fn index_rows(&self, number: usize) -> Vec<IndexRow> {

@@ -8,6 +8,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod actors;
 mod arena;
 mod model;
 mod workloads;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use diesel::connection::SimpleConnection;
 use holdfast::types::failpoint::Area;
 
-use crate::arena::{Arena, OTHER, Who};
+use crate::arena::{Arena, OTHER, VICTIM, Who};
 use crate::common::wait_for;
 use crate::model::{Op, Op::*, Unit};
 
@@ -41,7 +41,7 @@ const TOO_LATE: &[&[Op]] =
 /// Who dies of an area's points.
 pub fn who(area: Area) -> Who {
     match area {
-        Area::Upload | Area::Delete | Area::Transfer | Area::Join | Area::Collect => Who::Storage,
+        Area::Upload | Area::Delete | Area::Transfer | Area::Aside | Area::Join | Area::Collect => Who::Storage,
         _ => Who::NameServer,
     }
 }
@@ -54,7 +54,7 @@ fn scripts(area: Area) -> Vec<&'static [Op]> {
         Area::Remove | Area::Delete | Area::Reap => &[REMOVALS],
         Area::Copy => &[COPIES],
         Area::Abort => &[TOO_LATE],
-        Area::Repair | Area::Transfer | Area::Trim | Area::Return | Area::Drain | Area::Lease => &[],
+        Area::Repair | Area::Transfer | Area::Trim | Area::Return | Area::Aside | Area::Drain | Area::Lease => &[],
     };
     sets.concat()
 }
@@ -77,7 +77,7 @@ pub fn run(arena: &mut Arena, area: Area, point: &str, times: u32) {
     } else {
         write_until_death(arena, who, point, &round, &scripts);
     }
-    if who == Who::Storage && area != Area::Transfer {
+    if who == Who::Storage && !matches!(area, Area::Transfer | Area::Aside) {
         // One server is dead, and nothing that was acknowledged is lost.
         arena.check_bytes();
     }
@@ -130,16 +130,16 @@ fn before(arena: &mut Arena, area: Area) {
                 (report["servers_down"] == 1 && report["under_replicated"].as_array()?.is_empty()).then_some(())
             });
         }
-        Area::Return => {
-            arena.cluster.storage[OTHER].kill();
-            make_different(arena);
-        }
+        Area::Return => kill_and_make_different(arena, OTHER),
+        Area::Aside => kill_and_make_different(arena, VICTIM),
         _ => {}
     }
 }
 
-/// A returning server has lost two copies, and has one that nobody knows.
-fn make_different(arena: &Arena) {
+/// A server that returns has lost two copies, and has one that nobody knows.
+fn kill_and_make_different(arena: &mut Arena, number: usize) {
+    wait_for("its copies are marked", 30, || (arena.pending(number) == 0).then_some(()));
+    arena.cluster.storage[number].kill();
     let changes = "
         CREATE TEMP TABLE lost AS SELECT object, generation FROM replicas WHERE state = 'committed' AND in_index LIMIT 2;
         DELETE FROM small_bytes WHERE (object, generation) IN lost;
@@ -148,7 +148,7 @@ fn make_different(arena: &Arena) {
             SELECT object + 1, generation, 1, sha256, '/r0/unknown', epoch, version, ticket_expires, state, 1, created, verified
             FROM replicas WHERE state = 'committed' LIMIT 1;
         INSERT INTO small_bytes SELECT object, generation, x'00' FROM replicas WHERE label = '/r0/unknown'";
-    arena.index(OTHER).batch_execute(changes).unwrap();
+    arena.index(number).batch_execute(changes).unwrap();
 }
 
 /// Does what leads past the point.
@@ -158,7 +158,7 @@ fn lead_past(arena: &mut Arena, area: Area) {
         Area::Trim | Area::Return => arena.cluster.storage[OTHER].start(),
         Area::Drain => drop(arena.cluster.http().post("/api/v1/servers/storage-2/drain", "{}")),
         Area::Lease => arena.restart_condemned(Who::NameServer),
-        Area::Join => arena.restart_condemned(Who::Storage),
+        Area::Join | Area::Aside => arena.restart_condemned(Who::Storage),
         _ => {}
     }
 }
@@ -167,6 +167,15 @@ fn lead_past(arena: &mut Arena, area: Area) {
 fn afterwards(arena: &mut Arena, area: Area) {
     match area {
         Area::Repair | Area::Transfer => arena.cluster.storage[OTHER].start(),
+        Area::Aside => {
+            let quarantine = arena.cluster.storage_dir(VICTIM).join("quarantine");
+            wait_for("the unknown copy is put aside with a note", 40, || {
+                let notes = walkdir::WalkDir::new(&quarantine).into_iter().flatten().map(walkdir::DirEntry::into_path);
+                let mut notes = notes.filter(|path| path.extension().is_some_and(|end| end == "reason"));
+                let about = |note: &std::path::Path| std::fs::read_to_string(note).unwrap().contains("/r0/unknown");
+                notes.any(|note| about(&note) && note.with_extension("").exists()).then_some(())
+            });
+        }
         Area::Drain => {
             wait_for("the server is drained", 40, || {
                 let servers = crate::arena::get(&arena.cluster.http(), "/api/v1/servers")?.to_string();

@@ -53,6 +53,7 @@ pub fn put(layout: &Layout, row: &ReplicaRow, small_bytes: Option<&[u8]>, aside:
         write_durably(layout, &with_end(&target, MARK), MARK_TEXT.as_bytes()).io_context(failed)?;
     }
     write_durably(layout, &with_end(&target, NOTE), note(row, aside).as_bytes()).io_context(failed)?;
+    crate::types::failpoint::ASIDE_NOTED.passed();
     match small_bytes {
         Some(bytes) => write_durably(layout, &target, bytes).io_context(failed)?,
         None => match fs::rename(layout.object_path(key), &target) {
@@ -61,6 +62,7 @@ pub fn put(layout: &Layout, row: &ReplicaRow, small_bytes: Option<&[u8]>, aside:
             moved => moved.io_context(failed)?,
         },
     }
+    crate::types::failpoint::ASIDE_MOVED.passed();
     log::warn!("{key} ({}) is put into quarantine: {}", row.label, aside.reason);
     Ok(())
 }

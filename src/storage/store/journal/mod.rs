@@ -188,7 +188,9 @@ impl Journal {
         let path = dir.join(&new.name);
         let place = || -> std::io::Result<()> {
             File::open(&file)?.sync_all()?;
+            crate::types::failpoint::JOURNAL_RECEIVED.passed();
             file.persist(&path).map_err(|error| error.error)?;
+            crate::types::failpoint::JOURNAL_RENAMED.passed();
             sync_dir(&dir)
         };
         place().io_context(|| format!("putting {} in its place", path.display()))
