@@ -3,7 +3,7 @@
 //!
 //! | module | what is in it |
 //! |---|---|
-//! | [`format`] | segments and snapshots as bytes: the format, and writing it |
+//! | [`mod@format`] | segments and snapshots as bytes: the format, and writing it |
 //! | [`reader`] | reading them, with every check |
 //! | [`chain`] | pure: which base, which lines and which head the copies have in common |
 //! | [`collection`] | files of several copies: verified, merged, replayed |
