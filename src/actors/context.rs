@@ -194,7 +194,10 @@ impl Context {
 
 /// Whether a server may get new copies.
 pub fn takes_files(server: &ServerView) -> bool {
-    server.health == Health::Live && server.admin_state == AdminState::InService && !server.is_syncing()
+    server.health == Health::Live
+        && server.admin_state == AdminState::InService
+        && !server.is_syncing()
+        && !server.is_alarmed()
 }
 
 #[cfg(test)]

@@ -211,12 +211,14 @@ fn row(
             row.capacity_bytes = status.capacity_bytes as i64;
             row.free_bytes = status.free_bytes as i64;
             row.last_seen = Some(now);
+            row.scrub_alarm = status.scrub_alarm;
         }
         Found::Missed(reason) => row.reason = Some(reason),
     }
     let stale = row.last_seen.zip(before.last_seen).is_none_or(|(new, old)| new - old >= REFRESH);
     if !changed
         && row.synced_boot == before.synced_boot
+        && row.scrub_alarm == before.scrub_alarm
         && row.reason == before.reason
         && !(stale && row.last_seen != before.last_seen)
     {

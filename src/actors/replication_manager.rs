@@ -56,6 +56,7 @@ impl Work for Replicate {
 struct Class {
     gone: bool,
     syncing: bool,
+    alarmed: bool,
     admin_state: AdminState,
     host: String,
     zone: String,
@@ -151,6 +152,7 @@ async fn pass(context: Context, transfers: Transfers, scans: Arc<Mutex<Scans>>) 
         let class = Class {
             gone: facts.gone,
             syncing: facts.syncing,
+            alarmed: facts.alarmed,
             admin_state: facts.admin_state,
             host: facts.place.host,
             zone: facts.place.zone,
@@ -260,7 +262,8 @@ mod tests {
     use super::*;
 
     fn class(zone: &str, gone: bool) -> Class {
-        Class { gone, syncing: false, admin_state: AdminState::InService, host: "h".into(), zone: zone.into() }
+        let admin_state = AdminState::InService;
+        Class { gone, syncing: false, alarmed: false, admin_state, host: "h".into(), zone: zone.into() }
     }
 
     fn wanted(scans: &Scans) -> Vec<Option<i64>> {

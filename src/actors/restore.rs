@@ -19,16 +19,17 @@ use uuid::Uuid;
 
 use super::context::Context;
 use super::standing::LEASE_TTL;
+use crate::db::branches::{self, Staged};
 use crate::db::restore::{self, INVENTORY, Plan, say};
 use crate::db::rows::{ServerRow, TokenRow};
 use crate::db::server::ServerView;
-use crate::db::{cluster, dialect, journal as stored, lease, migrate, server};
+use crate::db::{cluster, dialect, lease, migrate, server};
 use crate::journal::collection::Added;
-use crate::journal::{Chain, Collection, SERVERS, Staging};
+use crate::journal::{Collection, SERVERS};
 use crate::types::api::{RegisterRequest, RestoreRequest, RestoreStatus};
 use crate::types::error::IoContext;
 use crate::types::storage_api::StorageStatus;
-use crate::types::{Error, ErrorCode, ObjectId, Result, ServerId, Version};
+use crate::types::{Error, ErrorCode, ObjectId, Result, ServerId};
 
 /// How long a server may take to say who it is.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
@@ -125,14 +126,6 @@ struct Member {
     status: StorageStatus,
 }
 
-/// What the journal's copies and the database give together.
-struct Staged {
-    staging: Staging,
-    status: RestoreStatus,
-    head: Version,
-    own: HashSet<(String, String)>,
-}
-
 impl Run {
     async fn run(self) -> Result<RestoreStatus> {
         self.shared.step("looking for the storage servers");
@@ -149,7 +142,7 @@ impl Run {
         self.shared.step("reading the copies of the journal");
         let dir = tempfile::tempdir().io_context(|| "making a temporary directory".into())?;
         let collection = self.collect(&members, cluster, dir.path(), &mut status).await?;
-        let staged = self.stage(collection, &members, status).await?;
+        let staged = self.stage(collection, &members, epoch, status).await?;
         let staged = self.inventories(staged, &members).await?;
         self.shared.step("writing the tables");
         let done = self.write(staged, &members, cluster, epoch).await?;
@@ -284,7 +277,13 @@ impl Run {
     }
 
     /// Merges and replays the journal; without one, takes what the database has.
-    async fn stage(&self, collection: Collection, members: &[Member], mut status: RestoreStatus) -> Result<Staged> {
+    async fn stage(
+        &self,
+        collection: Collection,
+        members: &[Member],
+        epoch: i64,
+        mut status: RestoreStatus,
+    ) -> Result<Staged> {
         let merged = collection.merge();
         let heard = members.iter().map(|member| member.status.heard_version).max().unwrap_or(0);
         status.journal_version = merged.chain.as_ref().map_or(0, |chain| chain.head.version);
@@ -304,21 +303,12 @@ impl Run {
                 ),
             ));
         }
-        for conflict in &merged.conflicts {
-            let sentence = format!(
-                "another branch of history, versions {} to {}, is not brought in; its files stay on the servers",
-                conflict.first, conflict.head.version
-            );
-            say(&mut status.conflicts, &mut status.conflicts_total, sentence);
-        }
         self.shared.step("replaying the journal");
         let context = self.context.clone();
         let known: HashSet<String> = members.iter().map(|member| member.row.identity.clone()).collect();
         let without = self.request.without.clone();
-        let staged = context
-            .db
-            .read(move |connection| stage_blocking(connection, &collection, merged.chain.as_ref(), status))
-            .await?;
+        let staged =
+            context.db.read(move |connection| branches::stage(connection, &collection, &merged, epoch, status)).await?;
         refuse_unknown(staged, &known, &without).await
     }
 
@@ -414,98 +404,6 @@ fn cluster_of(members: &[Member]) -> Result<Uuid> {
             ))
         }
     }
-}
-
-/// Replays the chain, and lays what the database did after the last common change over it.
-fn stage_blocking(
-    connection: &mut crate::db::AnyConnection,
-    collection: &Collection,
-    chain: Option<&Chain>,
-    mut status: RestoreStatus,
-) -> Result<Staged> {
-    let mut staging = Staging::create(None)?;
-    let state = cluster::state(connection)?;
-    let own = HashSet::new();
-    let Some(chain) = chain else {
-        status.source = "labels".into();
-        let head = if state.version > 0 { state.version } else { 0 };
-        restore::stage_own(connection, &mut staging)?;
-        return Ok(Staged { staging, status, head, own });
-    };
-    collection.replay(chain, &mut staging)?;
-    let head = chain.head.version;
-    if state.history != chain.head.history || state.version == 0 {
-        status.source = "journal".into();
-        if state.version > 0 && !restore::is_new(connection)? {
-            let sentence = format!(
-                "the database was of another history (version {}); what it alone had is left out",
-                state.version
-            );
-            say(&mut status.conflicts, &mut status.conflicts_total, sentence);
-        }
-        return Ok(Staged { staging, status, head, own });
-    }
-    status.source = "forward".into();
-    let own = lay_over(connection, collection, chain, state.version, &mut staging, &mut status)?;
-    Ok(Staged { staging, status, head: head.max(state.version), own })
-}
-
-/// Finds the last change that the database and the chain share, and applies the database's own later ones.
-fn lay_over(
-    connection: &mut crate::db::AnyConnection,
-    collection: &Collection,
-    chain: &Chain,
-    version: Version,
-    staging: &mut Staging,
-    status: &mut RestoreStatus,
-) -> Result<HashSet<(String, String)>> {
-    let mut same = |version: Version| -> Result<Option<bool>> {
-        let ours = stored::tip_at(connection, version)?;
-        let theirs = collection.tip_at(chain, version);
-        Ok(ours.zip(theirs).map(|(ours, theirs)| ours == theirs.0))
-    };
-    let newest_common = version.min(chain.head.version);
-    let mut common = newest_common;
-    // Versions of which one side has no tip any more are old ones, from before they parted.
-    while common > 0 && same(common)? == Some(false) {
-        common -= 1;
-    }
-    if common == version {
-        return Ok(HashSet::new());
-    }
-    let mut own = HashSet::new();
-    let mut after = common;
-    loop {
-        let lines = stored::lines_after(connection, after, 5_000)?;
-        let Some(last) = lines.last() else { break };
-        after = last.version;
-        for line in &lines {
-            own.insert((line.table.clone(), line.key.clone()));
-            staging.apply_line(line)?;
-        }
-    }
-    let mut both = 0;
-    collection.each_line(chain, common, |line| {
-        if own.contains(&(line.table.clone(), line.key.clone())) {
-            both += 1;
-            let sentence = format!(
-                "{} {} was changed on both branches after version {common}; the database's content was taken",
-                line.table, line.key
-            );
-            say(&mut status.conflicts, &mut status.conflicts_total, sentence);
-        }
-        Ok(())
-    })?;
-    if chain.head.version > common {
-        let sentence = format!(
-            "after version {common} the database made {} changes of its own, and the journal's copies have {} others: \
-             both are brought together, {both} rows were changed by both",
-            version - common,
-            chain.head.version - common
-        );
-        say(&mut status.conflicts, &mut status.conflicts_total, sentence);
-    }
-    Ok(own)
 }
 
 /// Servers that the journal knows and that did not answer stop the restore, unless they are named.

@@ -192,11 +192,28 @@ fn repeat(changes: &mut Changes<'_>, upload: &Upload, object: &ObjectRow, new: &
             format!("object {} is committed already with other content or another path", upload.ticket.object);
         return Err(Error::new(ErrorCode::AlreadyExists, message).into());
     }
+    if object.state != ObjectRow::LIVE {
+        return Ok(committed(upload, object.version, object.copies_wanted, Vec::new()));
+    }
     let in_time = upload.ticket.expires.naive_utc() >= changes.now && upload.epoch == changes.epoch();
-    if object.state == ObjectRow::LIVE && in_time {
+    let there = generations(changes, object.id)?;
+    let listed = new.counted(upload).into_iter().filter(|holder| match there.get(&holder.0) {
+        Some(generation) => *generation == upload.ticket.generation.0,
+        None => in_time,
+    });
+    let listed: Vec<ServerId> = listed.collect();
+    if in_time {
         new.add_replicas(changes, upload);
     }
-    Ok(committed(upload, object.version, object.copies_wanted))
+    Ok(committed(upload, object.version, object.copies_wanted, listed))
+}
+
+/// Which copy of an object each server has.
+fn generations(changes: &mut Changes<'_>, object: i64) -> Step<HashMap<i64, i64>> {
+    use schema::replicas::dsl;
+    let rows: Vec<(i64, i64)> =
+        dsl::replicas.filter(dsl::object.eq(object)).select((dsl::server, dsl::generation)).load(changes.connection)?;
+    Ok(rows.into_iter().collect())
 }
 
 /// A report about an object that is not known yet.
@@ -261,7 +278,7 @@ fn fresh(
         });
     }
     new.objects.push(object);
-    Ok(committed(upload, version, parent.copies_wanted))
+    Ok(committed(upload, version, parent.copies_wanted, counted))
 }
 
 /// Another item of this set may have made it just before, so it is looked up again.
@@ -327,7 +344,7 @@ fn ticket_expired() -> Error {
     Error::new(ErrorCode::TicketExpired, "the ticket's time was over before the commit; upload the file again")
 }
 
-fn committed(upload: &Upload, version: i64, copies_wanted: i32) -> Committed {
+fn committed(upload: &Upload, version: i64, copies_wanted: i32, listed: Vec<ServerId>) -> Committed {
     Committed {
         path: upload.ticket.path.clone(),
         object: ObjectId(upload.ticket.object.0),
@@ -336,5 +353,6 @@ fn committed(upload: &Upload, version: i64, copies_wanted: i32) -> Committed {
         sha256: upload.sha256,
         copies: upload.holders.len() as u32,
         copies_wanted: copies_wanted as u32,
+        listed,
     }
 }

@@ -22,6 +22,7 @@ pub fn save(connection: &mut AnyConnection, rows: &[(ServerHealthRow, Option<Eve
                 dsl::capacity_bytes.eq(row.capacity_bytes),
                 dsl::free_bytes.eq(row.free_bytes),
                 dsl::last_seen.eq(row.last_seen),
+                dsl::scrub_alarm.eq(row.scrub_alarm),
             ))
             .execute(connection)?;
         if event.is_some() {

@@ -9,6 +9,7 @@
 //! - No call runs on an actor's thread: [`Db`] hands closures to the blocking pool, behind a semaphore.
 //! - What differs between the backends is in [`dialect`].
 
+pub mod branches;
 pub mod change;
 pub mod cluster;
 pub mod commit;

@@ -132,6 +132,7 @@ pub fn server_facts(views: &[ServerView], now: NaiveDateTime, repair_delay: Time
         gone: view.health == Health::Down && view.since().is_none_or(|since| now - since >= repair_delay),
         admin_state: view.admin_state,
         syncing: view.is_syncing(),
+        alarmed: view.is_alarmed(),
     };
     views.iter().map(facts).collect()
 }

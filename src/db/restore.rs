@@ -16,6 +16,7 @@ use super::{dialect, events, tree};
 use crate::decisions::restore::{Found, Marked, newest};
 use crate::journal::{ENTRIES, OBJECTS, SERVERS, Staging, TOKENS};
 use crate::types::api::RestoreStatus;
+use crate::types::limits::COMPONENT_BYTES_MAX;
 use crate::types::storage_api::InventoryLine;
 use crate::types::{DfsPath, EntryId, Error, ObjectId, Result, Version, id};
 
@@ -145,6 +146,7 @@ impl Rebuild<'_> {
                 free_bytes: 0,
                 last_seen: None,
                 synced_boot: "never".into(),
+                scrub_alarm: false,
             };
             diesel::insert_into(server_health::table).values(&health).execute(self.connection)?;
         }
@@ -218,7 +220,7 @@ impl Rebuild<'_> {
         for mut row in rows {
             self.last = self.last.max(row.version);
             if let Some(object) = row.object
-                && self.object(object)?.is_none()
+                && !self.is_live(object)?
             {
                 let sentence =
                     format!("the file {:?}: the journal does not tell of its object {}", row.name, ObjectId(object));
@@ -226,7 +228,7 @@ impl Rebuild<'_> {
                 continue;
             }
             if !names.insert(row.name.clone()) {
-                let other = format!("{} (restored {})", row.name, EntryId(row.id));
+                let other = renamed(&row.name, &format!("restored {}", EntryId(row.id)));
                 let sentence =
                     format!("there were two entries named {:?} in one directory; one is {other:?} now", row.name);
                 say(&mut self.status.conflicts, &mut self.status.conflicts_total, sentence);
@@ -238,9 +240,17 @@ impl Rebuild<'_> {
         Ok(kept)
     }
 
-    fn object(&mut self, id: i64) -> Step<Option<ObjectRow>> {
-        let row = objects::table.find(id).filter(objects::state.eq(ObjectRow::LIVE)).select(ObjectRow::as_select());
-        Ok(row.first(self.connection).optional()?)
+    /// Whether an object is live, or is again: on one branch its last entry was removed, and another branch has an
+    /// entry more.
+    fn is_live(&mut self, id: i64) -> Step<bool> {
+        let state: Option<String> = objects::table.find(id).select(objects::state).first(self.connection).optional()?;
+        if state.as_deref() == Some(ObjectRow::DELETED) {
+            diesel::update(objects::table.find(id))
+                .set((objects::state.eq(ObjectRow::LIVE), objects::forget_after.eq(None::<NaiveDateTime>)))
+                .execute(self.connection)?;
+            return Ok(true);
+        }
+        Ok(state.as_deref() == Some(ObjectRow::LIVE))
     }
 
     /// Objects that no entry refers to are deleted: their files had been removed, or stood in a removed directory.
@@ -375,7 +385,7 @@ impl Rebuild<'_> {
         let mut name = name.to_string();
         match tree::child(self.connection, parent.0, &name)? {
             Some(entry) if entry.is_directory() => {
-                name = format!("{name} (restored {})", found.object);
+                name = renamed(&name, &format!("restored {}", found.object));
                 let sentence = format!("{path} is a directory; the file that was committed there is {name:?} now");
                 say(&mut self.status.conflicts, &mut self.status.conflicts_total, sentence);
             }
@@ -410,7 +420,7 @@ impl Rebuild<'_> {
             let mut name = name.to_string();
             let mut found = tree::child(self.connection, parent, &name)?;
             if found.as_ref().is_some_and(|entry| !entry.is_directory()) {
-                name.push_str(" (restored)");
+                name = renamed(&name, "restored");
                 found = tree::child(self.connection, parent, &name)?;
             }
             let entry = match found {
@@ -455,6 +465,13 @@ impl Rebuild<'_> {
         }
         Ok(())
     }
+}
+
+/// Another name for an entry whose own is taken: with a note, and cut so that it is still a name.
+pub fn renamed(name: &str, note: &str) -> String {
+    let room = COMPONENT_BYTES_MAX.saturating_sub(note.len() + " ()".len());
+    let end = (0..=room.min(name.len())).rev().find(|end| name.is_char_boundary(*end)).unwrap_or(0);
+    format!("{} ({note})", &name[..end])
 }
 
 fn replica(server: crate::types::ServerId, line: &InventoryLine, now: NaiveDateTime) -> ReplicaRow {

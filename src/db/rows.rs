@@ -55,6 +55,7 @@ pub struct ServerHealthRow {
     pub free_bytes: i64,
     pub last_seen: Option<NaiveDateTime>,
     pub synced_boot: String,
+    pub scrub_alarm: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Queryable, Selectable, Insertable, Serialize, Deserialize)]

@@ -42,6 +42,7 @@ diesel::table! {
         free_bytes -> BigInt,
         last_seen -> Nullable<Timestamp>,
         synced_boot -> Text,
+        scrub_alarm -> Bool,
     }
 }
 

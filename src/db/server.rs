@@ -32,6 +32,12 @@ impl ServerView {
         self.checked.as_ref().is_none_or(|checked| checked.synced_boot != checked.boot_id)
     }
 
+    /// It found so many corrupt copies at once that it no longer trusts its disk or its memory: it gets nothing new,
+    /// and its copies do not count when something is to be deleted.
+    pub fn is_alarmed(&self) -> bool {
+        self.checked.as_ref().is_some_and(|checked| checked.scrub_alarm)
+    }
+
     /// Since when it has its health.
     pub fn since(&self) -> Option<chrono::NaiveDateTime> {
         self.checked.as_ref().map(|checked| checked.since)
@@ -214,6 +220,7 @@ fn note_boot(changes: &mut Changes<'_>, id: ServerId, request: &RegisterRequest)
             free_bytes: request.free_bytes as i64,
             last_seen: None,
             synced_boot: String::new(),
+            scrub_alarm: false,
         };
         diesel::insert_into(server_health::table).values(&row).execute(changes.connection)?;
     }

@@ -3,7 +3,8 @@
 //! A copy *lasts* when its server is in service and not gone for long: it counts towards the copies wanted, so
 //! that a reboot copies nothing. It *leaves* when its server is draining: it may be read from and is replaced
 //! first. It is *gone* when its server has been down for longer than the repair delay. A copy is *safe* when it
-//! lasts on a live server whose inventory has been compared: only safe copies count when one is to be deleted.
+//! lasts on a live server whose inventory has been compared and that trusts its own disk: only safe copies count when
+//! one is to be deleted, and only such a server gets new ones.
 
 use std::collections::HashSet;
 
@@ -26,6 +27,8 @@ pub struct ServerFacts {
     pub admin_state: AdminState,
     /// Its inventory is still to be compared.
     pub syncing: bool,
+    /// It no longer trusts its own disk or memory.
+    pub alarmed: bool,
 }
 
 impl ServerFacts {
@@ -38,7 +41,7 @@ impl ServerFacts {
     }
 
     fn is_safe(&self) -> bool {
-        self.in_service() && self.health == Health::Live && !self.syncing
+        self.in_service() && self.health == Health::Live && !self.syncing && !self.alarmed
     }
 }
 
@@ -146,10 +149,10 @@ fn best_to_go<'s>(
     candidates.max_by_key(|(server, spread)| (*spread, std::cmp::Reverse(server.place.free_bytes)))
 }
 
-/// A live server to copy from; one that does not leave and whose inventory is known first.
+/// A live server to copy from; first one that trusts its disk, whose inventory is known and that does not leave.
 fn source(present: &[&ServerFacts]) -> Option<ServerId> {
     let live = present.iter().filter(|server| server.health == Health::Live);
-    live.min_by_key(|server| (server.syncing, !server.in_service())).map(|server| server.place.server)
+    live.min_by_key(|server| (server.alarmed, server.syncing, !server.in_service())).map(|server| server.place.server)
 }
 
 /// Which copy is too many, if one is.
@@ -260,6 +263,7 @@ mod tests {
             gone: false,
             admin_state: AdminState::InService,
             syncing: false,
+            alarmed: false,
         }
     }
 
@@ -285,6 +289,22 @@ mod tests {
         assert_eq!(step(&[0, 1], &servers), Step::Copy { source: ServerId(0), target: ServerId(2) });
         servers[0].health = Health::Suspect;
         assert!(matches!(step(&[0, 1], &servers), Step::Wait { .. }), "there is nobody to copy from");
+    }
+
+    #[test]
+    fn a_server_that_distrusts_its_disk_gets_nothing_and_is_read_from_last() {
+        let mut servers = three();
+        servers[2].alarmed = true;
+        assert!(matches!(step(&[0], &servers), Step::Copy { target: ServerId(1), .. }));
+        assert!(matches!(step(&[0, 1, 2], &servers), Step::Wait { .. }), "its copy is not certain");
+        assert_eq!(step(&[2, 0], &servers), Step::Nothing, "what it has is not copied elsewhere without need");
+        assert!(matches!(step(&[2], &servers), Step::Copy { source: ServerId(2), .. }), "better than none");
+        servers.push(server(3, "d", ""));
+        servers[1].health = Health::Down;
+        let wanted = Object { copies: 3, ..OBJECT };
+        let copies = [0, 2].map(|index: usize| CopyFacts { server: &servers[index], copying: false });
+        let step = decide(&wanted, &copies, &servers, &mut StdRng::seed_from_u64(1));
+        assert_eq!(step, Step::Copy { source: ServerId(0), target: ServerId(3) });
     }
 
     #[test]
@@ -347,8 +367,8 @@ mod tests {
         assert_eq!([0, 1, 4, 9, 99].map(back_off_seconds), [2, 4, 32, 600, 600]);
     }
 
-    fn any_server() -> impl Strategy<Value = (u8, u8, u8, bool, u8, bool)> {
-        (0u8..4, 0u8..3, 0u8..3, any::<bool>(), 0u8..6, any::<bool>())
+    fn any_server() -> impl Strategy<Value = (u8, u8, u8, bool, u8, bool, bool)> {
+        (0u8..4, 0u8..3, 0u8..3, any::<bool>(), 0u8..6, any::<bool>(), any::<bool>())
     }
 
     proptest! {
@@ -359,13 +379,15 @@ mod tests {
             drawn in proptest::collection::vec(any_server(), 1..8), wanted in 1u32..4, seed: u64, all_well: bool,
             on in proptest::collection::hash_set(0usize..8, 0..6), copying in proptest::collection::hash_set(0usize..8, 0..2),
         ) {
-            let servers: Vec<ServerFacts> = drawn.iter().enumerate().map(|(id, (host, zone, health, gone, admin, syncing))| {
+            let servers: Vec<ServerFacts> = drawn.iter().enumerate().map(|(id, drawn)| {
+                let (host, zone, health, gone, admin, syncing, alarmed) = drawn;
                 let health = if all_well { Health::Live } else { [Health::Live, Health::Suspect, Health::Down][*health as usize] };
                 ServerFacts {
                     health,
                     gone: *gone && health == Health::Down,
                     admin_state: if *admin == 0 { AdminState::Draining } else { AdminState::InService },
                     syncing: *syncing && !all_well,
+                    alarmed: *alarmed && !all_well,
                     ..server(id as i64, &format!("h{host}"), &format!("z{zone}"))
                 }
             }).collect();

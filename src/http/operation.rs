@@ -115,6 +115,12 @@ fn server_problem(server: &ServerView) -> Option<String> {
         let health = format!("{:?}", server.health).to_lowercase();
         return Some(format!("storage server {name} is {health}: {}", reason.unwrap_or("it was never checked")));
     }
+    if server.is_alarmed() {
+        return Some(format!(
+            "storage server {name} found so many corrupt copies at once that it no longer trusts its disk or its \
+             memory; it gets no new files: look at its hardware and drain it, or start it again if it is well"
+        ));
+    }
     server.is_syncing().then(|| format!("storage server {name} is back, and its inventory is still being compared"))
 }
 

@@ -52,8 +52,7 @@ pub struct Chain {
 impl Chain {
     /// What to replay after a version (for instance [`Chain::base_version`]), in order.
     pub fn pieces_after(&self, version: Version) -> impl Iterator<Item = Piece> {
-        let later = self.pieces.iter().filter(move |piece| piece.last > version);
-        later.map(move |piece| Piece { first: piece.first.max(version + 1), ..*piece })
+        pieces_after(&self.pieces, version)
     }
 
     /// The tip at a version, where the pieces tell it; `segments` are those that were merged.
@@ -63,6 +62,12 @@ impl Chain {
         }
         tip_at(&self.pieces, segments, version)
     }
+}
+
+/// What of pieces comes after a version.
+fn pieces_after(pieces: &[Piece], version: Version) -> impl Iterator<Item = Piece> {
+    let later = pieces.iter().filter(move |piece| piece.last > version);
+    later.map(move |piece| Piece { first: piece.first.max(version + 1), ..*piece })
 }
 
 /// Changes that are on another branch than the chosen one: they were made by a database that had forgotten some, or
@@ -75,6 +80,8 @@ pub struct Conflict {
     pub first: Version,
     /// Its end.
     pub head: JournalPosition,
+    /// Its lines, from `first` on.
+    pub pieces: Vec<Piece>,
 }
 
 /// Versions beyond the head that existed and that no copy has.
@@ -120,7 +127,8 @@ pub fn merge(snapshots: &[Snapshot], segments: &[Segment]) -> Merged {
         } else if branch.end.0 > chosen.start.0 || branch.history != chosen.history {
             let after = branch.last_common(chosen, segments);
             let first = after.unwrap_or(branch.start.0) + 1;
-            conflicts.push(Conflict { after, first: first.min(branch.end.0), head: branch.head() });
+            let pieces = pieces_after(&branch.pieces, first - 1).collect();
+            conflicts.push(Conflict { after, first: first.min(branch.end.0), head: branch.head(), pieces });
         }
     }
     conflicts.sort_by_key(|conflict| (conflict.head.version, conflict.first));

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
-use super::chain::{self, Base, Chain, Merged};
+use super::chain::{self, Base, Chain, Merged, Piece};
 use super::reader::{Contents, Reader, Segment, Snapshot};
 use super::{Defect, Header, JournalLine, Kind, Staging};
 use crate::types::error::IoContext;
@@ -93,18 +93,17 @@ impl Collection {
                 .and_then(|reader| reader.snapshot(|row| staging.apply_row(&row)))
                 .map_err(|defect| of(path, defect))?;
         }
-        self.each_line(chain, chain.base_version, |line| staging.apply_line(&line))
+        self.each_line(chain.pieces_after(chain.base_version), |line| staging.apply_line(&line))
     }
 
-    /// Hands out the lines of a chain after a version, in order. They were verified when their files were added, and
+    /// Hands out the lines of pieces of a chain or of another branch, in order. They were verified when their files were added, and
     /// are again: a file that was damaged since ends it with an error.
     pub fn each_line(
         &self,
-        chain: &Chain,
-        after: Version,
+        pieces: impl IntoIterator<Item = Piece>,
         mut visit: impl FnMut(JournalLine) -> Result<()>,
     ) -> Result<()> {
-        for piece in chain.pieces_after(after) {
+        for piece in pieces {
             let path = &self.segment_paths[piece.segment];
             let wanted = piece.first..=piece.last;
             open(path, self.cluster)

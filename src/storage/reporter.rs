@@ -13,7 +13,7 @@ use crate::client::NameServerClient;
 use crate::types::api::{CommitOutcome, CommitReport, CommitRequest, Committed};
 use crate::types::limits::COMMIT_BATCH_ITEMS_MAX;
 use crate::types::storage_api::ReplicaKey;
-use crate::types::{Error, ErrorCode, Result};
+use crate::types::{Error, ErrorCode, Result, ServerId};
 
 /// The actor.
 pub type CommitReporter = Batcher<ReportCommits>;
@@ -32,6 +32,8 @@ pub struct Report {
 
 /// The work of the actor.
 pub struct ReportCommits {
+    /// This server.
+    pub server: ServerId,
     /// The name servers.
     pub name_server: NameServerClient,
     /// Marks what is committed.
@@ -53,7 +55,7 @@ impl BatchWork for ReportCommits {
     }
 
     fn run(&self, items: Vec<Report>) -> BoxFuture<'static, Vec<Result<Committed>>> {
-        let (name_server, writer) = (self.name_server.clone(), self.writer.clone());
+        let (server, name_server, writer) = (self.server, self.name_server.clone(), self.writer.clone());
         Box::pin(async move {
             let reports = items.iter().map(|item| item.report.clone()).collect();
             let outcomes = match name_server.commit(&CommitRequest { reports }).await {
@@ -72,9 +74,11 @@ impl BatchWork for ReportCommits {
             for (item, outcome) in items.iter().zip(outcomes) {
                 answers.push(match outcome {
                     CommitOutcome::Committed(committed) => {
-                        let change = IndexChange::Committed { key: item.key, version: committed.version };
-                        // Nothing depends on the mark; the collector asks for it should it be lost.
-                        drop(writer.hand_in(change, INDEX_DEADLINE).await);
+                        if committed.listed.contains(&server) {
+                            let change = IndexChange::Committed { key: item.key, version: committed.version };
+                            // Nothing depends on the mark; the collector asks for it should it be lost.
+                            drop(writer.hand_in(change, INDEX_DEADLINE).await);
+                        }
                         Ok(committed)
                     }
                     CommitOutcome::Failed(body) => {

@@ -25,7 +25,7 @@ use crate::client::{Credentials, HttpClient, NameServerClient, StorageClient};
 use crate::decisions::scrub::Pace;
 use crate::security::ticket::Sender;
 use crate::security::{ClusterSecret, Signer};
-use crate::types::{Error, Result};
+use crate::types::{Error, Result, ServerId};
 use crate::web::metrics::ActorGauges;
 use crate::web::{ListenOptions, Metrics, metrics, request};
 
@@ -311,7 +311,8 @@ async fn serve(typed: OptionalOptions) -> Result<()> {
         membership: identity.membership(),
     };
     let name_server = NameServerClient::new(client.clone(), typed.name_server.clone(), credentials.clone())?;
-    let work = ReportCommits { name_server: name_server.clone(), writer: writer.clone() };
+    let server = ServerId::of_identity(file.identity);
+    let work = ReportCommits { server, name_server: name_server.clone(), writer: writer.clone() };
     let shared = Arc::new(Shared {
         board: board.clone(),
         url,

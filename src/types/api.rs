@@ -150,6 +150,11 @@ pub struct Committed {
     pub copies: u32,
     /// Copies wanted.
     pub copies_wanted: u32,
+    /// Servers on which the metadata lists the copy that was reported. A report that is repeated may find its object
+    /// deleted, or another copy of it listed there: what is not listed must not be marked as committed.
+    #[schema(value_type = Vec<String>)]
+    #[serde(default)]
+    pub listed: Vec<ServerId>,
 }
 
 /// The outcome of one report.
@@ -460,6 +465,10 @@ pub struct ServerInfo {
     /// It is live, and its inventory is still to be compared with the metadata; it gets no new files yet.
     #[serde(default)]
     pub syncing: bool,
+    /// It found so many corrupt copies at once that it no longer trusts its disk or its memory; it gets no new files
+    /// until it is started again.
+    #[serde(default)]
+    pub scrub_alarm: bool,
     /// Of a draining server: replicas that would leave an object short of copies if they went now.
     #[serde(default)]
     pub drain_left: Option<u64>,

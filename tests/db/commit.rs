@@ -32,7 +32,8 @@ both_backends! {
         let servers = db.servers(3).await;
         let first = upload("/f", "1");
         let committed = db.commit_one(first.clone()).await.unwrap();
-        assert_eq!(db.commit_one(first.clone()).await.unwrap().version, committed.version);
+        assert_eq!(committed.listed, [servers[0], servers[1]]);
+        assert_eq!(db.commit_one(first.clone()).await.unwrap(), committed);
         let mut other_bytes = first.clone();
         other_bytes.sha256 = Sha256::of(b"2");
         assert_eq!(code(db.commit_one(other_bytes).await), AlreadyExists);
@@ -43,7 +44,8 @@ both_backends! {
         let mut more = first.clone();
         more.ticket.generation = Generation::generate();
         more.holders = vec![servers[0], servers[2]];
-        assert_eq!(db.commit_one(more.clone()).await.unwrap().version, committed.version);
+        let again = db.commit_one(more.clone()).await.unwrap();
+        assert_eq!((again.version, again.listed), (committed.version, vec![servers[2]]), "the first one has another copy");
         let mut copies = db.sql(|connection| {
             use diesel::prelude::*;
             use holdfast::db::schema::replicas::dsl;
@@ -55,7 +57,10 @@ both_backends! {
         assert_eq!(copies, want);
         // Of a deleted object the first result comes back, and nothing comes back with it.
         db.rm("/f", false).await.unwrap();
-        assert_eq!(db.commit_one(first).await.unwrap().version, committed.version);
+        for upload in [first, more] {
+            let again = db.commit_one(upload).await.unwrap();
+            assert_eq!((again.version, again.listed), (committed.version, vec![]), "no copy of it is to stay");
+        }
         assert!(db.tree().await.is_empty());
         assert_eq!(db.outbox().await.len(), 3);
     }

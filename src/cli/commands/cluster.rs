@@ -32,6 +32,7 @@ fn server_row(server: &ServerInfo) -> Vec<String> {
     };
     let state = match &server.reason {
         Some(reason) => format!("{health} ({reason})"),
+        None if server.scrub_alarm => format!("{health}, CORRUPTION ALARM"),
         None if server.syncing => format!("{health}, syncing"),
         None => health.to_string(),
     };
