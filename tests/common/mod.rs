@@ -10,6 +10,7 @@
 
 pub mod cluster;
 pub mod postgres;
+pub mod restore;
 pub mod tree;
 
 use std::time::{Duration, Instant};

@@ -39,7 +39,8 @@ fn server_programs() -> PathBuf {
     if let Ok(versions) = std::fs::read_dir("/usr/lib/postgresql") {
         candidates.extend(versions.flatten().map(|version| version.path().join("bin")));
     }
-    candidates.into_iter().find(|dir| dir.join("initdb").exists() && dir.join("postgres").exists()).expect(REMEDY)
+    let programs = ["initdb", "postgres", "pg_basebackup"];
+    candidates.into_iter().find(|dir| programs.iter().all(|program| dir.join(program).exists())).expect(REMEDY)
 }
 
 /// Postgres refuses to run as root; then it runs as the system's user postgres, or nobody.
@@ -63,13 +64,7 @@ fn unprivileged() -> Option<(u32, u32)> {
 impl Postgres {
     /// Starts a server; `durable` ones fsync, as in production.
     pub fn start(durable: bool) -> Self {
-        let (bin, owner) = (server_programs(), unprivileged());
-        let dir = tempfile::Builder::new().prefix("holdfast-postgres-").tempdir().unwrap().keep();
-        if let Some((user, group)) = owner {
-            chown(&dir, Some(user), Some(group)).unwrap();
-        }
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let server = Self { port, dir, bin, owner, keeper: Mutex::new(None) };
+        let server = Self::nowhere(durable);
         let data = server.dir.join("data");
         let made = server
             .command("initdb")
@@ -78,9 +73,62 @@ impl Postgres {
             .output()
             .unwrap();
         assert!(made.status.success(), "initdb failed: {}", String::from_utf8_lossy(&made.stderr));
-        std::fs::write(server.dir.join("options"), if durable { "on" } else { "off" }).unwrap();
         server.run();
         server
+    }
+
+    /// A place for a server, without a database in it.
+    fn nowhere(durable: bool) -> Self {
+        let (bin, owner) = (server_programs(), unprivileged());
+        let dir = tempfile::Builder::new().prefix("holdfast-postgres-").tempdir().unwrap().keep();
+        if let Some((user, group)) = owner {
+            chown(&dir, Some(user), Some(group)).unwrap();
+        }
+        std::fs::write(dir.join("options"), if durable { "on" } else { "off" }).unwrap();
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        Self { port, dir, bin, owner, keeper: Mutex::new(None) }
+    }
+
+    /// Starts a standby, which follows this server.
+    pub fn standby(&self) -> Self {
+        let standby = Self::nowhere(true);
+        let made = standby
+            .command("pg_basebackup")
+            .args(["--host=127.0.0.1", "--username=holdfast", "--write-recovery-conf", "--checkpoint=fast"])
+            .arg(format!("--port={}", self.port))
+            .arg("--pgdata")
+            .arg(standby.dir.join("data"))
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "pg_basebackup failed: {}", String::from_utf8_lossy(&made.stderr));
+        standby.run();
+        standby
+    }
+
+    /// Each commit waits from now on until the standby has it.
+    pub fn wait_for_standbys(&self) {
+        self.say("ALTER SYSTEM SET synchronous_standby_names = '*'");
+        self.say("SELECT pg_reload_conf()");
+        let mut connection = PgConnection::establish(&self.url("postgres")).unwrap();
+        wait_for("the standby follows", 30, || {
+            let query = "SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync'";
+            (diesel::sql_query(query).execute(&mut connection).unwrap() == 1).then_some(())
+        });
+    }
+
+    /// Makes a standby the primary.
+    pub fn promote(&self) {
+        self.say("SELECT pg_promote()");
+    }
+
+    fn say(&self, statement: &str) {
+        PgConnection::establish(&self.url("postgres")).unwrap().batch_execute(statement).unwrap();
+    }
+
+    /// The url of a database of either of two servers: whichever takes writes.
+    pub fn url_of_either(&self, url: &str, other: &Self) -> String {
+        let port = format!("127.0.0.1:{}", self.port);
+        url.replace(&port, &format!("{port},127.0.0.1:{}", other.port))
     }
 
     fn command(&self, program: &str) -> Command {
@@ -162,6 +210,23 @@ impl Postgres {
         let mut connection = PgConnection::establish(&self.url("postgres")).unwrap();
         connection.batch_execute(&format!("DROP DATABASE {name} WITH (FORCE)")).unwrap();
         connection.batch_execute(&format!("CREATE DATABASE {name}")).unwrap();
+    }
+
+    /// A copy of a database to which nobody is connected; its url.
+    pub fn copy(&self, url: &str) -> String {
+        let copy = self.database();
+        self.replace(&copy, url);
+        copy
+    }
+
+    /// Gives a database, to which nobody is connected, the content of another one.
+    pub fn replace(&self, url: &str, by: &str) {
+        let name = |url: &str| url.rsplit('/').next().unwrap().to_string();
+        let mut connection = PgConnection::establish(&self.url("postgres")).unwrap();
+        connection.batch_execute(&format!("DROP DATABASE {} WITH (FORCE)", name(url))).unwrap();
+        let statement = format!("CREATE DATABASE {} TEMPLATE {}", name(url), name(by));
+        // The sessions of processes that were killed take a moment to end.
+        wait_for("the template is free", 20, || connection.batch_execute(&statement).ok());
     }
 
     pub fn dir(&self) -> &Path {

@@ -12,6 +12,7 @@ mod fixture;
 mod fsck;
 mod journal;
 mod listing;
+mod moves;
 mod namespace;
 mod pending;
 mod replication;

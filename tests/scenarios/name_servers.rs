@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::common::cluster::{Cluster, Http, Plan, Process};
 use crate::common::postgres::{self, Postgres};
+use crate::common::restore::{restored, settle, wait_until_healthy};
 use crate::common::wait_for;
 
 fn plan(database: String, name_servers: usize) -> Plan {
@@ -152,4 +153,67 @@ fn a_database_that_restarts_loses_nothing_and_service_resumes() {
     assert!(acknowledged.len() > 10, "{} writes", acknowledged.len());
     check_written(&cluster, &acknowledged);
     wait_for("the cluster is healthy", 60, || (cluster.get("/api/v1/report")["verdict"] == "healthy").then_some(()));
+}
+
+#[test]
+fn a_fail_over_to_a_synchronous_standby_loses_nothing_and_service_resumes() {
+    let primary = Postgres::start(true);
+    let database = primary.database();
+    let standby = primary.standby();
+    primary.wait_for_standbys();
+    let cluster = Cluster::start(&plan(primary.url_of_either(&database, &standby), 2));
+    let writer = Writer::start(&cluster);
+    std::thread::sleep(Duration::from_secs(2));
+    primary.kill();
+    let killed = Instant::now();
+    standby.promote();
+    wait_for("service resumes by itself", 30, || (cluster.http().get("/api/v1/ls?path=/").status == 200).then_some(()));
+    let resumed = killed.elapsed();
+    cluster.ok(&["mkdir", "/after"]);
+    wait_for("somebody acts", 30, || {
+        cluster
+            .other_name_servers
+            .iter()
+            .chain([&cluster.name_server])
+            .any(|server| leads(&cluster, server))
+            .then_some(())
+    });
+    std::thread::sleep(Duration::from_secs(2));
+    let (acknowledged, longest) = writer.stop();
+    println!(
+        "{} writes; reads resumed {resumed:?} after the primary's death; the longest time without a write was {longest:?}",
+        acknowledged.len()
+    );
+    assert!(acknowledged.len() > 10, "{} writes", acknowledged.len());
+    check_written(&cluster, &acknowledged);
+    assert_eq!(cluster.get("/status")["mode"], "normal");
+    wait_for("the cluster is healthy", 60, || (cluster.get("/api/v1/report")["verdict"] == "healthy").then_some(()));
+}
+
+#[test]
+fn a_fail_over_that_forgot_the_last_changes_is_noticed_and_brought_forward() {
+    let primary = Postgres::start(true);
+    let database = primary.database();
+    let standby = primary.standby();
+    let cluster = Cluster::start(&plan(primary.url_of_either(&database, &standby), 1));
+    cluster.ok(&["mkdir", "/early"]);
+    std::thread::sleep(Duration::from_secs(1));
+    standby.kill();
+    let writer = Writer::start(&cluster);
+    std::thread::sleep(Duration::from_secs(3));
+    let (acknowledged, _) = writer.stop();
+    assert!(acknowledged.len() > 10, "{} writes", acknowledged.len());
+    settle(&cluster);
+    primary.kill();
+    standby.run();
+    standby.promote();
+    wait_for("the cluster protects itself", 60, || {
+        let status = cluster.http().curl(&["--max-time", "5", &format!("{}/status", cluster.name_server.url())])?;
+        (status.json()["mode"] == "read_only").then_some(())
+    });
+    let status = restored(&cluster, "{}");
+    assert_eq!((&status["source"], &status["losses_total"]), (&"forward".into(), &0.into()), "{status:#}");
+    cluster.wait_for_live(3);
+    check_written(&cluster, &acknowledged);
+    wait_until_healthy(&cluster);
 }

@@ -1,11 +1,9 @@
 //! The database is lost, or set back: the storage servers bring the metadata back.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-
-use serde_json::Value;
 
 use crate::common::cluster::{Cluster, Plan};
+use crate::common::restore::*;
 use crate::common::{postgres, wait_for};
 
 fn plan(database: Option<String>) -> Plan {
@@ -15,102 +13,6 @@ fn plan(database: Option<String>) -> Plan {
 
 fn databases() -> [Option<String>; 2] {
     [None, Some(postgres::shared().database())]
-}
-
-/// A tree with everything that a journal has to tell: moved directories, copies, overwrites, deletions, empty
-/// directories, a token, copies wanted.
-fn fill(cluster: &Cluster, files: usize) {
-    let dir = cluster.path("in");
-    for number in 0..files {
-        let path = dir.join(format!("d{}/e{}", number % 7, number % 3));
-        fs::create_dir_all(&path).unwrap();
-        let size = if number % 20 == 0 { 90_000 } else { 300 };
-        fs::write(path.join(format!("f{number}")), vec![number as u8; size]).unwrap();
-    }
-    cluster.ok(&["import", dir.to_str().unwrap(), "/a"]);
-    cluster.ok(&["mkdir", "-p", "/empty/deep"]);
-    cluster.ok(&["mv", "/a/d1", "/moved"]);
-    cluster.ok(&["mv", "/moved/e1", "/a/d2/inner"]);
-    cluster.ok(&["cp", "-r", "/a/d3", "/copy"]);
-    cluster.ok(&["rm", "-r", "/a/d4"]);
-    cluster.ok(&["rm", "/a/d0/e0/f0"]);
-    let new = cluster.path("new");
-    fs::write(&new, "overwritten").unwrap();
-    cluster.ok(&["import", new.to_str().unwrap(), "/a/d5/e2/f5"]);
-    cluster.ok(&["token", "create", "reader-of-a", "--prefix", "/a"]);
-}
-
-/// Path, size and digest of every entry.
-fn tree(cluster: &Cluster) -> Vec<(String, Value, Value)> {
-    let mut rows = Vec::new();
-    let mut after = String::new();
-    loop {
-        let page = cluster.get(&format!("/api/v1/ls?path=/&recursive=true&after={after}"));
-        for entry in page["entries"].as_array().unwrap() {
-            let name = entry["path"].as_str().or(entry["name"].as_str()).unwrap().to_string();
-            rows.push((name, entry["size"].clone(), entry["sha256"].clone()));
-        }
-        match page["next"].as_str() {
-            Some(next) => after = next.replace('/', "%2F"),
-            None => return rows,
-        }
-    }
-}
-
-fn settle(cluster: &Cluster) {
-    wait_for("the journal's copies have everything", 30, || {
-        let report = cluster.get("/api/v1/report");
-        (report["journal"]["copied_version"] == report["version"]).then_some(())
-    });
-}
-
-fn restore(cluster: &Cluster, body: &str) -> Value {
-    let answer = cluster.http().post("/api/v1/restore", body);
-    assert_eq!(answer.status, 202, "{}", answer.body);
-    wait_for("the restore ends", 120, || {
-        let status = cluster.get("/api/v1/restore");
-        (status["state"] != "running").then_some(status)
-    })
-}
-
-fn restored(cluster: &Cluster, body: &str) -> Value {
-    let status = restore_when_all_are_there(cluster, body);
-    assert_eq!(status["state"], "done", "{status:#}");
-    status
-}
-
-/// Stops everything, takes the database away, and starts the name server without `--initialize`.
-fn lose_database(cluster: &mut Cluster, database: &Option<String>) {
-    cluster.kill_all();
-    match database {
-        None => remove_sqlite(&cluster.path("metadata.sqlite")),
-        Some(url) => postgres::shared().recreate(url),
-    }
-    cluster.name_server.drop_arg("--initialize");
-}
-
-fn remove_sqlite(path: &Path) {
-    for suffix in ["", "-wal", "-shm"] {
-        let _ = fs::remove_file(PathBuf::from(format!("{}{suffix}", path.display())));
-    }
-}
-
-/// A restore that waits until all servers have announced themselves.
-fn restore_when_all_are_there(cluster: &Cluster, body: &str) -> Value {
-    wait_for("the restore goes through", 60, || {
-        let status = restore(cluster, body);
-        // Servers that have not come up yet, or that a busy machine keeps from answering.
-        let later = ["announced", "do not answer", "cannot be reached", "did not answer"];
-        let incomplete = status["error"].as_str().is_some_and(|error| later.iter().any(|word| error.contains(word)));
-        (!incomplete).then_some(status)
-    })
-}
-
-fn wait_until_healthy(cluster: &Cluster) {
-    wait_for("the cluster is healthy", 60, || {
-        let report = cluster.get("/api/v1/report");
-        (report["verdict"] == "healthy" && report["repair"]["queued"] == 0).then_some(())
-    });
 }
 
 #[test]
@@ -134,9 +36,7 @@ fn a_lost_database_comes_back_whole() {
         wait_until_healthy(&cluster);
         // Its bytes are there, new ones are taken, and a second restore finds the new history.
         assert_eq!(cluster.ok(&["cat", "/a/d5/e2/f5"]), "overwritten");
-        let new = cluster.path("new");
-        fs::write(&new, "after").unwrap();
-        cluster.ok(&["import", new.to_str().unwrap(), "/after"]);
+        write(&cluster, "/after", "after");
         settle(&cluster);
         let before = tree(&cluster);
         lose_database(&mut cluster, &database);
@@ -152,54 +52,114 @@ fn a_lost_database_comes_back_whole() {
 
 #[test]
 fn a_database_that_was_set_back_is_noticed_and_brought_forward() {
-    let mut cluster = Cluster::start(&plan(None));
-    fill(&cluster, 60);
-    settle(&cluster);
-    cluster.kill_all();
-    let (backup, path) = (cluster.path("backup.sqlite"), cluster.path("metadata.sqlite"));
-    for suffix in ["", "-wal"] {
-        let from = format!("{}{suffix}", path.display());
-        if Path::new(&from).exists() {
-            fs::copy(from, format!("{}{suffix}", backup.display())).unwrap();
-        }
+    for database in databases() {
+        let mut cluster = Cluster::start(&plan(database.clone()));
+        fill(&cluster, 60);
+        settle(&cluster);
+        cluster.kill_all();
+        let backup = back_up(&cluster, &database);
+        cluster.start_all();
+        cluster.ok(&["mv", "/moved", "/moved-again"]);
+        cluster.ok(&["rm", "-r", "/copy"]);
+        write(&cluster, "/late", "written after the backup");
+        settle(&cluster);
+        let before = tree(&cluster);
+        // The servers hear of the journal's head with their health checks.
+        std::thread::sleep(std::time::Duration::from_secs(1));
+        cluster.kill_all();
+        backup.put_back(&cluster);
+        cluster.name_server.start();
+        cluster.storage.iter_mut().for_each(|server| server.start());
+        wait_for("the cluster protects itself", 30, || (cluster.get("/status")["mode"] == "read_only").then_some(()));
+        assert_eq!(cluster.run(&["mkdir", "/x"]).0, 6, "no changes");
+        let status = restored(&cluster, "{}");
+        assert_eq!(status["source"], "forward", "{status:#}");
+        cluster.wait_for_live(3);
+        assert_eq!(tree(&cluster), before);
+        assert_eq!(cluster.ok(&["cat", "/late"]), "written after the backup");
+        wait_until_healthy(&cluster);
     }
-    cluster.start_all();
-    cluster.ok(&["mv", "/moved", "/moved-again"]);
-    cluster.ok(&["rm", "-r", "/copy"]);
+}
+
+fn write(cluster: &Cluster, path: &str, content: &str) {
     let new = cluster.path("new");
-    fs::write(&new, "written after the backup").unwrap();
-    cluster.ok(&["import", new.to_str().unwrap(), "/late"]);
+    fs::write(&new, content).unwrap();
+    cluster.ok(&["import", new.to_str().unwrap(), path]);
+}
+
+/// A database is set back while those servers that know better are away, and goes its own way with the others.
+fn histories_that_parted(database: Option<String>, changes_before: usize, changes_after: usize) {
+    let mut cluster = Cluster::start(&Plan { storage_servers: 4, ..plan(database.clone()) });
+    fill(&cluster, 20);
+    cluster.ok(&["mkdir", "/d"]);
+    write(&cluster, "/both", "from before");
+    write(&cluster, "/d/old", "from before, too");
     settle(&cluster);
-    let before = tree(&cluster);
-    // The servers hear of the journal's head with their health checks.
-    std::thread::sleep(std::time::Duration::from_secs(1));
     cluster.kill_all();
-    remove_sqlite(&path);
-    for suffix in ["", "-wal"] {
-        let from = format!("{}{suffix}", backup.display());
-        if Path::new(&from).exists() {
-            fs::copy(from, format!("{}{suffix}", path.display())).unwrap();
-        }
-    }
+    let backup = back_up(&cluster, &database);
+    cluster.start_all();
+    let leave = |cluster: &mut Cluster, leaving: [usize; 2]| {
+        leaving.iter().for_each(|number| cluster.storage[*number].kill());
+        wait_for("they are down", 20, || (cluster.get("/api/v1/report")["servers_down"] == 2).then_some(()));
+    };
+    leave(&mut cluster, [2, 3]);
+    write(&cluster, "/both", "of the first branch");
+    write(&cluster, "/d/new", "only in the first branch");
+    write(&cluster, "/first", "the first branch's own");
+    write(&cluster, "/gone", "removed again on the first branch");
+    cluster.ok(&["rm", "/gone"]);
+    (0..changes_before).for_each(|number| drop(cluster.ok(&["mkdir", &format!("/first-{number}")])));
+    settle(&cluster);
+    cluster.kill_all();
+    backup.put_back(&cluster);
     cluster.name_server.start();
-    cluster.storage.iter_mut().for_each(|server| server.start());
+    cluster.storage[2].start();
+    cluster.storage[3].start();
+    cluster.wait_for_live(2);
+    write(&cluster, "/both", "of the second branch");
+    cluster.ok(&["rm", "-r", "/d"]);
+    write(&cluster, "/second", "the second branch's own");
+    (0..changes_after).for_each(|number| drop(cluster.ok(&["mkdir", &format!("/second-{number}")])));
+    settle(&cluster);
+    cluster.storage[0].start();
+    cluster.storage[1].start();
     wait_for("the cluster protects itself", 30, || (cluster.get("/status")["mode"] == "read_only").then_some(()));
-    assert_eq!(cluster.run(&["mkdir", "/x"]).0, 6, "no changes");
     let status = restored(&cluster, "{}");
-    assert_eq!(status["source"], "forward", "{status:#}");
-    cluster.wait_for_live(3);
-    assert_eq!(tree(&cluster), before);
-    assert_eq!(cluster.ok(&["cat", "/late"]), "written after the backup");
+    cluster.wait_for_live(4);
     wait_until_healthy(&cluster);
+    assert_eq!(cluster.ok(&["cat", "/both"]), "of the second branch", "{status:#}");
+    assert_eq!(cluster.ok(&["cat", "/second"]), "the second branch's own");
+    assert_eq!(cluster.run(&["stat", "/d"]).0, 3, "it was removed in the database's own branch");
+    let found = cluster.ok(&["find", "/", "--type", "f"]);
+    let contents: Vec<String> = found.lines().map(|path| cluster.ok(&["cat", path])).collect();
+    for content in ["of the first branch", "only in the first branch", "the first branch's own"] {
+        assert!(contents.iter().any(|found| found == content), "{content}: {found}\n{status:#}");
+    }
+    assert!(!contents.iter().any(|found| found.contains("removed again")), "{found}");
+    assert!(status["conflicts"].to_string().contains("kept aside by the restore of epoch 2"), "{status:#}");
+}
+
+#[test]
+fn of_two_branches_the_databases_own_wins_and_the_longer_other_one_loses_no_file() {
+    histories_that_parted(None, 12, 0);
+}
+
+#[test]
+fn of_two_branches_the_databases_own_wins_and_the_shorter_other_one_loses_no_file() {
+    histories_that_parted(Some(postgres::shared().database()), 0, 12);
 }
 
 #[test]
 fn without_any_journal_the_labels_bring_the_files_back() {
-    let mut cluster = Cluster::start(&plan(None));
+    databases().into_iter().for_each(by_labels);
+}
+
+fn by_labels(database: Option<String>) {
+    let mut cluster = Cluster::start(&plan(database.clone()));
     fill(&cluster, 60);
     settle(&cluster);
     let labels = cluster.path("labels");
-    lose_database(&mut cluster, &None);
+    lose_database(&mut cluster, &database);
     for number in 0..3 {
         fs::remove_dir_all(cluster.storage_dir(number).join("journal")).unwrap();
     }
@@ -222,7 +182,11 @@ fn without_any_journal_the_labels_bring_the_files_back() {
 
 #[test]
 fn a_server_that_was_absent_brings_nothing_back_when_it_joins() {
-    let mut cluster = Cluster::start(&plan(None));
+    databases().into_iter().for_each(with_one_absent);
+}
+
+fn with_one_absent(database: Option<String>) {
+    let mut cluster = Cluster::start(&plan(database.clone()));
     fill(&cluster, 60);
     settle(&cluster);
     cluster.storage[2].kill();
@@ -232,7 +196,7 @@ fn a_server_that_was_absent_brings_nothing_back_when_it_joins() {
     settle(&cluster);
     wait_until_repaired(&cluster);
     let before = tree(&cluster);
-    lose_database(&mut cluster, &None);
+    lose_database(&mut cluster, &database);
     cluster.name_server.start();
     cluster.storage[0].start();
     cluster.storage[1].start();
