@@ -129,7 +129,7 @@ async fn protect(context: &Context, servers: &[ServerView], found: &[Found]) -> 
         server.row.name
     );
     let stored = reason.clone();
-    if context.lead(move |connection| cluster::protect(connection, &stored)).await? {
+    if context.lead(move |connection| cluster::protect(connection, &state, &stored)).await? {
         log::error!("{reason}");
     }
     Ok(())

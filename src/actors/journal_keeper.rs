@@ -172,10 +172,11 @@ async fn serve(context: &Context, server: &ServerView) -> Result<Served> {
     let mut served = Served { reached: None, segments: 0, snapshots: 0, more: false };
     let mut due = snapshot_due(&status);
     loop {
-        let what = if due { Send::Snapshot } else { decide(context, position.clone()).await? };
+        let (judged, what) = decide(context, position.clone()).await?;
+        let what = if due && !matches!(what, Send::Diverged(_)) { Send::Snapshot } else { what };
         match what {
             Send::Nothing => break,
-            Send::Diverged(why) => return protect(context, server, &why).await,
+            Send::Diverged(why) => return protect(context, server, judged, &why).await,
             Send::After(..) if served.segments == SEGMENTS_MAX => {
                 served.more = true;
                 break;
@@ -216,8 +217,9 @@ fn snapshot_due(status: &JournalStatus) -> bool {
         || status.segments_since_snapshot > SEGMENTS_SINCE_SNAPSHOT_MAX
 }
 
-/// The database's head is read after the holder's position, so that the holder cannot be ahead of it by chance.
-async fn decide(context: &Context, position: Option<JournalPosition>) -> Result<Send> {
+/// The database's head is read after the holder's position, so that the holder cannot be ahead of it by chance. Answers
+/// the state that was judged, too.
+async fn decide(context: &Context, position: Option<JournalPosition>) -> Result<(ClusterState, Send)> {
     context
         .db
         .read_snapshot(move |connection| {
@@ -231,12 +233,12 @@ async fn decide(context: &Context, position: Option<JournalPosition>) -> Result<
             let version = position.as_ref().map_or(0, |position| position.version);
             let there = journal::tip_at(connection, version)?.as_deref().map(Sha256::from_slice).transpose()?;
             let begins_at_first = journal::first_version(connection)? == Some(1);
-            Ok(next(&head, position.as_ref(), there, begins_at_first))
+            Ok((state, next(&head, position.as_ref(), there, begins_at_first)))
         })
         .await
 }
 
-async fn protect<T>(context: &Context, server: &ServerView, why: &str) -> Result<T> {
+async fn protect<T>(context: &Context, server: &ServerView, judged: ClusterState, why: &str) -> Result<T> {
     let reason = format!(
         "the journal's copy on {} and the database tell different histories ({why}): the database was set back, or is \
          not the one that this cluster used last; bring the changes together with `holdfast restore`",
@@ -244,7 +246,7 @@ async fn protect<T>(context: &Context, server: &ServerView, why: &str) -> Result
     );
     log::error!("{reason}");
     let stored = reason.clone();
-    context.lead(move |connection| cluster::protect(connection, &stored)).await?;
+    context.lead(move |connection| cluster::protect(connection, &judged, &stored)).await?;
     Err(Error::new(ErrorCode::ReadOnly, reason))
 }
 

@@ -118,7 +118,8 @@ async fn watch(context: &Context, seen: &Mutex<Option<Seen>>, state: &ClusterSta
                  bring them back with `holdfast restore`",
                 now.version
             );
-            if context.db.write(move |connection| cluster::protect(connection, &reason)).await? {
+            let judged = state.clone();
+            if context.db.write(move |connection| cluster::protect(connection, &judged, &reason)).await? {
                 log::error!("the database has lost changes; the cluster is read-only now");
             }
             // What was seen stays: it is the evidence.

@@ -54,7 +54,8 @@ pub fn stage(
     };
     collection.replay(chain, &mut staging)?;
     let mut head = chain.head.version;
-    let mut other = Other::default();
+    let mut aside = Aside { epoch, directory: None, kept: HashSet::new() };
+    let mut beyond = Branch::default();
     if state.history != chain.head.history || state.version == 0 {
         status.source = "journal".into();
         if state.version > 0 && !restore::is_new(connection)? {
@@ -66,7 +67,7 @@ pub fn stage(
         }
     } else {
         status.source = "forward".into();
-        own = lay_over(connection, collection, chain, state.version, &mut staging, &mut other, &mut status)?;
+        own = lay_over(connection, collection, chain, state.version, &mut staging, &mut beyond, &mut status)?;
         head = head.max(state.version);
     }
     for conflict in &merged.conflicts {
@@ -77,21 +78,24 @@ pub fn stage(
         say(&mut status.conflicts, &mut status.conflicts_total, sentence);
         // One of another history was judged by the restore that ended that history.
         if conflict.head.history == chain.head.history {
-            collection.each_line(conflict.pieces.iter().copied(), |line| other.note(&line))?;
+            let mut branch = Branch::default();
+            collection.each_line(conflict.pieces.iter().copied(), |line| branch.note(&line))?;
+            aside.keep_files_of(&branch, &mut staging, &mut status)?;
         }
     }
-    other.keep_aside(&mut staging, epoch, &mut status)?;
+    aside.keep_files_of(&beyond, &mut staging, &mut status)?;
     Ok(Staged { staging, status, head, own })
 }
 
-/// Finds the last change that the database and the chain share, and applies the database's own later ones.
+/// Finds the last change that the database and the chain share, and applies the database's own later ones. What the
+/// chain has beyond that is noted in `beyond`.
 fn lay_over(
     connection: &mut AnyConnection,
     collection: &Collection,
     chain: &Chain,
     version: Version,
     staging: &mut Staging,
-    other: &mut Other,
+    beyond: &mut Branch,
     status: &mut RestoreStatus,
 ) -> Result<HashSet<(String, String)>> {
     let mut same = |version: Version| -> Result<Option<bool>> {
@@ -127,7 +131,7 @@ fn lay_over(
             );
             say(&mut status.conflicts, &mut status.conflicts_total, sentence);
         }
-        other.note(&line)
+        beyond.note(&line)
     })?;
     if chain.head.version > common {
         let sentence = format!(
@@ -141,9 +145,9 @@ fn lay_over(
     Ok(own)
 }
 
-/// What the losing side did after the branches parted: the last content of each row that it changed.
+/// What a losing side did after the branches parted: the last content of each row that it changed.
 #[derive(Default)]
-struct Other {
+struct Branch {
     entries: HashMap<i64, Option<EntryRow>>,
     objects: HashMap<i64, ObjectRow>,
 }
@@ -157,7 +161,7 @@ fn encode(row: &impl serde::Serialize) -> Result<String> {
     serde_json::to_string(row).map_err(|error| Error::internal("cannot encode a row").with_source(error))
 }
 
-impl Other {
+impl Branch {
     fn note(&mut self, line: &JournalLine) -> Result<()> {
         let key = || {
             line.key.parse::<i64>().map_err(|error| Error::internal("a key in the journal is no id").with_source(error))
@@ -171,36 +175,6 @@ impl Other {
                 None => drop(self.objects.remove(&key()?)),
             },
             _ => {}
-        }
-        Ok(())
-    }
-
-    /// Puts the files whose contents were written on the losing side, and that the tree does not have now, into a
-    /// directory of their own.
-    fn keep_aside(self, staging: &mut Staging, epoch: i64, status: &mut RestoreStatus) -> Result<()> {
-        let mut files: Vec<&EntryRow> = self.entries.values().flatten().filter(|row| !row.is_directory()).collect();
-        files.sort_by_key(|row| row.id);
-        let (mut directory, mut kept) = (None, HashSet::new());
-        for row in files {
-            let Some(object) = row.object.and_then(|id| self.objects.get(&id)) else { continue };
-            if object.state != ObjectRow::LIVE
-                || kept.contains(&object.id)
-                || self.was_removed(row, staging)?
-                || in_the_tree(object.id, staging)?
-            {
-                continue;
-            }
-            let (parent, home) = match &directory {
-                Some(directory) => directory,
-                None => directory.insert(make_directory(staging, epoch, row)?),
-            };
-            let name = renamed(&row.name, &format!("{}, version {}", ObjectId(object.id), row.version));
-            let sentence = format!("{}: written on another branch of history; it is {home}/{name} now", object.label);
-            say(&mut status.conflicts, &mut status.conflicts_total, sentence);
-            let aside = EntryRow { id: EntryId::generate().0, parent: Some(*parent), name, ..row.clone() };
-            staging.apply(OBJECTS, &object.id.to_string(), Some(&encode(object)?))?;
-            staging.apply(ENTRIES, &aside.id.to_string(), Some(&encode(&aside)?))?;
-            kept.insert(object.id);
         }
         Ok(())
     }
@@ -226,6 +200,60 @@ impl Other {
     }
 }
 
+/// Where files go that only a losing side has.
+struct Aside {
+    epoch: i64,
+    /// Its id and path, once it was needed.
+    directory: Option<(i64, String)>,
+    /// Objects that are in it.
+    kept: HashSet<i64>,
+}
+
+impl Aside {
+    /// Puts the files whose contents were written on a losing side, and that the tree does not have, into a directory
+    /// of their own.
+    fn keep_files_of(&mut self, branch: &Branch, staging: &mut Staging, status: &mut RestoreStatus) -> Result<()> {
+        let mut files: Vec<&EntryRow> = branch.entries.values().flatten().filter(|row| !row.is_directory()).collect();
+        files.sort_by_key(|row| row.id);
+        for row in files {
+            let Some(object) = row.object.and_then(|id| branch.objects.get(&id)) else { continue };
+            if object.state != ObjectRow::LIVE
+                || self.kept.contains(&object.id)
+                || branch.was_removed(row, staging)?
+                || in_the_tree(object.id, staging)?
+            {
+                continue;
+            }
+            let (parent, home) = self.directory(row, staging)?;
+            let name = renamed(&row.name, &format!("{}, version {}", ObjectId(object.id), row.version));
+            let sentence = format!("{}: written on another branch of history; it is {home}/{name} now", object.label);
+            say(&mut status.conflicts, &mut status.conflicts_total, sentence);
+            let aside = EntryRow { id: EntryId::generate().0, parent: Some(parent), name, ..row.clone() };
+            staging.apply(OBJECTS, &object.id.to_string(), Some(&encode(object)?))?;
+            staging.apply(ENTRIES, &aside.id.to_string(), Some(&encode(&aside)?))?;
+            self.kept.insert(object.id);
+        }
+        Ok(())
+    }
+
+    fn directory(&mut self, like: &EntryRow, staging: &mut Staging) -> Result<(i64, String)> {
+        if let Some(directory) = &self.directory {
+            return Ok(directory.clone());
+        }
+        let row = EntryRow {
+            id: EntryId::generate().0,
+            parent: Some(id::ROOT.0),
+            name: format!("kept aside by the restore of epoch {}", self.epoch),
+            kind: EntryRow::DIRECTORY.into(),
+            object: None,
+            replication: None,
+            ..like.clone()
+        };
+        staging.apply(ENTRIES, &row.id.to_string(), Some(&encode(&row)?))?;
+        Ok(self.directory.insert((row.id, format!("/{}", row.name))).clone())
+    }
+}
+
 /// Whether any entry that the root leads to has this object.
 fn in_the_tree(object: i64, staging: &mut Staging) -> Result<bool> {
     for entry in staging.entries_of(object, None, SHARING_MAX)? {
@@ -234,19 +262,4 @@ fn in_the_tree(object: i64, staging: &mut Staging) -> Result<bool> {
         }
     }
     Ok(false)
-}
-
-/// The directory for what is kept aside, below the root. Answers its id and its path.
-fn make_directory(staging: &mut Staging, epoch: i64, like: &EntryRow) -> Result<(i64, String)> {
-    let row = EntryRow {
-        id: EntryId::generate().0,
-        parent: Some(id::ROOT.0),
-        name: format!("kept aside by the restore of epoch {epoch}"),
-        kind: EntryRow::DIRECTORY.into(),
-        object: None,
-        replication: None,
-        ..like.clone()
-    };
-    staging.apply(ENTRIES, &row.id.to_string(), Some(&encode(&row)?))?;
-    Ok((row.id, format!("/{}", row.name)))
 }

@@ -70,10 +70,12 @@ pub fn refusal(reason: Option<&str>) -> String {
     format!("the cluster takes no changes now: {}", reason.unwrap_or("no reason was noted"))
 }
 
-/// Stops all changes: from `normal` to `read_only`. Answers whether that is new.
-pub fn protect(connection: &mut AnyConnection, reason: &str) -> Step<bool> {
+/// Stops all changes: from `normal` to `read_only`. Answers whether that is new. `judged` is the state that the reason
+/// is about: when a restore has ended since, what it says was put right, and nothing is stopped.
+pub fn protect(connection: &mut AnyConnection, judged: &ClusterState, reason: &str) -> Step<bool> {
     let cluster = dialect::lock_cluster(connection)?;
-    if cluster.mode != "normal" {
+    let same = cluster.history_id == judged.history.to_string() && cluster.epoch == judged.epoch;
+    if cluster.mode != "normal" || !same {
         return Ok(false);
     }
     diesel::update(dsl::cluster).set((dsl::mode.eq("read_only"), dsl::mode_reason.eq(reason))).execute(connection)?;

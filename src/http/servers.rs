@@ -50,7 +50,7 @@ pub async fn register(request: HttpRequest, body: web::Json<RegisterRequest>, ap
             body.name, body.epoch, state.epoch
         );
         let stored = reason.clone();
-        app.context.db.write(move |connection| cluster::protect(connection, &stored)).await?;
+        app.context.db.write(move |connection| cluster::protect(connection, &state, &stored)).await?;
         return Err(Error::unavailable(reason));
     }
     let (server, _) = app.context.change(move |changes| server::register(changes, &body)).await?;

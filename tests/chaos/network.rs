@@ -159,3 +159,18 @@ impl Network {
         }
     }
 }
+
+/// So that the next run in these namespaces finds what this one found.
+impl Drop for Network {
+    fn drop(&mut self) {
+        let hosts = self.hosts();
+        for (number, host) in hosts.iter().enumerate().skip(1) {
+            may(&format!("ip link del {}v{number}", self.prefix));
+            may(&format!("ip netns del {}", host.namespace.as_deref().unwrap_or_default()));
+        }
+        may(&format!("ip link del {}br", self.prefix));
+        may("ip rule add priority 0 lookup local");
+        may(&format!("ip rule del priority {PRIORITY_OF_LOCAL}"));
+        may("umount -l /run");
+    }
+}

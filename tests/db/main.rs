@@ -15,5 +15,6 @@ mod listing;
 mod moves;
 mod namespace;
 mod pending;
+mod protection;
 mod replication;
 mod schema;
