@@ -47,6 +47,8 @@ pub struct Settings {
     pub journal_copies: usize,
     /// How long the journal is kept in the database once it is on its copies.
     pub journal_keep: TimeDelta,
+    /// How long events are kept.
+    pub events_keep: TimeDelta,
 }
 
 /// The slowest upload that its ticket outlives, in bytes a second.
@@ -219,6 +221,7 @@ mod tests {
             repair_bytes_per_second: 0,
             journal_copies: 3,
             journal_keep: TimeDelta::days(7),
+            events_keep: TimeDelta::days(365),
         };
         assert_eq!(settings.upload_ttl_of(Some(0)), TimeDelta::hours(1));
         assert_eq!(settings.upload_ttl_of(Some(1 << 30)), TimeDelta::hours(1) + TimeDelta::seconds(4_096));

@@ -1,4 +1,5 @@
-//! The `Reaper`: carries out deletions on storage servers, empties removed directories, forgets dead objects.
+//! The `Reaper`: carries out deletions on storage servers, empties removed directories, forgets dead objects and old
+//! events.
 
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use super::pass::{PassReport, Timing, Work};
 use crate::db::reap::{empty_detached, forget_objects, has_work};
 use crate::db::rows::OutboxRow;
 use crate::db::server::ServerView;
-use crate::db::{outbox, reap};
+use crate::db::{dialect, events, outbox, reap};
 use crate::types::api::Health;
 use crate::types::storage_api::{DeleteRequest, ReplicaKey};
 use crate::types::{Error, Generation, ObjectId, Result};
@@ -18,6 +19,8 @@ use crate::types::{Error, Generation, ObjectId, Result};
 const DELETIONS_MAX: usize = 500;
 /// Batches of entries that one pass removes: it lets other changes in between them.
 const BATCHES_MAX: usize = 20;
+/// Events that one pass removes.
+const EVENTS_MAX: i64 = 2_000;
 
 /// The work of the actor.
 pub struct Reap {
@@ -56,7 +59,8 @@ async fn pass(context: Context) -> Result<PassReport> {
         }
     }
     report.counts.push(("copies deleted", deleted));
-    if context.db.read(has_work).await? {
+    let keep = context.settings.events_keep;
+    if context.db.read(move |connection| has_work(connection, keep)).await? {
         clean(&context, &mut report).await?;
     }
     Ok(report)
@@ -95,6 +99,18 @@ async fn clean(context: &Context, report: &mut PassReport) -> Result<(), Error> 
     let count = context.act_change(forget_objects).await?;
     objects += count;
     report.more |= count as i64 == reap::BATCH_ROWS;
-    report.counts.extend([("entries removed", entries), ("dead objects forgotten", objects)]);
+    let keep = context.settings.events_keep;
+    let events = context
+        .act(move |connection| {
+            let before = dialect::clock(connection)? - keep;
+            Ok(events::trim(connection, before, EVENTS_MAX)?)
+        })
+        .await?;
+    report.more |= events as i64 == EVENTS_MAX;
+    report.counts.extend([
+        ("entries removed", entries),
+        ("dead objects forgotten", objects),
+        ("old events removed", events),
+    ]);
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! What happened, and why. Only ever added to.
+//! What happened, and why. Only ever added to; old ones are removed after a time, in bounded batches.
 
 use chrono::NaiveDateTime;
 use diesel::prelude::*;
@@ -7,6 +7,7 @@ use super::connection::AnyConnection;
 use super::rows::{EventRow, utc};
 use super::schema::events::dsl;
 use crate::types::api::Event;
+use crate::types::id::floor_at;
 use crate::types::{ObjectId, Result, ServerId};
 
 /// A new event; object and server are for the caller to set.
@@ -23,6 +24,20 @@ pub struct Filter {
     pub server: Option<i64>,
     /// Of this kind.
     pub kind: Option<String>,
+}
+
+/// Whether there are events from before a time.
+pub fn has_older(connection: &mut AnyConnection, before: NaiveDateTime) -> QueryResult<bool> {
+    let oldest: Option<i64> = dsl::events.order(dsl::id).select(dsl::id).first(connection).optional()?;
+    Ok(oldest.is_some_and(|id| id < floor_at(utc(before))))
+}
+
+/// Removes the oldest events from before a time, at most `rows` of them. Answers how many.
+pub fn trim(connection: &mut AnyConnection, before: NaiveDateTime, rows: i64) -> QueryResult<usize> {
+    let old = dsl::events.filter(dsl::id.lt(floor_at(utc(before)))).order(dsl::id);
+    let last: Option<i64> = old.limit(rows).select(dsl::id).load(connection)?.pop();
+    let Some(last) = last else { return Ok(0) };
+    diesel::delete(dsl::events.filter(dsl::id.le(last))).execute(connection)
 }
 
 /// One page, the newest first, optionally of one object.

@@ -1,6 +1,6 @@
 //! Emptying removed directories and forgetting dead objects, in bounded batches.
 
-use chrono::NaiveDateTime;
+use chrono::{NaiveDateTime, TimeDelta};
 use diesel::prelude::*;
 
 use super::change::{Changes, ReleaseTimes};
@@ -55,9 +55,13 @@ fn next_detached(changes: &mut Changes<'_>) -> Step<Option<i64>> {
     Ok(directory)
 }
 
-/// Whether [`empty_detached`] or [`forget_objects`] has anything to do; a cheap look without a lock.
-pub fn has_work(connection: &mut super::AnyConnection) -> crate::types::Result<bool> {
+/// Whether [`empty_detached`], [`forget_objects`] or the removal of events that are older than `events_keep` has anything
+/// to do; a cheap look without a lock.
+pub fn has_work(connection: &mut super::AnyConnection, events_keep: TimeDelta) -> crate::types::Result<bool> {
     let now = super::cluster::state(connection)?.now.naive_utc();
+    if super::events::has_older(connection, now - events_keep)? {
+        return Ok(true);
+    }
     let detached: i64 =
         entries::table.filter(entries::parent.is_null().and(entries::id.ne(ROOT.0))).count().get_result(connection)?;
     let building_now: i64 = building::table.filter(building::deadline.gt(now)).count().get_result(connection)?;

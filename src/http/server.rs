@@ -83,6 +83,9 @@ pub struct Options {
     /// Days that the journal is kept in the database once it is on its copies
     #[structopt(long, default_value = "7")]
     pub journal_keep: f64,
+    /// Days that events are kept
+    #[structopt(long, default_value = "365")]
+    pub events_keep: f64,
     /// Seconds that a permission to upload is good for, beyond the time that its bytes need
     #[structopt(long, default_value = "3600")]
     pub upload_ttl: u32,
@@ -105,6 +108,7 @@ impl Options {
                 .filter(|duration| (0.01..=86_400.0).contains(&duration.as_secs_f64()))
                 .ok_or_else(|| Error::invalid(format!("--{name} {value} must be 0.01 to 86400 seconds")))
         };
+        let days = |days: f64| TimeDelta::milliseconds((days.clamp(0.0, 36_500.0) * 86_400_000.0) as i64);
         let delta = |duration: Duration| TimeDelta::from_std(duration).unwrap_or(TimeDelta::MAX);
         for (name, copies) in [("replicas", Some(self.replicas)), ("min-write-copies", self.min_write_copies)] {
             if copies.is_some_and(|copies| !(1..=REPLICATION_MAX).contains(&copies)) {
@@ -127,7 +131,8 @@ impl Options {
             repair_transfers: (self.repair_transfers.max(1), self.repair_transfers_per_server.max(1)),
             repair_bytes_per_second: self.repair_rate.map_or(0, |rate| (rate * f64::from(1 << 20)).max(1.0) as u64),
             journal_copies: self.journal_copies.max(1),
-            journal_keep: TimeDelta::milliseconds((self.journal_keep.clamp(0.0, 36_500.0) * 86_400_000.0) as i64),
+            journal_keep: days(self.journal_keep),
+            events_keep: days(self.events_keep),
         })
     }
 }

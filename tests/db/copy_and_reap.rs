@@ -3,8 +3,9 @@
 use chrono::TimeDelta;
 use diesel::prelude::*;
 use holdfast::db::copy_tree::{self, attach, begin, step};
-use holdfast::db::reap::{empty_detached, forget_objects, has_work};
+use holdfast::db::reap::{self, empty_detached, forget_objects};
 use holdfast::db::schema;
+use holdfast::db::{AnyConnection, events};
 use holdfast::types::ErrorCode::*;
 use holdfast::types::Result;
 
@@ -28,6 +29,10 @@ async fn reap_all(db: &TestDb) {
             db.change(|changes| Ok(empty_detached(changes, &TIMES)? + forget_objects(changes)?)).await.unwrap();
         assert!(handled > 0, "the reaper says that it has work and finds none");
     }
+}
+
+fn has_work(connection: &mut AnyConnection) -> holdfast::types::Result<bool> {
+    reap::has_work(connection, TimeDelta::days(365))
 }
 
 both_backends! {
@@ -110,5 +115,28 @@ both_backends! {
         assert!(db.object(file.object).await.is_none());
         let floor: chrono::NaiveDateTime = db.sql(|connection| schema::cluster::table.select(schema::cluster::clock_floor).first(connection)).await;
         assert!(floor >= past - TimeDelta::milliseconds(1));
+    }
+
+    async fn events_go_when_they_are_old(db: TestDb) {
+        let now = chrono::Utc::now();
+        db.sql(move |connection| {
+            use holdfast::db::rows::EventRow;
+            use holdfast::types::id::floor_at;
+            let event = |days: i64| {
+                let time = now - TimeDelta::days(days);
+                EventRow { id: floor_at(time), ..events::row(time.naive_utc(), "test", format!("{days} days old")) }
+            };
+            holdfast::db::dialect::insert_events(connection, &[50, 40, 30, 2].map(event))
+        }).await;
+        let before = (now - TimeDelta::days(10)).naive_utc();
+        assert!(db.sql(move |connection| events::has_older(connection, before)).await);
+        assert!(db.db.read(|connection| reap::has_work(connection, TimeDelta::days(10))).await.unwrap());
+        assert_eq!(db.sql(move |connection| events::trim(connection, before, 2)).await, 2, "a bounded batch");
+        let of_kind = events::Filter { kind: Some("test".into()), ..events::Filter::default() };
+        let page = db.db.read(move |connection| events::filtered(connection, &of_kind, None, 10)).await.unwrap();
+        assert_eq!(page.iter().map(|event| event.detail.as_str()).collect::<Vec<_>>(), ["2 days old", "30 days old"]);
+        assert_eq!(db.sql(move |connection| events::trim(connection, before, 2)).await, 1);
+        assert_eq!(db.sql(move |connection| events::trim(connection, before, 2)).await, 0);
+        assert!(!db.sql(move |connection| events::has_older(connection, before)).await);
     }
 }

@@ -219,6 +219,14 @@ fn many_corrupt_copies_at_once_raise_an_alarm_and_nothing_is_moved_any_more() {
         (report["under_replicated"].as_array()?.is_empty() && report["repair"]["queued"] == 0).then_some(())
     });
     assert_eq!(in_quarantine(&cluster, 0, ".reason"), aside, "nothing more was moved");
+    // It gets nothing new, and whoever looks sees why.
+    wait_for("the report tells of it", 20, || {
+        cluster.get("/api/v1/report")["problems"].to_string().contains("no longer trusts its disk").then_some(())
+    });
+    assert!(cluster.ok(&["servers"]).contains("CORRUPTION ALARM"));
+    let later = write(&cluster, "later", 8, LARGE);
+    assert!(on(&later, 0).is_empty(), "the server in alarm got new files");
+    assert_eq!(cluster.get("/api/v1/report")["verdict"], "degraded");
     for path in files.keys() {
         assert!(!cluster.ok(&["cat", path]).is_empty());
     }

@@ -1,3 +1,4 @@
+DROP INDEX events_kind;
 DROP VIEW admin_servers;
 CREATE VIEW admin_servers AS
 SELECT s.name, printf('%016x', s.id) AS server, s.host, s.zone, s.url, h.health, h.reason, s.admin_state, h.last_seen,

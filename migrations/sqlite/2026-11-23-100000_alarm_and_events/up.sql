@@ -1,4 +1,4 @@
--- Servers that no longer trust their disk get nothing new.
+-- Servers that no longer trust their disk get nothing new. Events of one kind are found without reading all.
 
 ALTER TABLE server_health ADD COLUMN scrub_alarm BOOLEAN NOT NULL DEFAULT FALSE;
 
@@ -12,3 +12,5 @@ SELECT s.name, printf('%016x', s.id) AS server, s.host, s.zone, s.url, h.health,
 FROM servers s
 LEFT JOIN server_health h ON h.server = s.id
 ORDER BY s.name;
+
+CREATE INDEX events_kind ON events (kind, id);

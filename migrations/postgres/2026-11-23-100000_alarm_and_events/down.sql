@@ -1,3 +1,5 @@
+COMMENT ON TABLE events IS 'What happened to which object or server, and why. Only ever added to.';
+DROP INDEX events_kind;
 DROP VIEW admin.servers;
 CREATE VIEW admin.servers AS
 SELECT s.name, lpad(to_hex(s.id), 16, '0') AS server, s.host, s.zone, s.url, h.health, h.reason, s.admin_state, h.last_seen,
