@@ -72,13 +72,17 @@ fn drained(world: &World, server: &Server) -> bool {
     false
 }
 
-/// Removes the servers that are gone for good, as soon as the cluster lets them go. Those that it does not let go
+/// Drains and removes the servers that are gone for good, as soon as the cluster lets them go. Those that it does not let go
 /// yet, with its reasons.
 pub fn remove_gone(world: &World) -> Vec<String> {
     let gone = world.leaving.lock().unwrap().clone();
     let mut refused = Vec::new();
     for server in gone {
         let Some(info) = info(world, &server) else { continue };
+        // As a person does with a server that died and will not come back.
+        if info.admin_state == AdminState::InService {
+            world.ask(world.client.server_action(info.server, "drain"));
+        }
         let removal = world.client.server_action(info.server, "remove");
         match world.runtime.block_on(async { tokio::time::timeout(Duration::from_secs(10), removal).await }) {
             Ok(Ok(_)) => world.note(format!("{} is removed", server.name)),
