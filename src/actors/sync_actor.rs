@@ -13,6 +13,7 @@ use futures_util::future::{BoxFuture, join_all};
 
 use super::context::Context;
 use super::pass::{PassReport, Timing, Work};
+use crate::db::cluster;
 use crate::db::server::ServerView;
 use crate::db::sync::{self, Applied, Differences, Page};
 use crate::types::api::Health;
@@ -35,6 +36,8 @@ pub struct Sync {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Cursor {
     boot: String,
+    /// The epoch of the metadata that it is compared with: what was right before a restore says nothing after it.
+    epoch: i64,
     after: Option<ReplicaKey>,
     kept: usize,
     adopted: usize,
@@ -90,10 +93,11 @@ async fn pass(context: Context, cursors: Arc<Mutex<HashMap<i64, Cursor>>>) -> Re
 async fn one(context: &Context, cursors: &Mutex<HashMap<i64, Cursor>>, server: &ServerView) -> Result<bool> {
     let Some(checked) = &server.checked else { return Ok(true) };
     let id = server.row.id;
+    let epoch = context.db.read(cluster::state).await?.epoch;
     let known = cursors.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
     let mut cursor = known
-        .filter(|cursor| cursor.boot == checked.boot_id)
-        .unwrap_or_else(|| Cursor { boot: checked.boot_id.clone(), ..Cursor::default() });
+        .filter(|cursor| cursor.boot == checked.boot_id && cursor.epoch == epoch)
+        .unwrap_or_else(|| Cursor { boot: checked.boot_id.clone(), epoch, ..Cursor::default() });
     for _ in 0..PAGES_MAX {
         let (page, differences) = next_page(context, server, cursor.after).await?;
         cursor.kept += differences.kept;
@@ -183,7 +187,7 @@ async fn finish(context: &Context, server: &ServerView, cursor: &Cursor) -> Resu
     } else {
         log::info!("{detail}");
     }
-    let (id, boot) = (server.row.id, cursor.boot.clone());
+    let (id, boot, epoch) = (server.row.id, cursor.boot.clone(), cursor.epoch);
     crate::types::failpoint::SYNC_COMPLETING.passed();
-    context.act(move |connection| sync::complete(connection, id, &boot, detail)).await
+    context.act(move |connection| sync::complete(connection, id, &boot, epoch, detail)).await
 }

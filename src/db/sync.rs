@@ -250,8 +250,13 @@ pub(super) fn look_again(connection: &mut AnyConnection, object: i64, now: Naive
     Ok(())
 }
 
-/// Notes that a server's inventory was compared, if it still runs as it did. Answers whether it does.
-pub fn complete(connection: &mut AnyConnection, server: i64, boot: &str, detail: String) -> Step<bool> {
+/// Notes that a server's inventory was compared, if it still runs as it did and the metadata is still that of `epoch`.
+/// Answers whether it is so.
+pub fn complete(connection: &mut AnyConnection, server: i64, boot: &str, epoch: i64, detail: String) -> Step<bool> {
+    let now: i64 = cluster::table.select(cluster::epoch).first(connection)?;
+    if now != epoch {
+        return Ok(false);
+    }
     let changed = diesel::update(server_health::table.find(server).filter(server_health::boot_id.eq(boot)))
         .set(server_health::synced_boot.eq(boot))
         .execute(connection)?;

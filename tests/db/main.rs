@@ -18,3 +18,4 @@ mod pending;
 mod protection;
 mod replication;
 mod schema;
+mod sync;
