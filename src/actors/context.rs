@@ -104,15 +104,17 @@ impl Context {
         self.standing.membership()
     }
 
-    /// What a pass of an acting actor reports when it must not act now: another name server does, or the cluster
-    /// takes no changes.
+    /// What a pass of an acting actor reports when it must not act now: another name server does, the servers were not
+    /// asked yet whether they know more than the database, or the cluster takes no changes.
     pub async fn hindrance(&self) -> Result<Option<PassReport>> {
-        if self.standing.held().is_none() {
-            return Ok(Some(PassReport::standby()));
+        let waiting = |why| Some(PassReport { counts: vec![(why, 1)], more: false });
+        match self.standing.held() {
+            None => return Ok(Some(PassReport::standby())),
+            Some(held) if !held.looked_around => return Ok(waiting("waiting: the servers are asked first")),
+            Some(_) => {}
         }
-        let state = self.db.read(cluster::state).await?;
-        let waiting = PassReport { counts: vec![("waiting: the cluster takes no changes", 1)], more: false };
-        Ok((state.mode != "normal").then_some(waiting))
+        let normal = self.db.read(cluster::state).await?.mode == "normal";
+        Ok(if normal { None } else { waiting("waiting: the cluster takes no changes") })
     }
 
     /// A transaction of an acting actor, in any mode: refused unless the lease is held until its end.

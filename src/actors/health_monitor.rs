@@ -87,6 +87,8 @@ async fn round(context: Context, memory: Arc<Mutex<Memory>>) -> Result<PassRepor
     let checks = servers.iter().map(|server| check(&context, server, timeout, head));
     let found = join_all(checks).await;
     protect(&context, &servers, &found).await?;
+    // From here on they may be compared, repaired, told to delete: the database is as new as anybody knows.
+    context.standing.looked_around(held.term);
     let rows = judge(&context, &memory, &servers, found, late);
     let (changed, written): (Vec<_>, usize) = (rows.iter().filter(|(_, event)| event.is_some()).collect(), rows.len());
     let mut report =

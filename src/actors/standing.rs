@@ -19,6 +19,9 @@ pub struct Held {
     pub term: i64,
     /// Since when this process has held it.
     pub since: Instant,
+    /// Whether all servers were asked under this term: before that the database may be an old one, and nothing must be
+    /// done by what it says.
+    pub looked_around: bool,
     /// Until when it is believed.
     until: Instant,
 }
@@ -73,8 +76,18 @@ impl Standing {
     pub fn took(&self, term: i64, until: Instant) -> bool {
         let before = self.get().held.filter(|held| held.term == term);
         let since = before.map_or_else(Instant::now, |held| held.since);
-        self.change(|inner| inner.held = Some(Held { term, since, until }));
+        let looked_around = before.is_some_and(|held| held.looked_around);
+        self.change(|inner| inner.held = Some(Held { term, since, looked_around, until }));
         before.is_none()
+    }
+
+    /// Notes that all servers were asked under `term`, and that none of them knows more than the database.
+    pub fn looked_around(&self, term: i64) {
+        self.change(|inner| {
+            if let Some(held) = inner.held.as_mut().filter(|held| held.term == term) {
+                held.looked_around = true;
+            }
+        });
     }
 
     /// Notes that somebody else holds it. Answers whether that is new.
@@ -110,6 +123,11 @@ mod tests {
         assert!(standing.took(7, Instant::now() + LEASE_TTL));
         assert!(!standing.took(7, Instant::now() + LEASE_TTL), "a renewal is nothing new");
         assert_eq!(standing.signed_as()().term, 7);
+        standing.looked_around(6);
+        assert!(!standing.held().unwrap().looked_around, "that was another term");
+        standing.looked_around(7);
+        standing.took(7, Instant::now() + LEASE_TTL);
+        assert!(standing.held().unwrap().looked_around, "a renewal forgets nothing");
         standing.took(7, Instant::now());
         assert!(standing.held().is_none(), "it has ended");
         assert!(standing.lost() && !standing.lost());

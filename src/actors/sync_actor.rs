@@ -19,7 +19,7 @@ use crate::db::sync::{self, Applied, Differences, Page};
 use crate::types::api::Health;
 use crate::types::limits::INVENTORY_PAGE_ROWS_MAX;
 use crate::types::storage_api::{DeleteRequest, ReplicaKey};
-use crate::types::{Error, Result};
+use crate::types::{Error, ErrorCode, Result};
 
 /// Servers that are compared at the same time.
 const SERVERS_MAX: usize = 4;
@@ -100,6 +100,7 @@ async fn one(context: &Context, cursors: &Mutex<HashMap<i64, Cursor>>, server: &
         .unwrap_or_else(|| Cursor { boot: checked.boot_id.clone(), epoch, ..Cursor::default() });
     for _ in 0..PAGES_MAX {
         let (page, differences) = next_page(context, server, cursor.after).await?;
+        refuse_what_is_newer(context, server, &page).await?;
         cursor.kept += differences.kept;
         put_right(context, server, differences, &mut cursor).await?;
         cursor.after = page.last;
@@ -109,6 +110,26 @@ async fn one(context: &Context, cursors: &Mutex<HashMap<i64, Cursor>>, server: &
     }
     cursors.lock().unwrap_or_else(PoisonError::into_inner).insert(id, cursor);
     Ok(false)
+}
+
+/// Rule 5: a copy that was committed after the database's last change is the evidence that the database was set back.
+/// It must not be put aside as one that nobody knows.
+async fn refuse_what_is_newer(context: &Context, server: &ServerView, page: &Page) -> Result<()> {
+    let state = context.db.read(cluster::state).await?;
+    let Some(newest) = page.lines.iter().filter_map(|line| line.version).max().filter(|newest| *newest > state.version)
+    else {
+        return Ok(());
+    };
+    let reason = format!(
+        "the storage server {} has a copy of version {newest}, the database is at version {}: the database was set \
+         back; bring it forward with `holdfast restore`",
+        server.row.name, state.version
+    );
+    let stored = reason.clone();
+    if context.lead(move |connection| cluster::protect(connection, &state, &stored)).await? {
+        log::error!("{reason}");
+    }
+    Err(Error::new(ErrorCode::ReadOnly, reason))
 }
 
 /// One page with its differences; what it lacks was asked for twice.

@@ -141,11 +141,11 @@ impl Rebuild<'_> {
                 health: "suspect".into(),
                 since: self.now,
                 reason: Some("it was not checked since the restore".into()),
-                boot_id: String::new(),
+                boot_id: ServerHealthRow::UNKNOWN_BOOT.into(),
                 capacity_bytes: 0,
                 free_bytes: 0,
                 last_seen: None,
-                synced_boot: "never".into(),
+                synced_boot: String::new(),
                 scrub_alarm: false,
             };
             diesel::insert_into(server_health::table).values(&health).execute(self.connection)?;

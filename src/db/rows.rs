@@ -58,6 +58,12 @@ pub struct ServerHealthRow {
     pub scrub_alarm: bool,
 }
 
+impl ServerHealthRow {
+    /// The boot id of a server that a restore has entered and that has not registered since. No inventory was ever
+    /// compared under it.
+    pub const UNKNOWN_BOOT: &'static str = "unknown";
+}
+
 #[derive(Debug, Clone, PartialEq, Queryable, Selectable, Insertable, Serialize, Deserialize)]
 #[diesel(table_name = objects, treat_none_as_default_value = false)]
 pub struct ObjectRow {

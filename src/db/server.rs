@@ -29,7 +29,7 @@ impl ServerView {
     /// Its inventory has not been compared with the metadata since it started or was down: it serves what the
     /// metadata lists, but gets nothing new, and its copies do not count when something is to be deleted.
     pub fn is_syncing(&self) -> bool {
-        self.checked.as_ref().is_none_or(|checked| checked.synced_boot != checked.boot_id)
+        self.checked.as_ref().is_none_or(|checked| checked.synced_boot != checked.boot_id || checked.boot_id.is_empty())
     }
 
     /// It found so many corrupt copies at once that it no longer trusts its disk or its memory: it gets nothing new,

@@ -168,7 +168,8 @@ pub struct Shared {
     pub upload_permits: Arc<Semaphore>,
     /// Copies that looked wrong when they were sent.
     pub suspects: Arc<Suspects>,
-    registered: Mutex<Option<Instant>>,
+    /// When, and in which epoch.
+    registered: Mutex<Option<(Instant, i64)>>,
     gauges: Gauges,
 }
 
@@ -202,9 +203,10 @@ impl Gauges {
 }
 
 impl Shared {
-    /// Whether it has registered within this time.
+    /// Whether it has registered within this time, and since the last restore.
     pub fn registered_within(&self, time: Duration) -> bool {
-        self.registered.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|at| at.elapsed() < time)
+        let registered = *self.registered.lock().unwrap_or_else(PoisonError::into_inner);
+        registered.is_some_and(|(at, epoch)| at.elapsed() < time && epoch == self.identity.standing().epoch)
     }
 
     /// Uploads under way.
@@ -214,7 +216,8 @@ impl Shared {
 
     /// Notes a registration.
     pub fn note_registration(&self) {
-        *self.registered.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        let now = (Instant::now(), self.identity.standing().epoch);
+        *self.registered.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
     }
 
     /// Reads what the gauges show.

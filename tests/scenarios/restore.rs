@@ -78,7 +78,16 @@ fn a_database_that_was_set_back_is_noticed_and_brought_forward() {
         assert_eq!(tree(&cluster), before);
         assert_eq!(cluster.ok(&["cat", "/late"]), "written after the backup");
         wait_until_healthy(&cluster);
+        assert_eq!(compared_since_the_restore(&cluster), 3, "also servers that had registered before it");
     }
+}
+
+/// Servers whose inventories were compared after the restore.
+fn compared_since_the_restore(cluster: &Cluster) -> usize {
+    let events = cluster.get("/api/v1/events?limit=1000");
+    let since = events["events"].as_array().unwrap().iter().take_while(|event| event["kind"] != "restored");
+    let compared = since.filter(|event| event["kind"] == "server_synced").map(|event| event["server"].to_string());
+    compared.collect::<std::collections::HashSet<_>>().len()
 }
 
 fn write(cluster: &Cluster, path: &str, content: &str) {
