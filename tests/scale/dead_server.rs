@@ -9,18 +9,18 @@ use crate::common::cluster::{Cluster, Plan};
 use crate::common::wait_for;
 
 /// Two copies each on three servers: ten thousand on each server.
-const FILES: usize = 15_000;
+const FILES_FULL: usize = 15_000;
 const REPAIR_DELAY: Duration = Duration::from_secs(10);
 
 /// Reads one file after the other by a program that is prepared beforehand, until it is told to stop; answers how
 /// often, and the longest time from one success to the next.
-fn read(stop: &AtomicBool, mut cat: impl FnMut(usize) -> Command) -> (usize, Duration) {
+fn read(stop: &AtomicBool, files: usize, mut cat: impl FnMut(usize) -> Command) -> (usize, Duration) {
     let (mut last, mut longest, mut reads) = (Instant::now(), Duration::ZERO, 0);
     for turn in 0.. {
         if stop.load(Ordering::SeqCst) {
             break;
         }
-        let number = turn * 7_919 % FILES;
+        let number = turn * 7_919 % files;
         let output = cat(number).output().unwrap();
         if output.status.success() {
             assert_eq!(String::from_utf8(output.stdout).unwrap(), content(number));
@@ -39,23 +39,24 @@ fn content(number: usize) -> String {
 #[test]
 fn ten_thousand_objects_of_a_dead_server_are_copied_again_and_reads_go_on() {
     let _alone = crate::alone();
+    let files = crate::scaled(FILES_FULL);
     let delay = REPAIR_DELAY.as_secs().to_string();
     let name_server_args = ["--repair-delay", &delay].map(String::from).to_vec();
     // A third of all copies on the server that dies, and somewhere else to put them.
     let mut cluster = Cluster::start(&Plan { name_server_args, ..Plan::default() });
     let dir = cluster.path("in");
-    for number in 0..FILES {
+    for number in 0..files {
         let below = dir.join(format!("d{}", number % 100));
         fs::create_dir_all(&below).unwrap();
         fs::write(below.join(format!("f{number}")), content(number)).unwrap();
     }
     let started = Instant::now();
     cluster.ok(&["import", "-j", "64", dir.to_str().unwrap(), "/d"]);
-    println!("import of {FILES} files: {:.1?}", started.elapsed());
+    println!("import of {files} files: {:.1?}", started.elapsed());
     let servers = cluster.get("/api/v1/servers");
     let on_victim = servers["servers"].as_array().unwrap().iter().find(|server| server["name"] == "storage-0").unwrap();
     let on_victim = on_victim["replicas"].as_u64().unwrap();
-    assert!(on_victim > 8_000, "{on_victim}");
+    assert!(on_victim as usize > files / 2, "{on_victim}");
     let stop = AtomicBool::new(false);
     let (urls, token, home) = (cluster.urls().join(","), cluster.token.clone(), cluster.path(""));
     let cat = |number: usize| {
@@ -65,7 +66,7 @@ fn ten_thousand_objects_of_a_dead_server_are_copied_again_and_reads_go_on() {
         command
     };
     let ((reads, longest), whole) = std::thread::scope(|scope| {
-        let reader = scope.spawn(|| read(&stop, cat));
+        let reader = scope.spawn(|| read(&stop, files, cat));
         std::thread::sleep(Duration::from_secs(2));
         cluster.storage[0].kill();
         let killed = Instant::now();

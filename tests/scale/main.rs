@@ -1,4 +1,5 @@
-//! Failure and recovery at sizes that people have: ten thousand files, fifty servers.
+//! Failure and recovery at sizes that people have: ten thousand files, fifty servers. `scripts/scale` runs them at full
+//! size with a release build; without `HOLDFAST_SCALE` (in percent) they are a tenth of that.
 //!
 //! Each test prints what it measured. The bounds that it asserts are promises (docs/reliability.md), far from what an
 //! idle machine needs. One runs at a time, so that they do not measure each other.
@@ -15,6 +16,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use common::cluster::Process;
+
+/// How many of something there are, of so many at full size.
+fn scaled(full: usize) -> usize {
+    let percent = std::env::var("HOLDFAST_SCALE").map_or(10, |text| text.parse().unwrap());
+    (full * percent / 100).max(1)
+}
 
 /// Linux counts processor time for its users in hundredths of a second.
 const TICKS_PER_SECOND: u64 = 100;

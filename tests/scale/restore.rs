@@ -7,7 +7,7 @@ use crate::common::cluster::{Cluster, Plan};
 use crate::common::restore::*;
 use crate::common::{postgres, wait_for};
 
-const FILES: usize = 10_000;
+const FILES_FULL: usize = 10_000;
 
 fn started(database: &Option<String>) -> Cluster {
     let args = ["--health-interval", "0.5", "--down-after", "2", "--repair-delay", "600", "--read-ttl", "1"];
@@ -50,10 +50,11 @@ fn timed(cluster: &Cluster, what: &str, body: &str) -> serde_json::Value {
 }
 
 fn set_back_then_lost_then_without_journal(kind: &str, database: Option<String>) {
+    let files = crate::scaled(FILES_FULL);
     let mut cluster = started(&database);
     let began = Instant::now();
-    fill(&cluster, FILES);
-    println!("{kind}: filled with {FILES} files in {:.1?}", began.elapsed());
+    fill(&cluster, files);
+    println!("{kind}: filled with {files} files in {:.1?}", began.elapsed());
     settle(&cluster);
     cluster.kill_all();
     let backup = back_up(&cluster, &database);
@@ -98,7 +99,7 @@ fn set_back_then_lost_then_without_journal(kind: &str, database: Option<String>)
     let labels = cluster.path("labels");
     cluster.ok(&["export", "/a", labels.to_str().unwrap()]);
     let mut compared = 0;
-    for number in 0..FILES {
+    for number in 0..files {
         let path = format!("d{}/e{}/f{number}", number % 7, number % 3);
         let removed = number % 7 == 4 || [0, 12, 19, 26].contains(&number) || (number % 7 == 6 && number % 3 == 0);
         let overwritten = match number {
