@@ -13,9 +13,9 @@ use crate::db::rows::{EventRow, ServerHealthRow};
 use crate::db::server::{ServerView, health_word};
 use crate::db::{cluster, events, health};
 use crate::decisions::health::{Watched, after_check, round_counts};
-use crate::types::api::Health;
-use crate::types::storage_api::StorageStatus;
-use crate::types::{Result, Time, Version};
+use crate::types::api::{AdminState, Health};
+use crate::types::storage_api::{StorageStatus, Told};
+use crate::types::{Result, Time};
 
 /// Free room and the time of the last answer are written when they are older than this, or health changes.
 const REFRESH: TimeDelta = TimeDelta::seconds(10);
@@ -83,8 +83,9 @@ async fn round(context: Context, memory: Arc<Mutex<Memory>>) -> Result<PassRepor
     let late = started_late(&context, &memory);
     let servers = context.fresh_servers().await?;
     let timeout = context.settings.health_interval.min(CHECK_TIMEOUT_MAX);
-    let head = context.db.read(cluster::state).await?.journal_copied;
-    let checks = servers.iter().map(|server| check(&context, server, timeout, head));
+    let belong = servers.iter().filter(|server| server.admin_state != AdminState::Drained).count() as i64;
+    let told = Told { version: context.db.read(cluster::state).await?.journal_copied, servers: belong };
+    let checks = servers.iter().map(|server| check(&context, server, timeout, told));
     let found = join_all(checks).await;
     protect(&context, &servers, &found).await?;
     // From here on they may be compared, repaired, told to delete: the database is as new as anybody knows.
@@ -137,9 +138,9 @@ async fn protect(context: &Context, servers: &[ServerView], found: &[Found]) -> 
     Ok(())
 }
 
-async fn check(context: &Context, server: &ServerView, timeout: Duration, head: Version) -> Found {
+async fn check(context: &Context, server: &ServerView, timeout: Duration, told: Told) -> Found {
     let (cluster, _) = context.membership();
-    match context.storage.check(&server.row.url, timeout, Some(head)).await {
+    match context.storage.check(&server.row.url, timeout, Some(told)).await {
         Err(error) => Found::Missed(error.message().to_string()),
         Ok(status) if status.identity.to_string() != server.row.identity => {
             Found::Missed(format!("another server (identity {}) answers at {}", status.identity, server.row.url))

@@ -288,10 +288,12 @@ impl Run {
         let heard = members.iter().map(|member| member.status.heard_version).max().unwrap_or(0);
         status.journal_version = merged.chain.as_ref().map_or(0, |chain| chain.head.version);
         let expected = heard.max(merged.newest);
-        if expected > status.journal_version
-            && (merged.chain.is_some() || merged.newest > 0)
-            && !self.request.accept_gap
-        {
+        let without_journal = merged.chain.is_none() && merged.newest == 0;
+        if without_journal || (expected > status.journal_version && !self.request.accept_gap) {
+            // Who has more may be on its way.
+            self.refuse_missing(members)?;
+        }
+        if expected > status.journal_version && !without_journal && !self.request.accept_gap {
             return Err(Error::new(
                 ErrorCode::PreconditionFailed,
                 format!(
@@ -309,7 +311,32 @@ impl Run {
         let without = self.request.without.clone();
         let staged =
             context.db.read(move |connection| branches::stage(connection, &collection, &merged, epoch, status)).await?;
-        refuse_unknown(staged, &known, &without).await
+        let staged = refuse_unknown(staged, &known, &without).await?;
+        self.refuse_missing(members)?;
+        Ok(staged)
+    }
+
+    /// Fewer servers than those that are here have heard of stop the restore, unless as many are named. It is the newest
+    /// word that counts.
+    fn refuse_missing(&self, members: &[Member]) -> Result<()> {
+        let newest = members.iter().map(|member| member.status.heard_version).max();
+        let told = members.iter().filter(|member| Some(member.status.heard_version) == newest);
+        let belong = told.map(|member| member.status.heard_servers).max().unwrap_or(0);
+        let here = |name: &&String| members.iter().any(|member| member.name == **name);
+        let named = self.request.without.iter().filter(|name| !here(name)).count();
+        if members.len() + named >= belong as usize {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorCode::PreconditionFailed,
+            format!(
+                "{belong} storage servers belonged to the cluster, and only {} have announced themselves ({}). Start the \
+                 others, they come within seconds; or, if they will not come back, run the restore with --without NAME for \
+                 each of them",
+                members.len(),
+                members.iter().map(|member| member.name.as_str()).collect::<Vec<_>>().join(", ")
+            ),
+        ))
     }
 
     /// Puts the inventories beside the rows.

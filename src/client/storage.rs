@@ -11,7 +11,7 @@ use crate::types::limits::{
     INVENTORY_PAGE_ROWS_MAX, LONG_REQUEST_TIMEOUT, REQUEST_TIMEOUT, SNAPSHOT_TIMEOUT, UPLOAD_TIMEOUT,
 };
 use crate::types::storage_api::*;
-use crate::types::{Error, ErrorCode, Result, Sha256, Version};
+use crate::types::{Error, ErrorCode, Result, Sha256};
 
 /// Calls storage servers. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -116,16 +116,11 @@ impl StorageClient {
         self.check(base, timeout, None).await
     }
 
-    /// As [`StorageClient::status`], and tells it the journal's head, if this is a name server that may act.
-    pub async fn check(
-        &self,
-        base: &str,
-        timeout: std::time::Duration,
-        head: Option<Version>,
-    ) -> Result<StorageStatus> {
+    /// As [`StorageClient::status`], and tells it what a restore must know, if this is a name server that may act.
+    pub async fn check(&self, base: &str, timeout: std::time::Duration, told: Option<Told>) -> Result<StorageStatus> {
         let mut request = self.http.raw().get(format!("{base}/status"));
-        if let Some(head) = head {
-            request = request.header(JOURNAL_HEAD_HEADER, head);
+        if let Some(Told { version, servers }) = told {
+            request = request.header(JOURNAL_HEAD_HEADER, version).header(SERVERS_HEADER, servers);
         }
         match tokio::time::timeout(timeout, send_json(request, &self.credentials)).await {
             Ok(answer) => answer.map_err(error),

@@ -84,6 +84,23 @@ bulk_insert! {
     insert_events, EventRow, events
 }
 
+/// Tries to be the only one that prepares the database, until the connection ends. SQLite has only one name server.
+pub fn try_lock_preparation(connection: &mut AnyConnection) -> QueryResult<bool> {
+    #[derive(QueryableByName)]
+    struct Locked {
+        #[diesel(sql_type = diesel::sql_types::Bool)]
+        locked: bool,
+    }
+    match connection {
+        // The number is ours: "holdfast" in ASCII.
+        AnyConnection::Postgres(connection) => {
+            let query = diesel::sql_query("SELECT pg_try_advisory_lock(x'686f6c6466617374'::bigint) AS locked");
+            Ok(query.get_result::<Locked>(connection)?.locked)
+        }
+        AnyConnection::Sqlite(_) => Ok(true),
+    }
+}
+
 /// Locks the cluster row until the end of the transaction. The first statement of each change: on SQLite,
 /// being a write, it takes the write lock before anything is read (as `BEGIN IMMEDIATE` does).
 pub fn lock_cluster(connection: &mut AnyConnection) -> QueryResult<ClusterRow> {

@@ -1,5 +1,7 @@
 //! Bringing a database's tables up to date, and the first rows of a new cluster.
 
+use std::time::{Duration, Instant};
+
 use diesel::migration::MigrationVersion;
 use diesel::prelude::*;
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
@@ -13,6 +15,8 @@ use crate::security::{ClusterSecret, token};
 use crate::types::api::Role;
 use crate::types::{Error, ErrorCode, Result, id};
 
+/// Longest time that another name server may take to prepare the database.
+const PREPARATION_MAX: Duration = Duration::from_secs(60);
 const POSTGRES: EmbeddedMigrations = embed_migrations!("migrations/postgres");
 const SQLITE: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
 
@@ -23,6 +27,7 @@ pub const FIRST_TOKEN: &str = "superuser";
 /// `initialize` says so; else the database waits for a restore. A schema of a newer program is refused.
 pub fn prepare(url: &DatabaseUrl, initialize: bool, secret: &ClusterSecret, default_copies: u32) -> Result<()> {
     let mut connection = connect_once(url)?;
+    wait_for_others(&mut connection)?;
     run_migrations(&mut connection)?;
     let clusters: Vec<String> = schema::cluster::table.select(schema::cluster::cluster_id).load(&mut connection)?;
     let waits = clusters.first().is_some_and(|id| *id == Uuid::nil().to_string());
@@ -38,6 +43,18 @@ pub fn prepare(url: &DatabaseUrl, initialize: bool, secret: &ClusterSecret, defa
         log::warn!("{WAITING}");
     }
     check_secret(&mut connection, secret)
+}
+
+/// Several name servers that start together on one database prepare it one after the other.
+fn wait_for_others(connection: &mut AnyConnection) -> Result<()> {
+    let started = Instant::now();
+    while !dialect::try_lock_preparation(connection)? {
+        if started.elapsed() > PREPARATION_MAX {
+            return Err(Error::unavailable("another name server has been preparing the database for too long"));
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
 }
 
 /// What an empty database is told to wait for.

@@ -7,7 +7,7 @@
 //! | [`reporter`] | the `CommitReporter`: reports uploads to the name server, many in one request |
 //! | [`registrar`] | the `Registrar`: announces the server, and again when the name server forgot |
 //! | [`collector`] | the `Collector`: asks about pending replicas |
-//! | [`heard`] | the newest change of the metadata that the server has heard of |
+//! | [`heard`] | what the server has heard of the cluster, for a restore |
 //! | [`scrubber`] | the `Scrubber`: reads everything again and puts aside what is corrupt |
 //! | [`suspects`] | copies that looked wrong when they were sent, on their way to the `Scrubber` |
 //! | [`http`] | the endpoints |

@@ -266,8 +266,9 @@ fn build(layout: &Layout, path: &Path, new_path: &Path) -> Result<Rebuilt> {
     done.ended_early = ended.err().map(|error| error.chain());
     // What was promised about older name servers, and what was heard of the journal, must hold on.
     let mut kept = |name| index::setting(&mut old, name).unwrap_or(0);
-    let (term, heard) = (kept("term"), kept(heard::SETTING));
-    for (name, value) in [("epoch", epoch), ("term", term), (heard::SETTING, heard)] {
+    let [version, servers] = heard::SETTINGS;
+    let values = [("epoch", epoch), ("term", kept("term")), (version, kept(version)), (servers, kept(servers))];
+    for (name, value) in values {
         diesel::insert_into(settings::table)
             .values((settings::name.eq(name), settings::value.eq(value)))
             .execute(&mut new)?;

@@ -25,6 +25,7 @@ use crate::client::{Credentials, HttpClient, NameServerClient, StorageClient};
 use crate::decisions::scrub::Pace;
 use crate::security::ticket::Sender;
 use crate::security::{ClusterSecret, Signer};
+use crate::types::storage_api::Told;
 use crate::types::{Error, Result, ServerId};
 use crate::web::metrics::ActorGauges;
 use crate::web::{ListenOptions, Metrics, metrics, request};
@@ -154,7 +155,7 @@ pub struct Shared {
     pub reporter: Handle<CommitReporter>,
     /// The copy of the metadata's journal.
     pub journal: Journal,
-    /// The newest change that it has heard of.
+    /// What it has heard of the cluster.
     pub heard: Heard,
     /// Who it is.
     pub identity: Identity,
@@ -302,7 +303,9 @@ async fn serve(typed: OptionalOptions) -> Result<()> {
     };
     let (epoch, term) = (index::setting(&mut connection, "epoch")?, index::setting(&mut connection, "term")?);
     let identity = Identity::new(file.identity, file.cluster, epoch, term);
-    let heard = Heard::new(index::setting(&mut connection, heard::SETTING)?);
+    let [version, servers] = heard::SETTINGS;
+    let (version, servers) = (index::setting(&mut connection, version)?, index::setting(&mut connection, servers)?);
+    let heard = Heard::new(Told { version, servers });
     let (board, metrics) = (Board::default(), Metrics::new()?);
     let supervisor = Supervisor::new(board.clone());
     let work = WriteIndex { layout: layout.clone(), connection: Arc::new(Mutex::new(connection)) };

@@ -27,6 +27,9 @@ pub struct StorageStatus {
     /// The newest change of the metadata that it has heard of.
     #[serde(default)]
     pub heard_version: Version,
+    /// How many storage servers it has heard belong to the cluster, drained ones left out; 0 when it has heard nothing.
+    #[serde(default)]
+    pub heard_servers: i64,
     /// So many copies were found corrupt at once that it no longer trusts its disk or memory.
     #[serde(default)]
     pub scrub_alarm: bool,
@@ -98,8 +101,19 @@ pub struct JournalPosition {
     pub tip: Sha256,
 }
 
-/// Header of `GET /status`: the newest version that the sending name server knows.
+/// Header of `GET /status`: the newest version that the journal's copies have.
 pub const JOURNAL_HEAD_HEADER: &str = "Holdfast-Journal-Head";
+/// Header of `GET /status`: how many storage servers belong to the cluster.
+pub const SERVERS_HEADER: &str = "Holdfast-Servers";
+
+/// What a health check tells a storage server, by these headers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Told {
+    /// The newest version that the journal's copies have.
+    pub version: Version,
+    /// How many storage servers belong to the cluster, drained ones left out.
+    pub servers: i64,
+}
 
 /// What a file of the journal has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -103,8 +103,9 @@ impl Server {
     /// `kill -9`. Whether it ran.
     pub fn kill(&self) -> bool {
         let mut state = self.state.lock().unwrap();
-        state.wanted = false;
+        // One that has ended by itself is started again all the same: nobody else would.
         let Some(mut child) = state.child.take() else { return false };
+        state.wanted = false;
         let _ = child.kill();
         child.wait().unwrap();
         true

@@ -106,6 +106,16 @@ async fn migrations_go_down_and_up_again() {
     }
 }
 
+#[test]
+fn name_servers_that_start_together_prepare_the_database_once() {
+    let url = DatabaseUrl::parse(&crate::common::postgres::shared().database()).unwrap();
+    std::thread::scope(|scope| {
+        let start = || scope.spawn(|| migrate::prepare(&url, true, &secret(), 2));
+        let started: Vec<_> = (0..4).map(|_| start()).collect();
+        started.into_iter().for_each(|name_server| name_server.join().unwrap().unwrap());
+    });
+}
+
 const VIEWS: [&str; 6] =
     ["servers", "files", "under_replicated", "outbox_backlog", "recent_events", "usage_by_directory"];
 

@@ -83,19 +83,21 @@ pub(super) async fn fence(request: &HttpRequest, shared: &Shared) -> Result<()> 
     Ok(())
 }
 
-/// Remembers the newest version that a name server tells of, when it is one that may act here. Anybody else is
+/// Remembers what a name server tells of the cluster, when it is one that may act here. Anybody else is
 /// answered all the same.
 fn note_head(request: &HttpRequest, daemon: &Daemon) {
-    let head = request.headers().get(JOURNAL_HEAD_HEADER).and_then(|value| value.to_str().ok()?.parse().ok());
-    let Some(head) = head else { return };
+    let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok()?.parse::<i64>().ok());
+    let Some(version) = header(JOURNAL_HEAD_HEADER) else { return };
+    let told = Told { version, servers: header(SERVERS_HEADER).unwrap_or_default() };
     match judge(request, daemon) {
         Err(error) => log::debug!("a journal's head is not believed: {}", error.message()),
         Ok(_) => {
-            let Some(version) = daemon.heard.note(head) else { return };
+            let Some(Told { version, servers }) = daemon.heard.note(told) else { return };
             let shared = daemon.get_ref().clone();
             // The check is not held up by a slow disk.
             actix_web::rt::spawn(async move {
-                let change = IndexChange::Settings(vec![(heard::SETTING, version)]);
+                let [of_version, of_servers] = heard::SETTINGS;
+                let change = IndexChange::Settings(vec![(of_version, version), (of_servers, servers)]);
                 if let Err(error) = shared.writer.submit(change, INDEX_DEADLINE).await {
                     log::warn!("the newest version could not be written down: {}", error.chain());
                     shared.heard.not_written();
@@ -107,7 +109,7 @@ fn note_head(request: &HttpRequest, daemon: &Daemon) {
 
 pub(super) async fn status(request: HttpRequest, daemon: Daemon) -> Result<HttpResponse> {
     note_head(&request, &daemon);
-    let journal = daemon.journal.position();
+    let (journal, told) = (daemon.journal.position(), daemon.heard.told());
     let (capacity_bytes, free_bytes) = daemon.layout.room()?;
     let (objects, bytes) = daemon.index.read(index::sums).await?;
     let standing = daemon.identity.standing();
@@ -118,7 +120,8 @@ pub(super) async fn status(request: HttpRequest, daemon: Daemon) -> Result<HttpR
         server: standing.server,
         epoch: standing.epoch,
         term: standing.term,
-        heard_version: daemon.heard.version().max(journal.as_ref().map_or(0, |position| position.version)),
+        heard_servers: told.servers,
+        heard_version: told.version.max(journal.as_ref().map_or(0, |position| position.version)),
         journal,
         scrub_alarm: daemon.suspects.alarm(),
         boot_id: daemon.identity.boot_id,
