@@ -111,6 +111,12 @@ impl Server {
         true
     }
 
+    /// `kill -9`, whether it runs or not, and nobody starts it again.
+    pub fn end(&self) {
+        self.kill();
+        self.state.lock().unwrap().wanted = false;
+    }
+
     /// Starts it again some time after it has ended by itself. How it ended, when that is seen first.
     pub fn revive(&self) -> Option<ExitStatus> {
         let mut state = self.state.lock().unwrap();
@@ -157,6 +163,6 @@ fn signal(pid: u32, signal: Signal) {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.kill();
+        self.end();
     }
 }

@@ -280,7 +280,7 @@ fn mount_small_disk(dir: &Path) -> PathBuf {
 impl Drop for World {
     fn drop(&mut self) {
         for server in self.servers() {
-            server.kill();
+            server.end();
         }
         if let Some(disk) = &self.small_disk {
             let _ = Command::new("umount").arg(disk).output();

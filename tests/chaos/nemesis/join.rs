@@ -43,7 +43,7 @@ impl Nemesis for Join {
             return;
         }
         world.leaving.lock().unwrap().push(server.clone());
-        server.kill();
+        server.end();
         world.note(format!("{} is gone for good", server.name));
     }
 
