@@ -234,3 +234,37 @@ fn wait_until_repaired(cluster: &Cluster) {
         report["under_replicated"].as_array()?.is_empty().then_some(())
     });
 }
+
+#[test]
+fn one_server_without_the_journal_is_not_taken_for_the_whole_cluster() {
+    let mut cluster = Cluster::start(&Plan { storage_servers: 4, ..plan(None) });
+    fill(&cluster, 40);
+    settle(&cluster);
+    let before = tree(&cluster);
+    let status = |cluster: &Cluster, number: usize| {
+        cluster.http().curl(&[&format!("{}/status", cluster.storage[number].url())]).unwrap().json()
+    };
+    let without = wait_for("one of four has no copy of the journal, and knows how many they are", 20, || {
+        (0..4).find(|number| {
+            let status = status(&cluster, *number);
+            status["journal"].is_null() && status["heard_servers"] == 4
+        })
+    });
+    // It is written down a moment later.
+    std::thread::sleep(std::time::Duration::from_secs(6));
+    lose_database(&mut cluster, &None);
+    cluster.name_server.start();
+    cluster.storage[without].start();
+    let refused = wait_for("it has announced itself", 30, || {
+        let status = restore(&cluster, "{\"accept_gap\": true}");
+        status["error"].as_str().filter(|error| !error.contains("has announced itself yet")).map(String::from)
+    });
+    assert!(refused.contains("4 storage servers belonged to the cluster, and only 1 have announced"), "{refused}");
+    let others: Vec<usize> = (0..4).filter(|number| *number != without).collect();
+    others.iter().for_each(|number| cluster.storage[*number].start());
+    let status = restored(&cluster, "{}");
+    assert_eq!((&status["source"], &status["losses_total"]), (&"journal".into(), &0.into()), "{status:#}");
+    cluster.wait_for_live(4);
+    assert_eq!(tree(&cluster), before);
+    wait_until_healthy(&cluster);
+}
