@@ -88,7 +88,9 @@ fn a_storage_server_keeps_and_returns_the_journal_for_name_servers_only() {
             assert!(read == *want && download.size == Some(file.bytes), "{}", file.name);
         }
         assert_eq!(name_server.journal_file(&url, "../server.json").await.err().unwrap().code(), ErrorCode::NotFound);
-        // What was heard survives the daemon; it is written down a moment later.
+        // What was heard survives the daemon; it is written down with a later check, at most once in five seconds.
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        name_server.check(&url, TIMEOUT, Some(Told { version: 6_000_000, servers: 7 })).await.unwrap();
         wait_for("the version that was heard is kept", 30, || {
             cluster.storage[0].kill();
             cluster.storage[0].start();
