@@ -322,9 +322,12 @@ impl Run {
         let newest = members.iter().map(|member| member.status.heard_version).max();
         let told = members.iter().filter(|member| Some(member.status.heard_version) == newest);
         let belong = told.map(|member| member.status.heard_servers).max().unwrap_or(0);
-        let here = |name: &&String| members.iter().any(|member| member.name == **name);
-        let named = self.request.without.iter().filter(|name| !here(name)).count();
-        if members.len() + named >= belong as usize {
+        // A machine that was set up anew may have the name of the one that was lost: it is the lost one that is named.
+        let named: HashSet<&String> = self.request.without.iter().collect();
+        let here =
+            members.iter().filter(|member| member.status.cluster.is_some() && member.row.admin_state != "drained");
+        let here: Vec<&str> = here.map(|member| member.name.as_str()).collect();
+        if here.len() + named.len() >= belong as usize {
             return Ok(());
         }
         Err(Error::new(
@@ -333,8 +336,8 @@ impl Run {
                 "{belong} storage servers belonged to the cluster, and only {} have announced themselves ({}). Start the \
                  others, they come within seconds; or, if they will not come back, run the restore with --without NAME for \
                  each of them",
-                members.len(),
-                members.iter().map(|member| member.name.as_str()).collect::<Vec<_>>().join(", ")
+                here.len(),
+                here.join(", ")
             ),
         ))
     }
@@ -382,6 +385,7 @@ impl Run {
             cluster,
             epoch,
             head: staged.head,
+            told: staged.told,
             newest: heard.max(staged.head),
             servers: members.iter().map(|member| member.row.clone()).collect(),
             superuser,
@@ -446,7 +450,7 @@ async fn refuse_unknown(mut staged: Staged, known: &HashSet<String>, without: &[
                     })?;
                     let named = without.contains(&row.name) || without.contains(&ServerId(row.id).to_string());
                     if !known.contains(&row.identity) && !named && row.admin_state != "drained" {
-                        absent.push(format!("{} ({})", row.name, row.url));
+                        absent.push(format!("{} ({}, id {})", row.name, row.url, ServerId(row.id)));
                     }
                 }
                 Ok(())

@@ -31,6 +31,8 @@ pub struct Staged {
     pub status: RestoreStatus,
     /// The newest version that the rows have.
     pub head: Version,
+    /// See [`restore::Plan::told`].
+    pub told: Version,
     /// Rows whose content comes from the database itself and wins, by table and key.
     pub own: HashSet<(String, String)>,
 }
@@ -50,10 +52,11 @@ pub fn stage(
     let Some(chain) = merged.chain.as_ref() else {
         status.source = "labels".into();
         restore::stage_own(connection, &mut staging)?;
-        return Ok(Staged { staging, status, head: state.version.max(0), own });
+        let head = state.version.max(0);
+        return Ok(Staged { staging, status, head, told: head, own });
     };
     collection.replay(chain, &mut staging)?;
-    let mut head = chain.head.version;
+    let (mut head, mut told) = (chain.head.version, chain.head.version);
     let mut aside = Aside { epoch, directory: None, kept: HashSet::new() };
     let mut beyond = Branch::default();
     if state.history != chain.head.history || state.version == 0 {
@@ -69,6 +72,10 @@ pub fn stage(
         status.source = "forward".into();
         own = lay_over(connection, collection, chain, state.version, &mut staging, &mut beyond, &mut status)?;
         head = head.max(state.version);
+        // Where they did not part, one of them has all that the other one has.
+        if beyond.after.is_none_or(|after| chain.head.version == after) {
+            told = head;
+        }
     }
     for conflict in &merged.conflicts {
         let sentence = format!(
@@ -78,13 +85,14 @@ pub fn stage(
         say(&mut status.conflicts, &mut status.conflicts_total, sentence);
         // One of another history was judged by the restore that ended that history.
         if conflict.head.history == chain.head.history {
-            let mut branch = Branch::default();
+            let mut branch = Branch { after: conflict.after, ..Branch::default() };
             collection.each_line(conflict.pieces.iter().copied(), |line| branch.note(&line))?;
             aside.keep_files_of(&branch, &mut staging, &mut status)?;
+            told = told.min(conflict.head.version);
         }
     }
     aside.keep_files_of(&beyond, &mut staging, &mut status)?;
-    Ok(Staged { staging, status, head, own })
+    Ok(Staged { staging, status, head, told, own })
 }
 
 /// Finds the last change that the database and the chain share, and applies the database's own later ones. What the
@@ -111,6 +119,7 @@ fn lay_over(
     if common == version {
         return Ok(HashSet::new());
     }
+    beyond.after = Some(common);
     let (mut own, mut after) = (HashSet::new(), common);
     loop {
         let lines = stored::lines_after(connection, after, PAGE_LINES)?;
@@ -148,6 +157,9 @@ fn lay_over(
 /// What a losing side did after the branches parted: the last content of each row that it changed.
 #[derive(Default)]
 struct Branch {
+    /// The last version that both sides share; what was committed later is the branch's own. `None` when nobody can tell:
+    /// then nothing can be told apart either.
+    after: Option<Version>,
     entries: HashMap<i64, Option<EntryRow>>,
     objects: HashMap<i64, ObjectRow>,
 }
@@ -217,7 +229,9 @@ impl Aside {
         files.sort_by_key(|row| row.id);
         for row in files {
             let Some(object) = row.object.and_then(|id| branch.objects.get(&id)) else { continue };
-            if object.state != ObjectRow::LIVE
+            let is_its_own = branch.after.is_some_and(|after| object.version > after);
+            if !is_its_own
+                || object.state != ObjectRow::LIVE
                 || self.kept.contains(&object.id)
                 || branch.was_removed(row, staging)?
                 || in_the_tree(object.id, staging)?

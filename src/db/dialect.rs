@@ -124,6 +124,14 @@ pub fn only_read_one_state(connection: &mut AnyConnection) -> QueryResult<()> {
     Ok(())
 }
 
+/// Lets the statements of a connection take as long as they need: a new index on a large table takes a while.
+pub fn let_statements_take_time(connection: &mut AnyConnection) -> QueryResult<()> {
+    match connection {
+        AnyConnection::Postgres(connection) => connection.batch_execute("SET statement_timeout = 0"),
+        AnyConnection::Sqlite(_) => Ok(()),
+    }
+}
+
 /// Lets a transaction take as long as it needs: a restore writes everything in one.
 pub fn take_time(connection: &mut AnyConnection) -> QueryResult<()> {
     if let AnyConnection::Postgres(connection) = connection {

@@ -28,6 +28,7 @@ pub const FIRST_TOKEN: &str = "superuser";
 pub fn prepare(url: &DatabaseUrl, initialize: bool, secret: &ClusterSecret, default_copies: u32) -> Result<()> {
     let mut connection = connect_once(url)?;
     wait_for_others(&mut connection)?;
+    dialect::let_statements_take_time(&mut connection)?;
     run_migrations(&mut connection)?;
     let clusters: Vec<String> = schema::cluster::table.select(schema::cluster::cluster_id).load(&mut connection)?;
     let waits = clusters.first().is_some_and(|id| *id == Uuid::nil().to_string());

@@ -37,6 +37,10 @@ pub struct Plan {
     pub epoch: i64,
     /// The newest version that the staged rows have.
     pub head: Version,
+    /// Up to this version nothing was committed that the staged rows do not tell of. Where the database had gone its own
+    /// way, that is the end of the journal's copies: what was committed behind it on their way has higher numbers, and
+    /// the database has given the same ones to changes of its own.
+    pub told: Version,
     /// The newest version that anybody has heard of.
     pub newest: Version,
     /// The servers that answered, as they announce themselves now.
@@ -213,9 +217,8 @@ impl Rebuild<'_> {
             let Some(content) = self.staging.get(ENTRIES, &staged.id.to_string())? else { continue };
             rows.push(parse(&content)?);
         }
-        let own = |row: &EntryRow| self.plan.own.contains(&(ENTRIES.to_string(), row.id.to_string()));
         // The database's own entries keep their names.
-        rows.sort_by_key(|row| (!own(row), std::cmp::Reverse(row.version)));
+        rows.sort_by_key(|row| (!self.is_own(row), std::cmp::Reverse(row.version)));
         let (mut names, mut kept) = (HashSet::new(), Vec::with_capacity(rows.len()));
         for mut row in rows {
             self.last = self.last.max(row.version);
@@ -238,6 +241,11 @@ impl Rebuild<'_> {
             kept.push(row);
         }
         Ok(kept)
+    }
+
+    /// Whether the database itself changed an entry after it had parted from the journal's copies: then it wins.
+    fn is_own(&self, row: &EntryRow) -> bool {
+        self.plan.own.contains(&(ENTRIES.to_string(), row.id.to_string()))
     }
 
     /// Whether an object is live, or is again: on one branch its last entry was removed, and another branch has an
@@ -315,7 +323,7 @@ impl Rebuild<'_> {
     fn unknown(&mut self, server: crate::types::ServerId, line: &InventoryLine, marked: &mut Vec<Marked>) {
         match line.version {
             // Committed before the journal's end and not in it: deleted and forgotten.
-            Some(version) if version <= self.plan.head => {}
+            Some(version) if version <= self.plan.told => {}
             Some(version) => marked.push(Marked {
                 server,
                 object: line.replica.object,
@@ -384,9 +392,11 @@ impl Rebuild<'_> {
         dialect::insert_objects_if_absent(self.connection, &[object])?;
         let mut name = name.to_string();
         match tree::child(self.connection, parent.0, &name)? {
-            Some(entry) if entry.is_directory() => {
+            Some(entry) if entry.is_directory() || self.is_own(&entry) => {
                 name = renamed(&name, &format!("restored {}", found.object));
-                let sentence = format!("{path} is a directory; the file that was committed there is {name:?} now");
+                let what =
+                    if entry.is_directory() { "is a directory" } else { "has the database's own, later content" };
+                let sentence = format!("{path} {what}; the file that was committed there is {name:?} now");
                 say(&mut self.status.conflicts, &mut self.status.conflicts_total, sentence);
             }
             Some(entry) => {

@@ -12,7 +12,7 @@ pub const SETTINGS: [&str; 2] = ["heard_version", "heard_servers"];
 /// It is written down at most once in this time.
 const WRITE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// What was heard. Versions only rise, across restores too; of the servers the last word counts.
+/// What was heard. Versions only rise, across restores too; how many servers there are, the newest version says.
 #[derive(Debug, Default)]
 pub struct Heard(Mutex<State>);
 
@@ -41,7 +41,10 @@ impl Heard {
 
     fn note_at(&self, told: Told, now: Instant) -> Option<Told> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        state.told = Told { version: state.told.version.max(told.version), ..told };
+        // Whoever is behind, as a database that was set back, does not know how many they are now.
+        if told.version >= state.told.version {
+            state.told = told;
+        }
         let due = state.at.is_none_or(|at| now.saturating_duration_since(at) >= WRITE_INTERVAL);
         if state.written == Some(state.told) || !due {
             return None;
@@ -70,7 +73,11 @@ mod tests {
         assert_eq!((heard.told(), heard.note_at(told(7, 3), start + WRITE_INTERVAL)), (told(9, 3), Some(told(9, 3))));
         assert_eq!(heard.note_at(told(8, 3), start + WRITE_INTERVAL * 3), None);
         heard.not_written();
-        assert_eq!(heard.note_at(told(8, 3), start + WRITE_INTERVAL * 3), Some(told(9, 3)));
+        assert_eq!(
+            heard.note_at(told(8, 1), start + WRITE_INTERVAL * 3),
+            Some(told(9, 3)),
+            "an old word counts for nothing"
+        );
         assert_eq!(heard.note_at(told(9, 2), start + WRITE_INTERVAL * 4), Some(told(9, 2)), "one was removed");
     }
 }

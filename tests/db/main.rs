@@ -17,5 +17,6 @@ mod namespace;
 mod pending;
 mod protection;
 mod replication;
+mod restore;
 mod schema;
 mod sync;
