@@ -11,10 +11,10 @@ use super::context::Context;
 use super::pass::{PassReport, Timing, Work};
 use crate::db::rows::{EventRow, ServerHealthRow};
 use crate::db::server::{ServerView, health_word};
-use crate::db::{cluster, events, health};
+use crate::db::{cluster, events, health, journal};
 use crate::decisions::health::{Watched, after_check, round_counts};
 use crate::types::api::{AdminState, Health};
-use crate::types::storage_api::{StorageStatus, Told};
+use crate::types::storage_api::{JournalPosition, StorageStatus, Told};
 use crate::types::{Result, Time};
 
 /// Free room and the time of the last answer are written when they are older than this, or health changes.
@@ -77,6 +77,15 @@ enum Found {
     Missed(String),
 }
 
+impl Found {
+    fn journal(&self) -> Option<JournalPosition> {
+        match self {
+            Self::Answered(status) => status.journal.clone(),
+            Self::Missed(_) => None,
+        }
+    }
+}
+
 async fn round(context: Context, memory: Arc<Mutex<Memory>>) -> Result<PassReport> {
     let Some(held) = context.standing.held() else { return Ok(PassReport::standby()) };
     memory.lock().unwrap_or_else(PoisonError::into_inner).begin(held.term);
@@ -109,12 +118,28 @@ async fn round(context: Context, memory: Arc<Mutex<Memory>>) -> Result<PassRepor
 /// before any of them counts as live, so nothing is written or put aside meanwhile.
 async fn protect(context: &Context, servers: &[ServerView], found: &[Found]) -> Result<()> {
     // Read after the answers: a change in between cannot make them look newer than it.
-    let state = context.db.read(cluster::state).await?;
-    let knows_more = |found: &Found| match found {
+    let copies: Vec<_> = found.iter().map(Found::journal).collect();
+    let (state, parted) = context
+        .db
+        .read(move |connection| {
+            let state = cluster::state(connection)?;
+            let mut parted = Vec::with_capacity(copies.len());
+            for copy in copies {
+                parted.push(match copy {
+                    Some(copy) => journal::has_parted(connection, &state, &copy)?,
+                    None => false,
+                });
+            }
+            Ok((state, parted))
+        })
+        .await?;
+    let knows_more = |(found, parted): (&Found, bool)| match found {
         Found::Answered(status) if status.cluster == Some(state.cluster) => {
             let held = status.journal.as_ref().filter(|position| position.history == state.history);
             let version = held.map_or(0, |position| position.version).max(status.heard_version);
-            if status.epoch > state.epoch {
+            if parted {
+                Some("has a copy of the journal that has gone another way".to_string())
+            } else if status.epoch > state.epoch {
                 Some(format!("has seen epoch {}, the database is in epoch {}", status.epoch, state.epoch))
             } else {
                 (version > state.version)
@@ -123,8 +148,8 @@ async fn protect(context: &Context, servers: &[ServerView], found: &[Found]) -> 
         }
         _ => None,
     };
-    let Some((server, what)) = servers.iter().zip(found).find_map(|(server, found)| Some((server, knows_more(found)?)))
-    else {
+    let mut answers = servers.iter().zip(found.iter().zip(parted));
+    let Some((server, what)) = answers.find_map(|(server, answer)| Some((server, knows_more(answer)?))) else {
         return Ok(());
     };
     let reason = format!(

@@ -13,13 +13,14 @@ use futures_util::future::{BoxFuture, join_all};
 
 use super::context::Context;
 use super::pass::{PassReport, Timing, Work};
-use crate::db::cluster;
 use crate::db::server::ServerView;
 use crate::db::sync::{self, Applied, Differences, Page};
+use crate::db::{cluster, journal};
+use crate::decisions::sync::Verdict;
 use crate::types::api::Health;
 use crate::types::limits::INVENTORY_PAGE_ROWS_MAX;
 use crate::types::storage_api::{DeleteRequest, ReplicaKey};
-use crate::types::{Error, ErrorCode, Result};
+use crate::types::{Error, ErrorCode, ObjectId, Result, Version};
 
 /// Servers that are compared at the same time.
 const SERVERS_MAX: usize = 4;
@@ -100,7 +101,7 @@ async fn one(context: &Context, cursors: &Mutex<HashMap<i64, Cursor>>, server: &
         .unwrap_or_else(|| Cursor { boot: checked.boot_id.clone(), epoch, ..Cursor::default() });
     for _ in 0..PAGES_MAX {
         let (page, differences) = next_page(context, server, cursor.after).await?;
-        refuse_what_is_newer(context, server, &page).await?;
+        refuse_evidence(context, server, &page, &differences).await?;
         cursor.kept += differences.kept;
         put_right(context, server, differences, &mut cursor).await?;
         cursor.after = page.last;
@@ -112,18 +113,33 @@ async fn one(context: &Context, cursors: &Mutex<HashMap<i64, Cursor>>, server: &
     Ok(false)
 }
 
-/// Rule 5: a copy that was committed after the database's last change is the evidence that the database was set back.
-/// It must not be put aside as one that nobody knows.
-async fn refuse_what_is_newer(context: &Context, server: &ServerView, page: &Page) -> Result<()> {
-    let state = context.db.read(cluster::state).await?;
-    let Some(newest) = page.lines.iter().filter_map(|line| line.version).max().filter(|newest| *newest > state.version)
-    else {
-        return Ok(());
+/// Rule 5: a copy that was committed after the database's last change, or by a change that is another one in the
+/// database, is the evidence that the database was set back. It must not be put aside as one that nobody knows.
+async fn refuse_evidence(context: &Context, server: &ServerView, page: &Page, differences: &Differences) -> Result<()> {
+    let newest = page.lines.iter().filter_map(|line| line.version).max().unwrap_or(0);
+    let unknown = differences.lines.iter().filter(|(_, verdict)| matches!(verdict, Verdict::Quarantine(_)));
+    let unknown: Vec<(Version, ObjectId)> =
+        unknown.filter_map(|(line, _)| Some((line.version?, line.replica.object))).collect();
+    let (state, strange) = context
+        .db
+        .read(move |connection| {
+            let state = cluster::state(connection)?;
+            for (version, object) in unknown {
+                if journal::was_not_committed_by(connection, version, object)? {
+                    return Ok((state, Some(version)));
+                }
+            }
+            Ok((state, None))
+        })
+        .await?;
+    let what = match strange {
+        Some(version) => format!("that was committed as version {version}, which is another change in the database"),
+        None if newest > state.version => format!("of version {newest}, the database is at version {}", state.version),
+        None => return Ok(()),
     };
     let reason = format!(
-        "the storage server {} has a copy of version {newest}, the database is at version {}: the database was set \
-         back; bring it forward with `holdfast restore`",
-        server.row.name, state.version
+        "the storage server {} has a copy {what}: the database was set back; bring it forward with `holdfast restore`",
+        server.row.name
     );
     let stored = reason.clone();
     if context.lead(move |connection| cluster::protect(connection, &state, &stored)).await? {

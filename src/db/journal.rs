@@ -3,15 +3,35 @@
 use chrono::NaiveDateTime;
 use diesel::prelude::*;
 
+use super::cluster::ClusterState;
 use super::connection::AnyConnection;
 use super::rows::{EntryRow, JournalRow, ObjectRow, ServerRow, TokenRow};
 use super::schema::journal::dsl;
 use crate::journal::{ENTRIES, JournalLine, OBJECTS, SERVERS, TOKENS};
-use crate::types::{Error, Result};
+use crate::types::storage_api::JournalPosition;
+use crate::types::{Error, ObjectId, Result, Version};
 
 /// The tip after a version, while the journal has it.
 pub fn tip_at(connection: &mut AnyConnection, version: i64) -> QueryResult<Option<Vec<u8>>> {
     dsl::journal.filter(dsl::version.eq(version)).order(dsl::seq.desc()).select(dsl::tip).first(connection).optional()
+}
+
+/// Whether a copy of the journal of this history has gone another way than the database, as far as the database can
+/// still tell.
+pub fn has_parted(connection: &mut AnyConnection, state: &ClusterState, copy: &JournalPosition) -> QueryResult<bool> {
+    if copy.history != state.history || copy.version > state.version {
+        return Ok(false);
+    }
+    let ours = if copy.version == state.version { Some(state.tip.clone()) } else { tip_at(connection, copy.version)? };
+    Ok(ours.is_some_and(|tip| tip != copy.tip.0))
+}
+
+/// Whether an object was certainly not committed by this version's change: the journal has the change, and it is
+/// another one.
+pub fn was_not_committed_by(connection: &mut AnyConnection, version: Version, object: ObjectId) -> QueryResult<bool> {
+    let rows: Vec<(String, String)> =
+        dsl::journal.filter(dsl::version.eq(version)).select((dsl::table_name, dsl::row_key)).load(connection)?;
+    Ok(!rows.is_empty() && !rows.contains(&(OBJECTS.to_string(), object.0.to_string())))
 }
 
 impl From<JournalRow> for JournalLine {
