@@ -36,8 +36,8 @@ both_backends! {
         let early = db.write("/early", "x").await;
         let late = db.write("/late", "y").await;
         let state = db.db.read(cluster::state).await.unwrap();
-        let tips = db.journal().await.into_iter().filter(|row| row.version == early.version).map(|row| row.tip);
-        let of_early = Sha256::from_slice(&tips.last().unwrap()).unwrap();
+        let mut tips = db.journal().await.into_iter().filter(|row| row.version == early.version).map(|row| row.tip);
+        let of_early = Sha256::from_slice(&tips.next_back().unwrap()).unwrap();
         let of_last = Sha256::from_slice(&state.tip).unwrap();
         let other = Sha256::of(b"another branch");
         let history = state.history;

@@ -14,7 +14,6 @@ use holdfast::types::{ErrorCode, Sha256};
 use uuid::Uuid;
 
 use crate::common::cluster::{Cluster, Plan, SECRET};
-use crate::common::wait_for;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
