@@ -136,7 +136,8 @@ fn before(arena: &mut Arena, area: Area) {
     }
 }
 
-/// A server that returns has lost two copies, and has one that nobody knows.
+/// A server that returns has lost two copies, and has one that nobody knows, of a version that the journal does not have: of
+/// one that it has, it would be the evidence of another history.
 fn kill_and_make_different(arena: &mut Arena, number: usize) {
     wait_for("its copies are marked", 30, || (arena.pending(number) == 0).then_some(()));
     arena.cluster.storage[number].kill();
@@ -145,7 +146,7 @@ fn kill_and_make_different(arena: &mut Arena, number: usize) {
         DELETE FROM small_bytes WHERE (object, generation) IN lost;
         DELETE FROM replicas WHERE (object, generation) IN lost;
         INSERT INTO replicas
-            SELECT object + 1, generation, 1, sha256, '/r0/unknown', epoch, version, ticket_expires, state, 1, created, verified
+            SELECT object + 1, generation, 1, sha256, '/r0/unknown', epoch, 0, ticket_expires, state, 1, created, verified
             FROM replicas WHERE state = 'committed' LIMIT 1;
         INSERT INTO small_bytes SELECT object, generation, x'00' FROM replicas WHERE label = '/r0/unknown'";
     arena.index(number).batch_execute(changes).unwrap();
