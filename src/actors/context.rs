@@ -134,6 +134,15 @@ impl Context {
             .await
     }
 
+    /// Stops all changes, because of what was seen of the state `judged`: see [`cluster::protect`].
+    pub async fn protect(&self, judged: cluster::ClusterState, reason: &str) -> Result<()> {
+        let stored = reason.to_string();
+        if self.lead(move |connection| cluster::protect(connection, &judged, &stored)).await? {
+            log::error!("{reason}");
+        }
+        Ok(())
+    }
+
     /// A transaction of an acting actor: refused unless the lease is held and the cluster takes changes.
     pub async fn act<T, F>(&self, work: F) -> Result<T>
     where

@@ -156,11 +156,7 @@ async fn protect(context: &Context, servers: &[ServerView], found: &[Found]) -> 
         "the storage server {} {what}: the database was set back; bring it forward with `holdfast restore`",
         server.row.name
     );
-    let stored = reason.clone();
-    if context.lead(move |connection| cluster::protect(connection, &state, &stored)).await? {
-        log::error!("{reason}");
-    }
-    Ok(())
+    context.protect(state, &reason).await
 }
 
 async fn check(context: &Context, server: &ServerView, timeout: Duration, told: Told) -> Found {

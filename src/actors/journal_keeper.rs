@@ -244,9 +244,7 @@ async fn protect<T>(context: &Context, server: &ServerView, judged: ClusterState
          not the one that this cluster used last; bring the changes together with `holdfast restore`",
         server.row.name
     );
-    log::error!("{reason}");
-    let stored = reason.clone();
-    context.lead(move |connection| cluster::protect(connection, &judged, &stored)).await?;
+    context.protect(judged, &reason).await?;
     Err(Error::new(ErrorCode::ReadOnly, reason))
 }
 

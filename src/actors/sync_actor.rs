@@ -141,10 +141,7 @@ async fn refuse_evidence(context: &Context, server: &ServerView, page: &Page, di
         "the storage server {} has a copy {what}: the database was set back; bring it forward with `holdfast restore`",
         server.row.name
     );
-    let stored = reason.clone();
-    if context.lead(move |connection| cluster::protect(connection, &state, &stored)).await? {
-        log::error!("{reason}");
-    }
+    context.protect(state, &reason).await?;
     Err(Error::new(ErrorCode::ReadOnly, reason))
 }
 
