@@ -55,6 +55,18 @@ pub fn settle(cluster: &Cluster) {
     });
 }
 
+/// The servers have heard of the journal's head, with their health checks.
+pub fn wait_until_heard(cluster: &Cluster, servers: &[usize]) {
+    let version = cluster.get("/api/v1/report")["version"].as_i64().unwrap();
+    wait_for("the servers have heard of the journal's head", 20, || {
+        let heard = |number: &usize| {
+            let answer = cluster.http().curl(&[&format!("{}/status", cluster.storage[*number].url())])?;
+            answer.json()["heard_version"].as_i64()
+        };
+        servers.iter().all(|number| heard(number) >= Some(version)).then_some(())
+    });
+}
+
 pub fn restore(cluster: &Cluster, body: &str) -> Value {
     let answer = cluster.http().post("/api/v1/restore", body);
     assert_eq!(answer.status, 202, "{}", answer.body);

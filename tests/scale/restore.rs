@@ -61,8 +61,7 @@ fn set_back_then_lost_then_without_journal(kind: &str, database: Option<String>)
     cluster.start_all();
     changes_that_one_server_misses(&mut cluster);
     let before = tree(&cluster);
-    // The servers hear of the journal's head with their health checks.
-    std::thread::sleep(std::time::Duration::from_secs(1));
+    wait_until_heard(&cluster, &[0, 1]);
 
     cluster.kill_all();
     backup.put_back(&cluster);

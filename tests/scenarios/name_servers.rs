@@ -197,7 +197,13 @@ fn a_fail_over_that_forgot_the_last_changes_is_noticed_and_brought_forward() {
     let standby = primary.standby();
     let cluster = Cluster::start(&plan(primary.url_of_either(&database, &standby), 1));
     cluster.ok(&["mkdir", "/early"]);
-    std::thread::sleep(Duration::from_secs(1));
+    let url = standby.url(database.rsplit('/').next().unwrap());
+    wait_for("the standby has it", 20, || {
+        use diesel::prelude::*;
+        let mut connection = diesel::PgConnection::establish(&url).ok()?;
+        let found = diesel::sql_query("SELECT 1 FROM entries WHERE name = 'early'").execute(&mut connection).ok()?;
+        (found == 1).then_some(())
+    });
     standby.kill();
     let writer = Writer::start(&cluster);
     std::thread::sleep(Duration::from_secs(3));

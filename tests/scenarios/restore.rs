@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use diesel::prelude::*;
+
 use crate::common::cluster::{Cluster, Plan};
 use crate::common::restore::*;
 use crate::common::{postgres, wait_for};
@@ -64,8 +66,7 @@ fn a_database_that_was_set_back_is_noticed_and_brought_forward() {
         write(&cluster, "/late", "written after the backup");
         settle(&cluster);
         let before = tree(&cluster);
-        // The servers hear of the journal's head with their health checks.
-        std::thread::sleep(std::time::Duration::from_secs(1));
+        wait_until_heard(&cluster, &[0, 1, 2]);
         cluster.kill_all();
         backup.put_back(&cluster);
         cluster.name_server.start();
@@ -174,7 +175,6 @@ fn by_labels(database: Option<String>) {
     }
     cluster.name_server.start();
     cluster.storage.iter_mut().for_each(|server| server.start());
-    std::thread::sleep(std::time::Duration::from_secs(2));
     let status = restored(&cluster, "{\"accept_gap\": true}");
     assert_eq!(status["source"], "labels", "{status:#}");
     assert_eq!(status["losses_total"], 0);
@@ -235,6 +235,9 @@ fn wait_until_repaired(cluster: &Cluster) {
     });
 }
 
+#[derive(QueryableByName)]
+struct Row {}
+
 #[test]
 fn one_server_without_the_journal_is_not_taken_for_the_whole_cluster() {
     let mut cluster = Cluster::start(&Plan { storage_servers: 4, ..plan(None) });
@@ -250,8 +253,12 @@ fn one_server_without_the_journal_is_not_taken_for_the_whole_cluster() {
             status["journal"].is_null() && status["heard_servers"] == 4
         })
     });
-    // It is written down a moment later.
-    std::thread::sleep(std::time::Duration::from_secs(6));
+    wait_for("it is written down", 20, || {
+        let index = cluster.storage_dir(without).join("index.sqlite");
+        let mut connection = SqliteConnection::establish(index.to_str().unwrap()).unwrap();
+        let query = "SELECT 1 FROM settings WHERE name = 'heard_servers' AND value = 4";
+        (!diesel::sql_query(query).load::<Row>(&mut connection).ok()?.is_empty()).then_some(())
+    });
     lose_database(&mut cluster, &None);
     cluster.name_server.start();
     cluster.storage[without].start();
