@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::error::JsonPayloadError;
 use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::middleware::Next;
 use actix_web::{HttpMessage, HttpRequest, web};
@@ -103,9 +104,16 @@ fn method_label(request: &HttpRequest) -> &str {
 pub fn parsing(config: &mut web::ServiceConfig) {
     let limit = crate::types::limits::JSON_BODY_BYTES_MAX;
     config
-        .app_data(web::JsonConfig::default().limit(limit).error_handler(|error, _| refuse(error.to_string())))
+        .app_data(web::JsonConfig::default().limit(limit).error_handler(|error, _| refuse(about_body(&error))))
         .app_data(web::QueryConfig::default().error_handler(|error, _| refuse(error.to_string())))
         .app_data(web::PathConfig::default().error_handler(|error, _| refuse(error.to_string())));
+}
+
+fn about_body(error: &JsonPayloadError) -> String {
+    match error {
+        JsonPayloadError::ContentType => "the body must be JSON, and say so: Content-Type: application/json".into(),
+        other => other.to_string(),
+    }
 }
 
 fn refuse(reason: String) -> actix_web::Error {

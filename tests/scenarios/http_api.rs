@@ -77,6 +77,8 @@ fn errors_have_code_message_and_request_id() {
         assert!(!json["message"].as_str().unwrap().is_empty());
     }
     assert_eq!(http.post("/api/v1/mkdir", "{").code(), "invalid_request");
+    let untyped = http.curl(&["-d", "{}", &format!("{}/api/v1/mkdir", http.base)]).unwrap();
+    assert!(untyped.body.contains("Content-Type: application/json"), "{}", untyped.body);
     assert_eq!(http.post("/api/v1/mkdir", r#"{"path": "x"}"#).code(), "invalid_path");
     assert_eq!(http.post("/api/v1/mkdir", r#"{"path": "/a"}"#).status, 200);
     assert_eq!(http.post("/api/v1/mkdir", r#"{"path": "/a"}"#).code(), "already_exists");
