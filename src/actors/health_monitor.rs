@@ -161,7 +161,7 @@ async fn protect(context: &Context, servers: &[ServerView], found: &[Found]) -> 
 
 async fn check(context: &Context, server: &ServerView, timeout: Duration, told: Told) -> Found {
     let (cluster, _) = context.membership();
-    match context.storage.check(&server.row.url, timeout, Some(told)).await {
+    match context.storage.check(&server.row.peer(), timeout, Some(told)).await {
         Err(error) => Found::Missed(error.message().to_string()),
         Ok(status) if status.identity.to_string() != server.row.identity => {
             Found::Missed(format!("another server (identity {}) answers at {}", status.identity, server.row.url))
@@ -236,6 +236,7 @@ fn row(
             row.free_bytes = status.free_bytes as i64;
             row.last_seen = Some(now);
             row.scrub_alarm = status.scrub_alarm;
+            row.index_changes = status.index_changes;
         }
         Found::Missed(reason) => row.reason = Some(reason),
     }

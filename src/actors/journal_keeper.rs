@@ -19,7 +19,7 @@ use crate::db::server::ServerView;
 use crate::decisions::journal::{Head, Holder, Send, choose, copied, next};
 use crate::journal::{ENTRIES, OBJECTS, Origin, SERVERS, SnapshotWriter, TOKENS, format};
 use crate::types::api::{AdminState, Health};
-use crate::types::storage_api::{JournalPosition, JournalStatus};
+use crate::types::storage_api::{JournalPosition, JournalStatus, Peer};
 use crate::types::{Error, ErrorCode, Result, ServerId, Sha256, Version};
 
 /// Rows of one segment; a single change may have more.
@@ -147,7 +147,7 @@ async fn holders(
         }
     }
     let asked = live.iter().map(|server| async move {
-        let status = context.storage.status(&server.row.url, STATUS_TIMEOUT).await.ok()?;
+        let status = context.storage.status(&server.row.peer(), STATUS_TIMEOUT).await.ok()?;
         let held = status.journal.filter(|position| position.history == state.history);
         Some(Holder {
             server: ServerId(server.row.id),
@@ -166,8 +166,8 @@ async fn holders(
 
 /// Brings one holder up to date.
 async fn serve(context: &Context, server: &ServerView) -> Result<Served> {
-    let url = &server.row.url;
-    let status = context.storage.journal_status(url).await.map_err(|error| error.context(&server.row.name))?;
+    let peer = &server.row.peer();
+    let status = context.storage.journal_status(peer).await.map_err(|error| error.context(&server.row.name))?;
     let (mut position, mut complete) = (status.position.clone(), status.complete);
     let mut served = Served { reached: None, segments: 0, snapshots: 0, more: false };
     let mut due = snapshot_due(&status);
@@ -184,7 +184,7 @@ async fn serve(context: &Context, server: &ServerView) -> Result<Served> {
             Send::After(version, tip) => {
                 let bytes = segment(context, version, tip).await?;
                 let accepted =
-                    context.storage.journal_send(url, bytes).await.map_err(|error| error.context(&server.row.name))?;
+                    context.storage.journal_send(peer, bytes).await.map_err(|error| error.context(&server.row.name))?;
                 (position, complete) = (Some(accepted.position), accepted.complete);
                 served.segments += 1;
             }
@@ -192,7 +192,7 @@ async fn serve(context: &Context, server: &ServerView) -> Result<Served> {
                 return Err(Error::internal(format!("{} took a snapshot and asks for another one", server.row.name)));
             }
             Send::Snapshot => {
-                match snapshot(context, url).await {
+                match snapshot(context, peer).await {
                     Ok(accepted) => {
                         (position, complete) = (Some(accepted.position), accepted.complete);
                         served.snapshots += 1;
@@ -265,7 +265,7 @@ async fn segment(context: &Context, version: Version, tip: Sha256) -> Result<Byt
 }
 
 /// Streams a snapshot: short pages, while changes go on.
-async fn snapshot(context: &Context, url: &str) -> Result<crate::types::storage_api::JournalAccepted> {
+async fn snapshot(context: &Context, peer: &Peer) -> Result<crate::types::storage_api::JournalAccepted> {
     let (pieces, queue) = mpsc::channel::<std::io::Result<Bytes>>(SNAPSHOT_PIECES_MAX);
     let reading = context.clone();
     let writer = tokio::spawn(async move {
@@ -276,7 +276,7 @@ async fn snapshot(context: &Context, url: &str) -> Result<crate::types::storage_
         }
     });
     let body = futures_util::stream::unfold(queue, |mut queue| async move { Some((queue.recv().await?, queue)) });
-    let accepted = context.storage.journal_send_stream(url, body).await;
+    let accepted = context.storage.journal_send_stream(peer, body).await;
     writer.abort();
     accepted
 }

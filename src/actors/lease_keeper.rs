@@ -43,8 +43,10 @@ impl KeepLease {
 /// Takes the lease at once: for a name server that is certainly the only one (a SQLite file is locked by its name
 /// server), so that it need not wait for the end of the lease that it held before it was started again.
 pub async fn take_at_once(context: &Context) -> Result<()> {
+    let asked = Instant::now();
     let state = context.db.read(cluster::state).await?;
     context.standing.set_membership(state.cluster, state.epoch);
+    context.standing.set_clock(state.now, asked);
     let (asked, holder) = (Instant::now(), context.standing.holder.to_string());
     let ttl = TimeDelta::from_std(LEASE_TTL).unwrap_or(TimeDelta::seconds(8));
     let term = context.db.write(move |connection| lease::seize(connection, &holder, ttl)).await?;
@@ -68,7 +70,9 @@ impl Work for KeepLease {
 }
 
 async fn pass(context: Context, seen: Arc<Mutex<Option<Seen>>>) -> Result<PassReport> {
+    let asked = Instant::now();
     let state = context.db.read(cluster::state).await?;
+    context.standing.set_clock(state.now, asked);
     watch(&context, &seen, &state).await?;
     context.standing.set_membership(state.cluster, state.epoch);
     let asked = Instant::now();

@@ -73,7 +73,7 @@ async fn delete_on(context: &Context, server: &ServerView) -> Result<usize> {
         return Ok(0);
     }
     let request = DeleteRequest { replicas: rows.iter().map(key).collect(), quarantine: None };
-    context.storage.delete(&server.row.url, &request).await.map_err(|error| error.context(&server.row.name))?;
+    context.storage.delete(&server.row.peer(), &request).await.map_err(|error| error.context(&server.row.name))?;
     crate::types::failpoint::REAP_DELETED.passed();
     let count = rows.len();
     context.act(move |connection| outbox::complete(connection, &rows)).await?;

@@ -203,7 +203,7 @@ async fn finish_drains(context: &Context, views: &[ServerView]) -> Result<usize>
             Health::Down => false,
             // One that does not answer is asked again in the next pass; nothing else waits for it.
             _ => {
-                let status = context.storage.status(&view.row.url, STATUS_TIMEOUT).await;
+                let status = context.storage.status(&view.row.peer(), STATUS_TIMEOUT).await;
                 deletions > 0 || status.map_or(true, |status| status.uploads > 0)
             }
         };

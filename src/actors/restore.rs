@@ -121,7 +121,6 @@ struct Run {
 #[derive(Clone)]
 struct Member {
     name: String,
-    url: String,
     row: ServerRow,
     status: StorageStatus,
 }
@@ -166,14 +165,14 @@ impl Run {
             rows.insert(id, row_of(request, admin_state));
         }
         let asked = rows.into_values().map(|row| async {
-            let status = self.context.storage.status(&row.url, STATUS_TIMEOUT).await;
+            let status = self.ask(&row).await;
             (row, status)
         });
         let (mut members, mut absent) = (Vec::new(), Vec::new());
         for (row, status) in join_all(asked).await {
             match status {
                 Ok(status) if status.identity.to_string() == row.identity => {
-                    members.push(Member { name: row.name.clone(), url: row.url.clone(), row, status });
+                    members.push(Member { name: row.name.clone(), row, status });
                 }
                 _ if row.admin_state == "drained" => {}
                 _ => absent.push(row.name),
@@ -186,6 +185,15 @@ impl Run {
             ));
         }
         Ok((members, absent))
+    }
+
+    /// Who it is, after it has proven that it belongs here: nothing else is sent to a URL that somebody announced.
+    async fn ask(&self, row: &ServerRow) -> Result<StorageStatus> {
+        let answerer = self.context.who_answers(&row.url).await?;
+        if answerer.identity.to_string() != row.identity {
+            return Err(Error::unavailable(format!("another server answers at {}", row.url)));
+        }
+        self.context.storage.status(&row.peer(), STATUS_TIMEOUT).await
     }
 
     fn refuse_absent(&self, absent: &[String]) -> Result<()> {
@@ -224,7 +232,9 @@ impl Run {
             .await?;
         self.context.standing.set_membership(cluster, epoch);
         self.context.standing.took(term, asked + LEASE_TTL - Duration::from_secs(1));
-        let fenced = join_all(members.iter().map(|member| self.context.storage.journal_status(&member.url))).await;
+        let storage = &self.context.storage;
+        let fenced = members.iter().map(|member| async move { storage.journal_status(&member.row.peer()).await });
+        let fenced = join_all(fenced).await;
         for (member, outcome) in members.iter().zip(fenced) {
             outcome.map_err(|error| error.context(format!("fencing {}", member.name)))?;
         }
@@ -241,7 +251,7 @@ impl Run {
     ) -> Result<Collection> {
         let mut collection = Collection::new(Some(cluster));
         for member in members {
-            let held = self.context.storage.journal_status(&member.url).await?;
+            let held = self.context.storage.journal_status(&member.row.peer()).await?;
             for file in held.files {
                 let path = dir.join(format!("{}-{}", ServerId(member.row.id), file.name));
                 self.fetch(member, &file.name, &path).await?;
@@ -268,7 +278,7 @@ impl Run {
     async fn fetch(&self, member: &Member, name: &str, path: &Path) -> Result<()> {
         use tokio::io::AsyncWriteExt;
         let writing = || format!("writing {}", path.display());
-        let mut download = self.context.storage.journal_file(&member.url, name).await?;
+        let mut download = self.context.storage.journal_file(&member.row.peer(), name).await?;
         let mut file = tokio::fs::File::create(path).await.io_context(writing)?;
         while let Some(piece) = download.chunk().await? {
             file.write_all(&piece).await.io_context(writing)?;
@@ -348,7 +358,7 @@ impl Run {
             self.shared.step(format!("reading the inventory of {}", member.name));
             let mut after = None;
             loop {
-                let lines = self.context.storage.inventory(&member.url, after).await?;
+                let lines = self.context.storage.inventory(&member.row.peer(), after).await?;
                 let Some(last) = lines.last() else { break };
                 after = Some(last.replica);
                 let server = ServerId(member.row.id);

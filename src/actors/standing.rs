@@ -8,9 +8,12 @@
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use chrono::{TimeDelta, Utc};
 use uuid::Uuid;
 
 use crate::client::http::SignedAs;
+use crate::security::Sender;
+use crate::types::Time;
 
 /// A lease that is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +34,7 @@ struct Inner {
     cluster: Uuid,
     epoch: i64,
     held: Option<Held>,
+    clock: Option<(Time, Instant)>,
 }
 
 /// Shared by everything in the process. Cheap to clone.
@@ -44,7 +48,7 @@ pub struct Standing {
 impl Standing {
     /// Of a cluster and epoch, without the lease.
     pub fn new(cluster: Uuid, epoch: i64) -> Self {
-        let inner = Inner { cluster, epoch, held: None };
+        let inner = Inner { cluster, epoch, held: None, clock: None };
         Self { holder: Uuid::new_v4(), inner: Arc::new(RwLock::new(inner)) }
     }
 
@@ -65,6 +69,20 @@ impl Standing {
     /// Takes what the database says of the cluster.
     pub fn set_membership(&self, cluster: Uuid, epoch: i64) {
         self.change(|inner| (inner.cluster, inner.epoch) = (cluster, epoch));
+    }
+
+    /// Takes the time that the database told, in an answer to a question that was asked at `asked`.
+    pub fn set_clock(&self, time: Time, asked: Instant) {
+        self.change(|inner| inner.clock = Some((time, asked)));
+    }
+
+    /// The cluster's time: the database's, moved on by a clock that never jumps. Before the database was asked, this
+    /// machine's.
+    pub fn now(&self) -> Time {
+        match self.get().clock {
+            Some((time, at)) => time + TimeDelta::from_std(at.elapsed()).unwrap_or_default(),
+            None => Utc::now(),
+        }
     }
 
     /// The lease, while it is held for certain.
@@ -98,12 +116,13 @@ impl Standing {
     }
 
     /// How requests to storage servers are signed: always as what it is at that moment.
-    pub fn signed_as(&self) -> Arc<dyn Fn() -> SignedAs + Send + Sync> {
+    pub fn signed_as(&self) -> crate::client::http::Standing {
         let standing = self.clone();
         Arc::new(move || {
             let inner = standing.get();
             let term = standing.held().map_or(0, |held| held.term);
-            SignedAs { cluster: inner.cluster, epoch: inner.epoch, term }
+            let sender = Sender::NameServer { term };
+            SignedAs { cluster: Some(inner.cluster), epoch: inner.epoch, sender, now: standing.now() }
         })
     }
 }
@@ -119,10 +138,10 @@ mod tests {
     #[test]
     fn a_lease_is_believed_until_its_end_and_signed_with() {
         let standing = Standing::new(Uuid::new_v4(), 3);
-        assert!(standing.held().is_none() && standing.signed_as()().term == 0);
+        assert!(standing.held().is_none() && standing.signed_as()().sender == Sender::NameServer { term: 0 });
         assert!(standing.took(7, Instant::now() + LEASE_TTL));
         assert!(!standing.took(7, Instant::now() + LEASE_TTL), "a renewal is nothing new");
-        assert_eq!(standing.signed_as()().term, 7);
+        assert_eq!(standing.signed_as()().sender, Sender::NameServer { term: 7 });
         standing.looked_around(6);
         assert!(!standing.held().unwrap().looked_around, "that was another term");
         standing.looked_around(7);

@@ -151,8 +151,8 @@ pub async fn next_page(
     server: &ServerView,
     after: Option<ReplicaKey>,
 ) -> Result<(Page, Differences)> {
-    let (id, url) = (server.row.id, &server.row.url);
-    let lines = context.storage.inventory(url, after).await?;
+    let (id, peer) = (server.row.id, server.row.peer());
+    let lines = context.storage.inventory(&peer, after).await?;
     let full = lines.len() >= INVENTORY_PAGE_ROWS_MAX;
     let page = Page { after, last: lines.last().map(|line| line.replica).filter(|_| full), lines };
     let compared = page.clone();
@@ -161,7 +161,7 @@ pub async fn next_page(
         // What came between the page and the look at the metadata is in a second page that begins at the same place.
         let mut asked = after;
         loop {
-            let again = context.storage.inventory(url, asked).await?;
+            let again = context.storage.inventory(&peer, asked).await?;
             differences.missing.retain(|key| !again.iter().any(|line| line.replica == *key));
             let last = again.last().map(|line| line.replica);
             let beyond = differences.missing.iter().all(|key| last.is_none_or(|last| *key <= last));
@@ -200,13 +200,13 @@ pub async fn apply(context: &Context, server: &ServerView, found: Differences) -
     }
     for (why, replicas) in by_reason {
         let request = DeleteRequest { replicas, quarantine: Some(why.into()) };
-        context.storage.delete(&server.row.url, &request).await?;
+        context.storage.delete(&server.row.peer(), &request).await?;
     }
     Ok(applied)
 }
 
 async fn finish(context: &Context, server: &ServerView, cursor: &Cursor) -> Result<bool> {
-    let status = context.storage.status(&server.row.url, Duration::from_secs(2)).await?;
+    let status = context.storage.status(&server.row.peer(), Duration::from_secs(2)).await?;
     if status.boot_id.to_string() != cursor.boot {
         return Err(Error::unavailable("it was started again meanwhile; its inventory is read anew"));
     }

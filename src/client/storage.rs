@@ -5,7 +5,8 @@ use futures_util::{Stream, StreamExt};
 use serde::de::DeserializeOwned;
 
 use super::body::watched;
-use super::http::{Credentials, Failure, HttpClient, send, send_json};
+use super::http::{Credentials, Envelope, Failure, HttpClient, send, send_json};
+use crate::security::Recipient;
 use crate::types::api::{Committed, SHA256_HEADER};
 use crate::types::limits::{
     INVENTORY_PAGE_ROWS_MAX, LONG_REQUEST_TIMEOUT, REQUEST_TIMEOUT, SNAPSHOT_TIMEOUT, UPLOAD_TIMEOUT,
@@ -83,7 +84,7 @@ impl StorageClient {
             request = request.header(SHA256_HEADER, sha256.to_string());
         }
         let exchange = async {
-            let response = send(request, &Credentials::None).await.map_err(error)?;
+            let response = send(request, Envelope::NOBODY).await.map_err(error)?;
             response.json().await.map_err(|error| {
                 Error::unavailable(format!("the answer of {base} to an upload could not be read"))
                     .with_source(error.without_url())
@@ -104,100 +105,113 @@ impl StorageClient {
         if from > 0 {
             request = request.header(reqwest::header::RANGE, format!("bytes={from}-"));
         }
-        let response = send(request, &Credentials::None).await.map_err(error)?;
+        let response = send(request, Envelope::NOBODY).await.map_err(error)?;
         if from > 0 && response.status() != reqwest::StatusCode::PARTIAL_CONTENT {
             return Err(Error::unavailable("the server does not answer ranges"));
         }
         Ok(Download { size: response.content_length(), response })
     }
 
+    fn to(&self, peer: &Peer) -> Envelope<'_> {
+        self.credentials.to(Recipient::Storage(peer.identity))
+    }
+
+    /// Asks whatever answers at a URL for a proof of who it is. Nothing is shown to it but a question that opens nothing.
+    pub async fn prove(&self, base: &str, challenge: &str, timeout: std::time::Duration) -> Result<IdentityProof> {
+        let request = self.http.raw().get(format!("{base}/identity")).query(&[("challenge", challenge)]).timeout(timeout);
+        send_json(request, Envelope::NOBODY).await.map_err(error)
+    }
+
     /// Its health.
-    pub async fn status(&self, base: &str, timeout: std::time::Duration) -> Result<StorageStatus> {
-        self.check(base, timeout, None).await
+    pub async fn status(&self, peer: &Peer, timeout: std::time::Duration) -> Result<StorageStatus> {
+        self.check(peer, timeout, None).await
+    }
+
+    /// What it tells everybody who asks.
+    pub async fn status_openly(&self, base: &str, timeout: std::time::Duration) -> Result<StorageStatus> {
+        let request = self.http.raw().get(format!("{base}/status")).timeout(timeout);
+        send_json(request, Envelope::NOBODY).await.map_err(error)
     }
 
     /// As [`StorageClient::status`], and tells it what a restore must know, if this is a name server that may act.
-    pub async fn check(&self, base: &str, timeout: std::time::Duration, told: Option<Told>) -> Result<StorageStatus> {
-        let mut request = self.http.raw().get(format!("{base}/status"));
-        if let Some(Told { version, servers }) = told {
-            request = request.header(JOURNAL_HEAD_HEADER, version).header(SERVERS_HEADER, servers);
-        }
-        match tokio::time::timeout(timeout, send_json(request, &self.credentials)).await {
+    pub async fn check(&self, peer: &Peer, timeout: std::time::Duration, told: Option<Told>) -> Result<StorageStatus> {
+        let request = self.http.raw().get(format!("{peer}/status")).query(&told);
+        match tokio::time::timeout(timeout, send_json(request, self.to(peer))).await {
             Ok(answer) => answer.map_err(error),
-            Err(_) => Err(Error::unavailable(format!("{base} did not answer within {} ms", timeout.as_millis()))),
+            Err(_) => Err(Error::unavailable(format!("{peer} did not answer within {} ms", timeout.as_millis()))),
         }
     }
 
     /// The state of its copy of the journal.
-    pub async fn journal_status(&self, base: &str) -> Result<JournalStatus> {
-        let request = self.http.raw().get(format!("{base}/journal")).timeout(REQUEST_TIMEOUT);
-        send_json(request, &self.credentials).await.map_err(error)
+    pub async fn journal_status(&self, peer: &Peer) -> Result<JournalStatus> {
+        let request = self.http.raw().get(format!("{peer}/journal")).timeout(REQUEST_TIMEOUT);
+        send_json(request, self.to(peer)).await.map_err(error)
     }
 
     /// One file of its copy of the journal, by a name from [`JournalStatus::files`].
-    pub async fn journal_file(&self, base: &str, name: &str) -> Result<Download> {
-        let request = self.http.raw().get(format!("{base}/journal")).query(&[("file", name)]);
-        let response = send(request, &self.credentials).await.map_err(error)?;
+    pub async fn journal_file(&self, peer: &Peer, name: &str) -> Result<Download> {
+        let request = self.http.raw().get(format!("{peer}/journal")).query(&[("file", name)]);
+        let response = send(request, self.to(peer)).await.map_err(error)?;
         Ok(Download { size: response.content_length(), response })
     }
 
     /// Sends a segment. `precondition_failed`: it does not continue that server's position; ask for its status.
-    pub async fn journal_send(&self, base: &str, segment: impl Into<Bytes>) -> Result<JournalAccepted> {
-        let builder = self.http.raw().post(format!("{base}/journal")).body(segment.into()).timeout(REQUEST_TIMEOUT);
-        send_json(builder, &self.credentials).await.map_err(error)
+    pub async fn journal_send(&self, peer: &Peer, segment: impl Into<Bytes>) -> Result<JournalAccepted> {
+        let builder = self.http.raw().post(format!("{peer}/journal")).body(segment.into()).timeout(REQUEST_TIMEOUT);
+        send_json(builder, self.to(peer)).await.map_err(error)
     }
 
     /// Sends a snapshot, whose size need not be known.
-    pub async fn journal_send_stream<S>(&self, base: &str, snapshot: S) -> Result<JournalAccepted>
+    pub async fn journal_send_stream<S>(&self, peer: &Peer, snapshot: S) -> Result<JournalAccepted>
     where
         S: Stream<Item = std::io::Result<Bytes>> + Send + 'static,
     {
         let (body, progress) = watched(snapshot);
-        let request = self.http.patient().post(format!("{base}/journal")).timeout(LONG_REQUEST_TIMEOUT);
+        let request = self.http.patient().post(format!("{peer}/journal")).timeout(LONG_REQUEST_TIMEOUT);
         let request = request.body(reqwest::Body::wrap_stream(body));
         tokio::select! {
-            answer = send_json(request, &self.credentials) => answer.map_err(error),
+            answer = send_json(request, self.to(peer)) => answer.map_err(error),
             () = progress.stalled(SNAPSHOT_TIMEOUT) => {
                 let seconds = SNAPSHOT_TIMEOUT.as_secs();
-                Err(Error::unavailable(format!("{base} took no more of a snapshot for {seconds} s")))
+                Err(Error::unavailable(format!("{peer} took no more of a snapshot for {seconds} s")))
             }
         }
     }
 
     /// Removes copies; those that are not there count as removed.
-    pub async fn delete(&self, base: &str, request: &DeleteRequest) -> Result<DeleteResponse> {
-        let builder = self.http.raw().delete(format!("{base}/file")).json(request).timeout(REQUEST_TIMEOUT);
-        send_json(builder, &self.credentials).await.map_err(error)
+    pub async fn delete(&self, peer: &Peer, request: &DeleteRequest) -> Result<DeleteResponse> {
+        let builder = self.http.raw().delete(format!("{peer}/file")).json(request).timeout(REQUEST_TIMEOUT);
+        send_json(builder, self.to(peer)).await.map_err(error)
     }
 
     /// Makes it send a copy to another server; answers when the copy is fsynced there.
-    pub async fn replicate(&self, base: &str, request: &ReplicateRequest) -> Result<CopyStored> {
-        let builder = self.http.patient().post(format!("{base}/replicate")).json(request).timeout(LONG_REQUEST_TIMEOUT);
-        let response = send(builder, &self.credentials).await.map_err(error)?;
+    pub async fn replicate(&self, peer: &Peer, request: &ReplicateRequest) -> Result<CopyStored> {
+        let builder = self.http.patient().post(format!("{peer}/replicate")).json(request).timeout(LONG_REQUEST_TIMEOUT);
+        let response = send(builder, self.to(peer)).await.map_err(error)?;
         response.json().await.map_err(|error| {
-            Error::unavailable(format!("the answer of {base} to a replication could not be read"))
+            Error::unavailable(format!("the answer of {peer} to a replication could not be read"))
                 .with_source(error.without_url())
         })
     }
 
     /// One page of its inventory, after a copy.
-    pub async fn inventory(&self, base: &str, after: Option<ReplicaKey>) -> Result<Vec<InventoryLine>> {
+    pub async fn inventory(&self, peer: &Peer, after: Option<ReplicaKey>) -> Result<Vec<InventoryLine>> {
         let mut query = vec![("limit", INVENTORY_PAGE_ROWS_MAX.to_string())];
         query.extend(after.map(|key| ("after", key.to_string())));
-        let request = self.http.raw().get(format!("{base}/dump_tree")).query(&query);
-        let response = send(request, &self.credentials).await.map_err(error)?;
+        let request = self.http.raw().get(format!("{peer}/dump_tree")).query(&query);
+        let response = send(request, self.to(peer)).await.map_err(error)?;
         let mut body = Vec::new();
         let mut stream = response.bytes_stream();
         while let Some(piece) = stream.next().await {
             body.extend_from_slice(&piece.map_err(|e| {
-                Error::unavailable(format!("the inventory of {base} broke off")).with_source(e.without_url())
+                Error::unavailable(format!("the inventory of {peer} broke off")).with_source(e.without_url())
             })?);
         }
         body.split(|byte| *byte == b'\n')
             .filter(|line| !line.is_empty())
             .map(|line| {
                 serde_json::from_slice(line).map_err(|e| {
-                    Error::new(ErrorCode::Internal, format!("{base} sent a line of inventory that is none"))
+                    Error::new(ErrorCode::Internal, format!("{peer} sent a line of inventory that is none"))
                         .with_source(e)
                 })
             })

@@ -151,6 +151,7 @@ impl Rebuild<'_> {
                 last_seen: None,
                 synced_boot: String::new(),
                 scrub_alarm: false,
+                index_changes: 0,
             };
             diesel::insert_into(server_health::table).values(&health).execute(self.connection)?;
         }

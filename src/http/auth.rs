@@ -3,8 +3,8 @@
 use actix_web::HttpRequest;
 
 use super::state::App;
-use crate::security::ticket::{Sender, ServerCredential};
 use crate::security::token::{self, Grant};
+use crate::security::{Sender, ServerCredential};
 use crate::types::api::Role;
 use crate::types::{DfsPath, Error, ErrorCode, Result};
 use crate::web::auth;
@@ -33,28 +33,38 @@ pub async fn allow_cluster(request: &HttpRequest, app: &App, role: Role) -> Resu
     bearer(request, app).await?.check(role, &DfsPath::root())
 }
 
-/// Checks that a storage server with this cluster's secret sends the request, whatever cluster it names: a database
-/// that was lost may have another id than its servers.
+/// Checks that a storage server with this cluster's secret sends the request, whatever cluster and epoch it names: it may
+/// not have joined yet, or the database was lost and has another id than its servers.
 pub fn any_storage_server(request: &HttpRequest, app: &App) -> Result<uuid::Uuid> {
-    identity(auth::server(request, &app.context.signer)?.claims)
+    identity(app.gate.server(request, app.context.standing.now())?.claims)
 }
 
-/// Checks that a storage server of this cluster sends the request. One that has not joined yet names none.
+/// Checks that a storage server of this cluster sends the request, in the cluster's epoch.
 pub fn storage_server(request: &HttpRequest, app: &App) -> Result<uuid::Uuid> {
-    let verified = auth::server(request, &app.context.signer)?;
-    let (cluster, _) = app.context.membership();
-    if verified.cluster.is_some_and(|theirs| theirs != cluster) {
-        return Err(Error::new(
-            ErrorCode::Forbidden,
-            format!(
-                "this storage server belongs to another cluster than this name server ({cluster}); join with an empty directory"
-            ),
-        ));
+    let verified = app.gate.server(request, app.context.standing.now())?;
+    let (cluster, epoch) = app.context.membership();
+    match verified.cluster {
+        Some(theirs) if theirs == cluster => {}
+        Some(_) => {
+            return Err(Error::new(
+                ErrorCode::Forbidden,
+                format!("this storage server belongs to another cluster than this name server ({cluster})"),
+            ));
+        }
+        None => {
+            return Err(Error::new(ErrorCode::Forbidden, "this storage server has not joined the cluster yet"));
+        }
+    }
+    if verified.epoch != epoch {
+        let message = format!(
+            "the request is of epoch {}, the cluster is in epoch {epoch}: the storage server must register first",
+            verified.epoch
+        );
+        return Err(Error::new(ErrorCode::TicketExpired, message));
     }
     identity(verified.claims)
 }
 
-/// Expiry is not judged: a server that has just started may not know the cluster's time yet.
 fn identity(claims: ServerCredential) -> Result<uuid::Uuid> {
     match claims {
         ServerCredential { sender: Sender::Storage { identity }, .. } => Ok(identity),

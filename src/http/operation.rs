@@ -1,5 +1,6 @@
 //! How the cluster is: status, metrics, report, actors, events, and one file explained.
 
+use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, get, web};
 
 use super::auth;
@@ -27,7 +28,9 @@ pub async fn status(app: Data) -> Result<HttpResponse> {
     let state = app.context.db.read(cluster::state).await?;
     let ready = |server: &&ServerView| server.health == Health::Live && !server.is_syncing();
     let live = app.context.servers().await?.iter().filter(ready).count();
-    Ok(HttpResponse::Ok().json(NameServerStatus {
+    // The cluster's time, which a storage server that has just started may need to sign its first request.
+    let date = app.context.standing.now().format("%a, %d %b %Y %H:%M:%S GMT").to_string();
+    Ok(HttpResponse::Ok().insert_header((header::DATE, date)).json(NameServerStatus {
         status: "ok".into(),
         program_version: env!("CARGO_PKG_VERSION").into(),
         cluster: state.cluster,

@@ -1,7 +1,7 @@
 //! The name server: options, start, end.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix_web::{App as WebApp, middleware, web};
 use chrono::TimeDelta;
@@ -149,10 +149,12 @@ pub async fn run(options: Options) -> Result<()> {
     let (initialize, copies, key) = (options.initialize, options.replicas, secret.clone());
     let prepare = tokio::task::spawn_blocking(move || migrate::prepare(&url, initialize, &key, copies));
     prepare.await.map_err(|error| Error::internal("preparing the database panicked").with_source(error))??;
+    let asked = Instant::now();
     let state = db.read(cluster::state).await?;
     let standing = Standing::new(state.cluster, state.epoch);
+    standing.set_clock(state.now, asked);
     let signer = Signer::new(secret);
-    let credentials = Credentials::NameServer { signer: signer.clone(), standing: standing.signed_as() };
+    let credentials = Credentials::Server { signer: signer.clone(), standing: standing.signed_as() };
     let storage = StorageClient::new(HttpClient::new(options.ca_cert.as_deref())?, credentials);
     let context = Context::new(db, storage, signer, settings, standing);
     // A failure is the LeaseKeeper's to report.

@@ -4,6 +4,7 @@ use actix_web::{HttpRequest, HttpResponse, get, post, web};
 
 use super::auth;
 use super::state::{App, Data};
+use crate::actors::admission::admit;
 use crate::db::{cluster, corrupt, pending, report, restore, server};
 use crate::types::api::*;
 use crate::types::limits::PENDING_BATCH_ITEMS_MAX;
@@ -53,7 +54,8 @@ pub async fn register(request: HttpRequest, body: web::Json<RegisterRequest>, ap
         app.context.db.write(move |connection| cluster::protect(connection, &state, &stored)).await?;
         return Err(Error::unavailable(reason));
     }
-    let (server, _) = app.context.change(move |changes| server::register(changes, &body)).await?;
+    let known = admit(&app.context, &body).await?;
+    let (server, _) = app.context.change(move |changes| server::register(changes, &body, known.as_ref())).await?;
     // Once it has read this answer, it passes the check.
     let soon = app.clone();
     actix_web::rt::spawn(async move {

@@ -12,8 +12,10 @@ use crate::actors::pass::Nudge;
 use crate::actors::restore::Restores;
 use crate::actors::{Board, Handle, PassActor};
 use crate::db::report::Counts;
+use crate::security::Recipient;
 use crate::security::token::Grant;
 use crate::types::{Error, Result, Sha256, Version};
+use crate::web::auth::Gate;
 
 /// How long a change of the namespace may wait for its batch and its commit.
 const CHANGE_DEADLINE: Duration = Duration::from_secs(12);
@@ -34,6 +36,8 @@ pub struct App {
     pub health_monitor: Handle<PassActor>,
     /// How the actors are.
     pub board: Board,
+    /// Judges what servers send.
+    pub gate: Gate,
     /// Servers that have announced themselves, and the restore under way.
     pub restores: Arc<Restores>,
     tokens: Mutex<HashMap<Sha256, (Instant, Option<Grant>)>>,
@@ -51,11 +55,13 @@ impl App {
         health_monitor: Handle<PassActor>,
         board: Board,
     ) -> Self {
+        let gate = Gate::new(context.signer.clone(), Recipient::NameServer);
         Self {
             context,
             writer,
             health_monitor,
             board,
+            gate,
             restores: Arc::default(),
             tokens: Mutex::default(),
             counts: tokio::sync::Mutex::default(),

@@ -4,9 +4,11 @@
 //! nothing from another cluster, or from before a restore, is accepted. No I/O but the reading of the
 //! secret's file; no clock: the caller says what time it is, because expiry is judged by the database's.
 
+pub mod credential;
 pub mod secret;
 pub mod ticket;
 pub mod token;
 
+pub use credential::{Recipient, Sender, ServerCredential};
 pub use secret::ClusterSecret;
-pub use ticket::{ReadTicket, ReplicateTicket, ServerCredential, Signer, WriteTicket};
+pub use ticket::{ReadTicket, ReplicateTicket, Signer, WriteTicket};

@@ -1,6 +1,7 @@
 //! The storage daemon: options, start, end.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -23,10 +24,10 @@ use crate::actors::{Batcher, Board, Handle, PassActor, Supervisor};
 use crate::client::name_server::normal_base_url;
 use crate::client::{Credentials, HttpClient, NameServerClient, StorageClient};
 use crate::decisions::scrub::Pace;
-use crate::security::ticket::Sender;
-use crate::security::{ClusterSecret, Signer};
+use crate::security::{ClusterSecret, Recipient, Signer};
 use crate::types::storage_api::Told;
 use crate::types::{Error, Result, ServerId};
+use crate::web::auth::Gate;
 use crate::web::metrics::ActorGauges;
 use crate::web::{ListenOptions, Metrics, metrics, request};
 
@@ -90,6 +91,9 @@ pub struct OptionalOptions {
     /// Rack, room or site; copies of an object go to different zones
     #[structopt(long, default_value = "")]
     pub zone: String,
+    /// This data directory takes the place of a newer copy of it that is lost; only for the first start elsewhere
+    #[structopt(long)]
+    pub replace_newer: bool,
     /// Where other servers reach this one [default: the address that it listens on]
     #[structopt(long)]
     pub url: Option<String>,
@@ -129,6 +133,8 @@ pub struct Options {
     pub host: String,
     /// Rack, room or site.
     pub zone: String,
+    /// It takes the place of a newer copy of its directory.
+    pub replace_newer: bool,
     /// How long corrupt copies and unknown files stay in quarantine.
     pub quarantine: Duration,
     /// How fast everything is read again.
@@ -159,6 +165,10 @@ pub struct Shared {
     pub heard: Heard,
     /// Who it is.
     pub identity: Identity,
+    /// Judges what servers send.
+    pub gate: Gate,
+    /// Changes of the index that are durable.
+    pub index_changes: Arc<AtomicI64>,
     /// Checks tickets.
     pub signer: Signer,
     /// The name servers.
@@ -308,14 +318,18 @@ async fn serve(typed: OptionalOptions) -> Result<()> {
     let heard = Heard::new(Told { version, servers });
     let (board, metrics) = (Board::default(), Metrics::new()?);
     let supervisor = Supervisor::new(board.clone());
-    let work = WriteIndex { layout: layout.clone(), connection: Arc::new(Mutex::new(connection)) };
+    if index::setting(&mut connection, index::CHANGES)? == 0 {
+        index::count_change(&mut connection)?;
+    }
+    let index_changes = Arc::new(AtomicI64::new(index::setting(&mut connection, index::CHANGES)?));
+    let work = WriteIndex {
+        layout: layout.clone(),
+        connection: Arc::new(Mutex::new(connection)),
+        changes: index_changes.clone(),
+    };
     let writer = Batcher::supervise(&supervisor, &board, "IndexWriter", work);
     let (signer, client) = (Signer::new(secret), HttpClient::new(typed.ca_cert.as_deref())?);
-    let credentials = Credentials::Server {
-        signer: signer.clone(),
-        sender: Sender::Storage { identity: file.identity },
-        membership: identity.membership(),
-    };
+    let credentials = Credentials::Server { signer: signer.clone(), standing: identity.signed_as() };
     let name_server = NameServerClient::new(client.clone(), typed.name_server.clone(), credentials.clone())?;
     let server = ServerId::of_identity(file.identity);
     let work = ReportCommits { server, name_server: name_server.clone(), writer: writer.clone() };
@@ -327,7 +341,9 @@ async fn serve(typed: OptionalOptions) -> Result<()> {
         reporter: Batcher::supervise(&supervisor, &board, "CommitReporter", work),
         writer,
         journal: Journal::open(layout.clone(), file.cluster)?,
+        index_changes,
         heard,
+        gate: Gate::new(signer.clone(), Recipient::Storage(identity.identity)),
         identity,
         signer,
         name_server,
@@ -378,6 +394,7 @@ fn checked(typed: &OptionalOptions) -> Result<Options> {
         name: typed.name.clone().unwrap_or_else(host_name),
         host: typed.host.clone().unwrap_or_else(host_name),
         zone: typed.zone.clone(),
+        replace_newer: typed.replace_newer,
         quarantine: Duration::from_secs(typed.quarantine_days * 24 * 3_600),
         scrub: pace(typed.scrub_period, typed.scrub_rate)?,
     })

@@ -1,5 +1,6 @@
 //! The `IndexWriter`: the one writer of the index, which drains what waits into one transaction.
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -70,6 +71,8 @@ pub struct WriteIndex {
     pub layout: Arc<Layout>,
     /// The one writing connection.
     pub connection: Arc<Mutex<SqliteConnection>>,
+    /// Changes of the index that are durable; told to the name server.
+    pub changes: Arc<AtomicI64>,
 }
 
 impl BatchWork for WriteIndex {
@@ -83,10 +86,16 @@ impl BatchWork for WriteIndex {
 
     fn run(&self, items: Vec<IndexChange>) -> BoxFuture<'static, Vec<Result<usize>>> {
         let (layout, connection, count) = (self.layout.clone(), self.connection.clone(), items.len());
+        let changes = self.changes.clone();
         Box::pin(async move {
             let task = tokio::task::spawn_blocking(move || {
                 let mut connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
-                write_with_ballast(&mut connection, &layout, &items)
+                let answers = write_with_ballast(&mut connection, &layout, &items);
+                match index::setting(&mut connection, index::CHANGES) {
+                    Ok(now) => changes.store(now, Ordering::Relaxed),
+                    Err(error) => log::warn!("{}", error.chain()),
+                }
+                answers
             });
             match task.await {
                 Ok(answers) => answers,
@@ -148,6 +157,7 @@ fn write_together(connection: &mut SqliteConnection, layout: &Layout, items: &[I
     let mut files = Vec::new();
     let counts = connection.immediate_transaction(|connection| {
         let counts = items.iter().map(|item| apply(connection, layout, item, &mut files)).collect::<Result<Vec<_>>>();
+        index::count_change(connection)?;
         crate::types::failpoint::INDEX_WRITTEN.passed();
         counts
     })?;

@@ -389,6 +389,12 @@ pub struct RegisterRequest {
     pub cluster: Option<uuid::Uuid>,
     /// The newest epoch that it has seen.
     pub epoch: i64,
+    /// Rises with every change of its index: of two copies of one directory, the one with more is newer.
+    #[serde(default)]
+    pub index_changes: i64,
+    /// A person says that this directory takes the place of a newer copy of it, which is lost.
+    #[serde(default)]
+    pub replace_newer: bool,
     /// Bytes of its file system.
     pub capacity_bytes: u64,
     /// Bytes that new objects may take.

@@ -5,6 +5,39 @@ use serde::{Deserialize, Serialize};
 use super::api::Target;
 use super::{Error, Generation, ObjectId, Result, ServerId, Sha256, Time, Version};
 
+/// A storage server as a recipient of requests: who it must be, and where it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// The UUID that it made for itself.
+    pub identity: uuid::Uuid,
+    /// Where servers reach it.
+    pub url: String,
+}
+
+impl std::fmt::Display for Peer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.url)
+    }
+}
+
+/// Who answers at a URL.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answerer {
+    /// The UUID that it made for itself.
+    pub identity: uuid::Uuid,
+    /// New with each start.
+    pub boot_id: uuid::Uuid,
+    /// Where it believes to be reached by servers.
+    pub url: String,
+}
+
+/// The answer to `GET /identity`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct IdentityProof {
+    /// A signed `Proof`.
+    pub proof: String,
+}
+
 /// The answer to `GET /status`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct StorageStatus {
@@ -35,6 +68,9 @@ pub struct StorageStatus {
     pub scrub_alarm: bool,
     /// New with each start.
     pub boot_id: uuid::Uuid,
+    /// Rises with every change of its index: of two copies of one directory, the one with more is newer.
+    #[serde(default)]
+    pub index_changes: i64,
     /// Bytes of its file system.
     pub capacity_bytes: u64,
     /// Bytes that new objects may take.
@@ -101,15 +137,11 @@ pub struct JournalPosition {
     pub tip: Sha256,
 }
 
-/// Header of `GET /status`: the newest version that the journal's copies have.
-pub const JOURNAL_HEAD_HEADER: &str = "Holdfast-Journal-Head";
-/// Header of `GET /status`: how many storage servers belong to the cluster.
-pub const SERVERS_HEADER: &str = "Holdfast-Servers";
-
-/// What a health check tells a storage server, by these headers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// What a health check tells a storage server, in the query of `GET /status`: there it is covered by the signature.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Told {
     /// The newest version that the journal's copies have.
+    #[serde(rename = "journal_head")]
     pub version: Version,
     /// How many storage servers belong to the cluster, drained ones left out.
     pub servers: i64,

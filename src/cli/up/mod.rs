@@ -243,7 +243,7 @@ async fn silent<'m>(storage: &[&'m Member]) -> Vec<&'m str> {
 /// What a storage server says of itself.
 async fn member_status(member: &Member) -> Option<StorageStatus> {
     let http = HttpClient::new(None).ok()?;
-    StorageClient::new(http, Credentials::None).status(&member.url(), STATUS_TIMEOUT).await.ok()
+    StorageClient::new(http, Credentials::None).status_openly(&member.url(), STATUS_TIMEOUT).await.ok()
 }
 
 fn client(dir: &ClusterDir) -> Result<NameServerClient> {

@@ -1,5 +1,7 @@
 //! What servers ask each other: status, inventory, deletions, replication.
 
+use std::sync::atomic::Ordering;
+
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 use futures_util::TryStreamExt;
@@ -7,7 +9,8 @@ use serde::Deserialize;
 
 use super::Daemon;
 use crate::client::storage::BodyFacts;
-use crate::security::ticket::Sender;
+use crate::security::Sender;
+use crate::security::credential::{Challenge, Proof};
 use crate::storage::heard;
 use crate::storage::identity::Standing;
 use crate::storage::server::Shared;
@@ -15,23 +18,38 @@ use crate::storage::store::{ReplicaRow, index, objects};
 use crate::storage::writer::{INDEX_DEADLINE, IndexChange};
 use crate::types::limits::{DELETE_BATCH_ITEMS_MAX, INVENTORY_PAGE_ROWS_MAX};
 use crate::types::storage_api::*;
-use crate::types::{Error, ErrorCode, Result};
+use crate::types::{Error, ErrorCode, Result, Version};
 use crate::web::auth;
 
 /// Copies that go into quarantine in one change of the index: each costs some fsyncs, and uploads wait for them.
 const QUARANTINE_STEP_COPIES: usize = 32;
 
-/// Checks that a name server of this cluster asks, and that no newer one has asked before. Answers its epoch and term.
-fn judge(request: &HttpRequest, shared: &Shared) -> Result<(i64, i64)> {
-    let (epoch, term) = sender(request, shared)?;
-    let standing = shared.identity.standing();
-    if (epoch, term) < (standing.epoch, standing.term) {
-        return Err(outdated(epoch, term, &standing));
+/// What a name server of this cluster signs its requests under.
+type Rank = (i64, i64);
+
+/// Epoch and term of the name server of this cluster that asks. To be asked once for each request.
+fn sender(request: &HttpRequest, shared: &Shared) -> Result<Rank> {
+    let verified = shared.gate.server(request, shared.identity.now())?;
+    let (cluster, _) = shared.identity.require_cluster()?;
+    if verified.cluster != Some(cluster) {
+        return Err(Error::new(ErrorCode::Forbidden, "the request comes from another cluster"));
     }
-    Ok((epoch, term))
+    match verified.claims.sender {
+        Sender::NameServer { term } => Ok((verified.epoch, term)),
+        Sender::Storage { .. } => Err(Error::new(ErrorCode::Forbidden, "only name servers may ask this")),
+    }
 }
 
-fn outdated(epoch: i64, term: i64, standing: &Standing) -> Error {
+/// Refuses who is older than the newest name server that has asked.
+fn judge(rank: Rank, shared: &Shared) -> Result<()> {
+    let standing = shared.identity.standing();
+    if rank < (standing.epoch, standing.term) {
+        return Err(outdated(rank, &standing));
+    }
+    Ok(())
+}
+
+fn outdated((epoch, term): Rank, standing: &Standing) -> Error {
     Error::new(
         ErrorCode::Forbidden,
         format!(
@@ -41,40 +59,29 @@ fn outdated(epoch: i64, term: i64, standing: &Standing) -> Error {
     )
 }
 
-/// Epoch and term of a name server of this cluster.
-fn sender(request: &HttpRequest, shared: &Shared) -> Result<(i64, i64)> {
-    let verified = auth::server(request, &shared.signer)?;
-    let (cluster, _) = shared.identity.require_cluster()?;
-    if verified.cluster != Some(cluster) {
-        return Err(Error::new(ErrorCode::Forbidden, "the request comes from another cluster"));
-    }
-    let Sender::NameServer { term } = verified.claims.sender else {
-        return Err(Error::new(ErrorCode::Forbidden, "only name servers may ask this"));
-    };
-    if verified.claims.expires < shared.identity.now() {
-        return Err(Error::new(ErrorCode::Unauthorized, "the request's credential has expired"));
-    }
-    Ok((verified.epoch, term))
+/// Checks that a name server of this cluster asks that may act, and shuts out everything older from now on.
+pub(super) async fn fence(request: &HttpRequest, shared: &Shared) -> Result<()> {
+    raise(sender(request, shared)?, shared).await
 }
 
 /// As [`fence`], for what only reads: any name server of the newest epoch may, whether or not it holds the lease.
 pub(super) async fn fence_reader(request: &HttpRequest, shared: &Shared) -> Result<()> {
-    let (epoch, term) = sender(request, shared)?;
+    let rank = sender(request, shared)?;
     let standing = shared.identity.standing();
-    if (epoch, term) > (standing.epoch, standing.term) {
-        return fence(request, shared).await;
+    if rank > (standing.epoch, standing.term) {
+        return raise(rank, shared).await;
     }
-    if epoch < standing.epoch {
-        return Err(outdated(epoch, term, &standing));
+    if rank.0 < standing.epoch {
+        return Err(outdated(rank, &standing));
     }
     Ok(())
 }
 
-/// As [`judge`], and shuts out everything older from now on.
-pub(super) async fn fence(request: &HttpRequest, shared: &Shared) -> Result<()> {
-    let (epoch, term) = judge(request, shared)?;
+async fn raise(rank: Rank, shared: &Shared) -> Result<()> {
+    judge(rank, shared)?;
+    let (epoch, term) = rank;
     let standing = shared.identity.standing();
-    if (epoch, term) > (standing.epoch, standing.term) {
+    if rank > (standing.epoch, standing.term) {
         // Durable before it is believed: after a restart nothing older is accepted either.
         let change = IndexChange::Settings(vec![("epoch", epoch), ("term", term)]);
         shared.writer.submit(change, INDEX_DEADLINE).await?;
@@ -83,32 +90,61 @@ pub(super) async fn fence(request: &HttpRequest, shared: &Shared) -> Result<()> 
     Ok(())
 }
 
-/// Remembers what a name server tells of the cluster, when it is one that may act here. Anybody else is
-/// answered all the same.
-fn note_head(request: &HttpRequest, daemon: &Daemon) {
-    let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok()?.parse::<i64>().ok());
-    let Some(version) = header(JOURNAL_HEAD_HEADER) else { return };
-    let told = Told { version, servers: header(SERVERS_HEADER).unwrap_or_default() };
-    match judge(request, daemon) {
-        Err(error) => log::debug!("a journal's head is not believed: {}", error.message()),
-        Ok(_) => {
-            let Some(Told { version, servers }) = daemon.heard.note(told) else { return };
-            let shared = daemon.get_ref().clone();
-            // The check is not held up by a slow disk.
-            actix_web::rt::spawn(async move {
-                let [of_version, of_servers] = heard::SETTINGS;
-                let change = IndexChange::Settings(vec![(of_version, version), (of_servers, servers)]);
-                if let Err(error) = shared.writer.submit(change, INDEX_DEADLINE).await {
-                    log::warn!("the newest version could not be written down: {}", error.chain());
-                    shared.heard.not_written();
-                }
-            });
+/// Remembers what a name server that may act tells of the cluster.
+fn note_told(told: Told, daemon: &Daemon) {
+    let Some(Told { version, servers }) = daemon.heard.note(told) else { return };
+    let shared = daemon.get_ref().clone();
+    // The check is not held up by a slow disk.
+    actix_web::rt::spawn(async move {
+        let [of_version, of_servers] = heard::SETTINGS;
+        let change = IndexChange::Settings(vec![(of_version, version), (of_servers, servers)]);
+        if let Err(error) = shared.writer.submit(change, INDEX_DEADLINE).await {
+            log::warn!("the newest version could not be written down: {}", error.chain());
+            shared.heard.not_written();
         }
-    }
+    });
 }
 
-pub(super) async fn status(request: HttpRequest, daemon: Daemon) -> Result<HttpResponse> {
-    note_head(&request, &daemon);
+#[derive(Deserialize)]
+pub(super) struct IdentityQuery {
+    challenge: String,
+}
+
+/// Proves to a name server who answers here. The question is signed too, but opens nothing; the proof names this server's
+/// own URL, so that it is worth nothing to anybody who passes the question on.
+pub(super) async fn identity(query: web::Query<IdentityQuery>, daemon: Daemon) -> Result<HttpResponse> {
+    let challenge = daemon.signer.verify::<Challenge>(&query.challenge)?;
+    let answerer = Answerer {
+        identity: daemon.identity.identity,
+        boot_id: daemon.identity.boot_id,
+        url: daemon.url.clone(),
+    };
+    let Challenge { nonce, expires } = challenge.claims;
+    let proof = daemon.signer.sign(challenge.cluster, challenge.epoch, &Proof { nonce, answerer, expires })?;
+    Ok(HttpResponse::Ok().json(IdentityProof { proof }))
+}
+
+/// What a name server tells with its check; both or nothing.
+#[derive(Deserialize)]
+pub(super) struct StatusQuery {
+    journal_head: Option<Version>,
+    servers: Option<i64>,
+}
+
+pub(super) async fn status(
+    request: HttpRequest,
+    query: web::Query<StatusQuery>,
+    daemon: Daemon,
+) -> Result<HttpResponse> {
+    if auth::credential(&request, "Holdfast").is_some() {
+        let rank = sender(&request, &daemon)?;
+        if let (Some(version), Some(servers)) = (query.journal_head, query.servers) {
+            match judge(rank, &daemon) {
+                Ok(()) => note_told(Told { version, servers }, &daemon),
+                Err(error) => log::debug!("what is told of the journal is not believed: {}", error.message()),
+            }
+        }
+    }
     let (journal, told) = (daemon.journal.position(), daemon.heard.told());
     let (capacity_bytes, free_bytes) = daemon.layout.room()?;
     let (objects, bytes) = daemon.index.read(index::sums).await?;
@@ -125,6 +161,7 @@ pub(super) async fn status(request: HttpRequest, daemon: Daemon) -> Result<HttpR
         journal,
         scrub_alarm: daemon.suspects.alarm(),
         boot_id: daemon.identity.boot_id,
+        index_changes: daemon.index_changes.load(Ordering::Relaxed),
         capacity_bytes,
         free_bytes,
         uploads: daemon.uploads_under_way() as u64,

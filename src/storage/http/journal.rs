@@ -17,6 +17,7 @@ use crate::storage::store::{Content, Incoming};
 use crate::types::error::IoContext;
 use crate::types::limits::JOURNAL_SNAPSHOT_BYTES_MAX;
 use crate::types::{Error, ErrorCode, Result};
+use crate::web::auth::SignedDigest;
 
 /// Bytes that are read from a file at once.
 const READ_BYTES: usize = 256 << 10;
@@ -47,7 +48,7 @@ pub(super) async fn receive(request: HttpRequest, payload: web::Payload, daemon:
         Error::new(ErrorCode::Busy, "this storage server receives as many files of the journal as it takes; try again")
     })?;
     let length = request.headers().get("Content-Length").and_then(|value| value.to_str().ok()?.parse().ok());
-    let outcome = match take_body(&shared, payload, length).await {
+    let outcome = match take_body(&shared, &request, payload, length).await {
         Ok(file) => {
             let shared = shared.clone();
             let accept = blocking(move || {
@@ -68,7 +69,12 @@ pub(super) async fn receive(request: HttpRequest, payload: web::Payload, daemon:
 }
 
 /// Streams a body to a file. What is small may take the room that is reserved for it.
-async fn take_body(shared: &Shared, mut payload: web::Payload, length: Option<u64>) -> Result<TempPath> {
+async fn take_body(
+    shared: &Shared,
+    request: &HttpRequest,
+    mut payload: web::Payload,
+    length: Option<u64>,
+) -> Result<TempPath> {
     let dir = shared.layout.incoming_dir();
     let mut incoming = Incoming::new(&dir, length);
     let mut unchecked = 0;
@@ -84,7 +90,9 @@ async fn take_body(shared: &Shared, mut payload: web::Payload, length: Option<u6
         }
         incoming.write(piece).await?;
     }
-    match incoming.finish().await?.content {
+    let received = incoming.finish().await?;
+    SignedDigest::check(request, received.sha256)?;
+    match received.content {
         Content::File(path) => Ok(path),
         Content::Small(bytes) => blocking(move || write_small(&dir, &bytes)).await,
     }

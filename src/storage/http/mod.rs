@@ -27,6 +27,7 @@ pub fn routes(config: &mut web::ServiceConfig) {
         )
         .service(web::resource("/journal").route(web::get().to(journal::read)).route(web::post().to(journal::receive)))
         .route("/status", web::get().to(admin::status))
+        .route("/identity", web::get().to(admin::identity))
         .route("/replicate", web::post().to(admin::replicate))
         .route("/dump_tree", web::get().to(admin::dump_tree))
         .route("/metrics", web::get().to(metrics));

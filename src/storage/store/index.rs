@@ -317,6 +317,22 @@ pub fn setting(connection: &mut SqliteConnection, name: &str) -> Result<i64> {
     Ok(value.unwrap_or(0))
 }
 
+/// The setting that counts the transactions that have changed the index: see [`count_change`].
+pub const CHANGES: &str = "changes";
+
+/// Counts a change, in its transaction. The count begins with the time in microseconds, so that it rises from one index
+/// of a directory to the next as well (a rebuilt one begins anew), and tells which of two copies is newer.
+pub fn count_change(connection: &mut SqliteConnection) -> Result<()> {
+    let begin = chrono::Utc::now().timestamp_micros();
+    diesel::insert_into(settings::table)
+        .values((settings::name.eq(CHANGES), settings::value.eq(begin)))
+        .on_conflict(settings::name)
+        .do_update()
+        .set(settings::value.eq(settings::value + 1))
+        .execute(connection)?;
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
