@@ -244,6 +244,8 @@ fn row(
     if !changed
         && row.synced_boot == before.synced_boot
         && row.scrub_alarm == before.scrub_alarm
+        // An older copy of its directory is told by this: it must not be older than the last round.
+        && row.index_changes == before.index_changes
         && row.reason == before.reason
         && !(stale && row.last_seen != before.last_seen)
     {

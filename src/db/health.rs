@@ -25,6 +25,10 @@ pub fn save(connection: &mut AnyConnection, rows: &[(ServerHealthRow, Option<Eve
                 dsl::scrub_alarm.eq(row.scrub_alarm),
             ))
             .execute(connection)?;
+        // Of the process that was checked, which another one may have followed.
+        diesel::update(server.filter(dsl::boot_id.eq(&row.boot_id)))
+            .set(dsl::index_changes.eq(row.index_changes))
+            .execute(connection)?;
         if event.is_some() {
             diesel::update(server).set(dsl::since.eq(now)).execute(connection)?;
         }

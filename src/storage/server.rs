@@ -231,6 +231,11 @@ impl Shared {
         *self.registered.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
     }
 
+    /// Has it register anew within a second.
+    pub fn forget_registration(&self) {
+        *self.registered.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     /// Reads what the gauges show.
     pub async fn refresh_metrics(&self) -> Result<()> {
         let read = |connection: &mut _| Ok((index::sums(connection)?, index::oldest_verified(connection)?));

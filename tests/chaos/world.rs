@@ -66,7 +66,7 @@ impl World {
             "postgres" => Database::Postgres(Postgres::start(true)),
             _ => Database::Sqlite,
         };
-        let clock_library = has(Kind::Clock).then(|| compile_clock(&dir));
+        let clock_library = has(Kind::Clock).then(|| crate::common::clock::compile(&dir));
         let small_disk = has(Kind::DiskFull).then(|| mount_small_disk(&dir));
         let token = ClusterSecret::from_text(SECRET).unwrap().superuser_token();
         let http = HttpClient::new(None).unwrap();
@@ -249,15 +249,6 @@ impl World {
 
 fn words(text: &str) -> Vec<String> {
     text.split_whitespace().map(String::from).collect()
-}
-
-/// The library that moves a process's clock.
-fn compile_clock(dir: &Path) -> PathBuf {
-    let library = dir.join("clock.so");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/chaos/clock.c");
-    let made = Command::new("cc").args(["-shared", "-fPIC", "-O2", "-o"]).arg(&library).arg(source).output().unwrap();
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    library
 }
 
 /// A small ext4 in a file; tmpfs where there are no loop devices. It goes with the runner's mount namespace.

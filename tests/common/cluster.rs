@@ -99,6 +99,11 @@ impl Process {
         wait_for("the port answers", 30, || TcpStream::connect(("127.0.0.1", port)).ok());
     }
 
+    /// Adds options for the next start.
+    pub fn add_args(&mut self, args: &[&str]) {
+        self.args.extend(args.iter().map(|arg| (*arg).to_string()));
+    }
+
     /// Takes an option away for the next start.
     pub fn drop_arg(&mut self, arg: &str) {
         self.args.retain(|other| other != arg);
@@ -210,6 +215,17 @@ impl Cluster {
 
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
+    }
+
+    /// A further storage server on a directory, launched on any free port; it may end before it listens.
+    pub fn another_storage_server(&self, data: &Path, log: &str, more: &[String]) -> Process {
+        let args = ["--data-dir", data.to_str().unwrap(), "--name", log, "--name-server", &self.urls().join(",")];
+        let args = args.map(String::from).into_iter().chain(more.iter().cloned()).collect();
+        let program = env!("CARGO_BIN_EXE_holdfast-storage-server");
+        let log = tempfile::Builder::new().prefix(log).suffix(".log").tempfile_in(self.dir.path()).unwrap();
+        let mut process = Process::new(program, args, log.keep().unwrap().1);
+        process.launch();
+        process
     }
 
     pub fn storage_dir(&self, number: usize) -> PathBuf {

@@ -8,6 +8,7 @@
     reason = "a test fails by panicking"
 )]
 
+pub mod clock;
 pub mod cluster;
 pub mod postgres;
 pub mod restore;

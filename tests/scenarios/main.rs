@@ -10,6 +10,7 @@ mod demo;
 mod errors;
 mod fsck;
 mod http_api;
+mod identity;
 mod journal_copy;
 mod name_servers;
 mod overwrite;

@@ -29,7 +29,12 @@ type Rank = (i64, i64);
 
 /// Epoch and term of the name server of this cluster that asks. To be asked once for each request.
 fn sender(request: &HttpRequest, shared: &Shared) -> Result<Rank> {
-    let verified = shared.gate.server(request, shared.identity.now())?;
+    let verified = shared.gate.server(request, shared.identity.now()).inspect_err(|error| {
+        if error.code() == ErrorCode::TicketExpired {
+            // Perhaps it is the clock here that is wrong: a registration brings the cluster's time.
+            shared.forget_registration();
+        }
+    })?;
     let (cluster, _) = shared.identity.require_cluster()?;
     if verified.cluster != Some(cluster) {
         return Err(Error::new(ErrorCode::Forbidden, "the request comes from another cluster"));
