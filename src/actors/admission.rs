@@ -87,7 +87,8 @@ async fn note_twin(context: &Context, id: ServerId, why: &str) {
     let detail = why.to_string();
     let noted = context.db.write(move |connection| {
         let now = dialect::clock(connection)?;
-        let filter = events::Filter { server: Some(id.0), kind: Some("server_twin".into()), ..events::Filter::default() };
+        let filter =
+            events::Filter { server: Some(id.0), kind: Some("server_twin".into()), ..events::Filter::default() };
         let last = events::filtered(connection, &filter, None, 1)?.pop();
         if last.is_none_or(|event| now.and_utc() - event.time > TWIN_EVENT_INTERVAL) {
             let event = crate::db::rows::EventRow { server: Some(id.0), ..events::row(now, "server_twin", detail) };

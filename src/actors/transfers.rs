@@ -127,7 +127,8 @@ async fn carry(context: Context, transfer: Transfer) -> Result<()> {
     };
     let servers = context.servers().await?;
     let source = servers.iter().find(|view| view.row.id == transfer.source.server.0).map(|view| view.row.peer());
-    let source = source.ok_or_else(|| Error::not_found("the transfer's source does not belong to the cluster any more"))?;
+    let source =
+        source.ok_or_else(|| Error::not_found("the transfer's source does not belong to the cluster any more"))?;
     let stored = tokio::time::timeout(time, context.storage.replicate(&source, &request))
         .await
         .map_err(|_| Error::unavailable(format!("the transfer took longer than {} s", time.as_secs())))??;

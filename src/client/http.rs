@@ -202,8 +202,9 @@ pub async fn send_json<T: DeserializeOwned>(request: RequestBuilder, envelope: E
 pub async fn send(request: RequestBuilder, envelope: Envelope<'_>) -> Result<Response, Failure> {
     let not_sent = |error| Failure { error, not_sent: true };
     let (client, request) = request.build_split();
-    let mut request = request
-        .map_err(|e| not_sent(Error::invalid("the request cannot be made: is the URL right?").with_source(e.without_url())))?;
+    let mut request = request.map_err(|e| {
+        not_sent(Error::invalid("the request cannot be made: is the URL right?").with_source(e.without_url()))
+    })?;
     if let Some(value) = envelope.header(&request).map_err(not_sent)? {
         request.headers_mut().insert(AUTHORIZATION, value);
     }

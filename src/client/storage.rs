@@ -118,7 +118,8 @@ impl StorageClient {
 
     /// Asks whatever answers at a URL for a proof of who it is. Nothing is shown to it but a question that opens nothing.
     pub async fn prove(&self, base: &str, challenge: &str, timeout: std::time::Duration) -> Result<IdentityProof> {
-        let request = self.http.raw().get(format!("{base}/identity")).query(&[("challenge", challenge)]).timeout(timeout);
+        let request =
+            self.http.raw().get(format!("{base}/identity")).query(&[("challenge", challenge)]).timeout(timeout);
         send_json(request, Envelope::NOBODY).await.map_err(error)
     }
 

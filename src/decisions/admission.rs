@@ -171,9 +171,23 @@ mod tests {
             ("a clone with its own url", Some(known()), announced(b, NEW_BOOT, 100), me(b), twin(a), Refuse),
             ("moved, reached by both urls", Some(known()), announced(b, NEW_BOOT, 1), me(b), me(a), Accept(0)),
             ("moved", Some(known()), announced(b, NEW_BOOT, 100), me(b), None, Accept(0)),
-            ("moved, another one has its url", Some(known()), announced(b, NEW_BOOT, 101), me(b), stranger(a), Accept(0)),
+            (
+                "moved, another one has its url",
+                Some(known()),
+                announced(b, NEW_BOOT, 101),
+                me(b),
+                stranger(a),
+                Accept(0),
+            ),
             ("an old copy while the original restarts", Some(known()), announced(b, NEW_BOOT, 99), me(b), None, Refuse),
-            ("an old copy, another one has its url", Some(known()), announced(b, NEW_BOOT, 9), me(b), stranger(a), Refuse),
+            (
+                "an old copy, another one has its url",
+                Some(known()),
+                announced(b, NEW_BOOT, 9),
+                me(b),
+                stranger(a),
+                Refuse,
+            ),
         ] {
             let got = match decide(known.as_ref(), &announced, here.as_ref(), there.as_ref()) {
                 Admission::Accept { behind } => Accept(behind),
@@ -188,7 +202,8 @@ mod tests {
             matches!(decide(Some(&known()), &word, me(b).as_ref(), twin(a).as_ref()), Admission::Refuse(_)),
             "no word helps while the other one answers"
         );
-        let Admission::Refuse(both) = decide(Some(&known()), &announced(b, NEW_BOOT, 1), me(b).as_ref(), twin(a).as_ref())
+        let Admission::Refuse(both) =
+            decide(Some(&known()), &announced(b, NEW_BOOT, 1), me(b).as_ref(), twin(a).as_ref())
         else {
             panic!("it is a twin");
         };

@@ -239,13 +239,8 @@ mod tests {
     fn a_credential_is_for_its_recipient_its_request_and_its_time() {
         let now = chrono::Utc::now();
         let day = Duration::from_secs(86_400);
-        let right = Seeing {
-            me: Recipient::Storage(Uuid::from_u128(1)),
-            method: "DELETE",
-            target: "/file",
-            now,
-            running: day,
-        };
+        let right =
+            Seeing { me: Recipient::Storage(Uuid::from_u128(1)), method: "DELETE", target: "/file", now, running: day };
         let judge = |seeing: Seeing<'_>| credential(now).judge(&seeing).map_err(|error| error.code());
         assert_eq!(judge(right), Ok(()));
         let two = TimeDelta::minutes(2);

@@ -101,7 +101,7 @@ impl World {
         let urls: Vec<String> = world.names.iter().map(|server| server.url()).collect();
         world.client = NameServerClient::new(http, urls, Credentials::Token(world.token.clone())).unwrap();
         for number in 0..options.servers {
-            let server = world.start_storage_server(&format!("storage-{number}"));
+            let server = world.start_storage_server(&format!("storage-{number}"), &[]);
             world.storage.lock().unwrap().push(server);
         }
         world.wait_for_live(options.servers);
@@ -146,20 +146,22 @@ impl World {
         Arc::new(Server::new(recipe))
     }
 
-    fn start_storage_server(&self, name: &str) -> Arc<Server> {
+    /// Starts a storage server on its data directory, with further options; it belongs to nobody yet.
+    pub fn start_storage_server(&self, name: &str, more: &[&str]) -> Arc<Server> {
         let mut recipe = self.recipe(name, env!("CARGO_BIN_EXE_holdfast-storage-server"));
         let urls: Vec<String> = self.names.iter().map(|server| server.url()).collect();
         recipe.args = ["--data-dir", self.data_dir(name).to_str().unwrap()].map(String::from).to_vec();
         recipe.args.extend(["--name".into(), name.into(), "--host".into(), format!("host-of-{name}")]);
         recipe.args.extend(["--name-server".into(), urls.join(",")]);
         recipe.args.extend(words(&self.options.storage_args));
+        recipe.args.extend(more.iter().map(|word| (*word).to_string()));
         Arc::new(Server::new(recipe))
     }
 
     /// Starts one more storage server.
     pub fn join(&self) -> Arc<Server> {
         let number = self.joined.fetch_add(1, Ordering::Relaxed);
-        let server = self.start_storage_server(&format!("joined-{number}"));
+        let server = self.start_storage_server(&format!("joined-{number}"), &[]);
         self.storage.lock().unwrap().push(server.clone());
         server
     }

@@ -9,8 +9,9 @@ use serde::Deserialize;
 
 use super::Daemon;
 use crate::client::storage::BodyFacts;
-use crate::security::Sender;
 use crate::security::credential::{Challenge, Proof};
+use crate::security::ticket::Verified;
+use crate::security::{Sender, ServerCredential};
 use crate::storage::heard;
 use crate::storage::identity::Standing;
 use crate::storage::server::Shared;
@@ -29,12 +30,20 @@ type Rank = (i64, i64);
 
 /// Epoch and term of the name server of this cluster that asks. To be asked once for each request.
 fn sender(request: &HttpRequest, shared: &Shared) -> Result<Rank> {
-    let verified = shared.gate.server(request, shared.identity.now()).inspect_err(|error| {
+    rank(any_server(request, shared)?, shared)
+}
+
+/// The server that asks, with this cluster's secret, whatever cluster it names. To be asked once for each request.
+fn any_server(request: &HttpRequest, shared: &Shared) -> Result<Verified<ServerCredential>> {
+    shared.gate.server(request, shared.identity.now()).inspect_err(|error| {
         if error.code() == ErrorCode::TicketExpired {
             // Perhaps it is the clock here that is wrong: a registration brings the cluster's time.
             shared.forget_registration();
         }
-    })?;
+    })
+}
+
+fn rank(verified: Verified<ServerCredential>, shared: &Shared) -> Result<Rank> {
     let (cluster, _) = shared.identity.require_cluster()?;
     if verified.cluster != Some(cluster) {
         return Err(Error::new(ErrorCode::Forbidden, "the request comes from another cluster"));
@@ -119,11 +128,8 @@ pub(super) struct IdentityQuery {
 /// own URL, so that it is worth nothing to anybody who passes the question on.
 pub(super) async fn identity(query: web::Query<IdentityQuery>, daemon: Daemon) -> Result<HttpResponse> {
     let challenge = daemon.signer.verify::<Challenge>(&query.challenge)?;
-    let answerer = Answerer {
-        identity: daemon.identity.identity,
-        boot_id: daemon.identity.boot_id,
-        url: daemon.url.clone(),
-    };
+    let answerer =
+        Answerer { identity: daemon.identity.identity, boot_id: daemon.identity.boot_id, url: daemon.url.clone() };
     let Challenge { nonce, expires } = challenge.claims;
     let proof = daemon.signer.sign(challenge.cluster, challenge.epoch, &Proof { nonce, answerer, expires })?;
     Ok(HttpResponse::Ok().json(IdentityProof { proof }))
@@ -142,9 +148,10 @@ pub(super) async fn status(
     daemon: Daemon,
 ) -> Result<HttpResponse> {
     if auth::credential(&request, "Holdfast").is_some() {
-        let rank = sender(&request, &daemon)?;
+        // Who it is may be asked under any cluster's name: a name server whose database is lost does not know its own.
+        let verified = any_server(&request, &daemon)?;
         if let (Some(version), Some(servers)) = (query.journal_head, query.servers) {
-            match judge(rank, &daemon) {
+            match rank(verified, &daemon).and_then(|rank| judge(rank, &daemon)) {
                 Ok(()) => note_told(Told { version, servers }, &daemon),
                 Err(error) => log::debug!("what is told of the journal is not believed: {}", error.message()),
             }

@@ -1,6 +1,7 @@
 //! The faults. Each is a file of its own: it strikes now and then, and heals what it did a while later.
 
 mod clock;
+mod clone;
 mod corrupt;
 mod database;
 mod disk_full;
@@ -59,10 +60,11 @@ pub enum Kind {
     Clock,
     Drain,
     Join,
+    Clone,
 }
 
 impl Kind {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Kill,
         Self::KillStorage,
         Self::KillName,
@@ -76,6 +78,7 @@ impl Kind {
         Self::Clock,
         Self::Drain,
         Self::Join,
+        Self::Clone,
     ];
 
     pub fn name(self) -> &'static str {
@@ -93,6 +96,7 @@ impl Kind {
             Self::Clock => "clock",
             Self::Drain => "drain",
             Self::Join => "join",
+            Self::Clone => "clone",
         }
     }
 
@@ -128,6 +132,7 @@ impl Kind {
             Self::Clock => Box::new(clock::Clock::default()),
             Self::Drain => Box::new(drain::Drain::default()),
             Self::Join => Box::new(join::Join::default()),
+            Self::Clone => Box::new(clone::Clone::default()),
         }
     }
 }
