@@ -151,6 +151,13 @@ impl Process {
     }
 }
 
+/// However a test ends, its servers end with it.
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
 /// Peak resident memory of a process in MiB.
 pub fn peak_memory_mib(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
