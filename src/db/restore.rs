@@ -151,6 +151,8 @@ impl Rebuild<'_> {
                 last_seen: None,
                 synced_boot: String::new(),
                 scrub_alarm: false,
+                trouble: None,
+                troubled: None,
             };
             diesel::insert_into(server_health::table).values(&health).execute(self.connection)?;
         }

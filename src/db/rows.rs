@@ -56,6 +56,8 @@ pub struct ServerHealthRow {
     pub last_seen: Option<NaiveDateTime>,
     pub synced_boot: String,
     pub scrub_alarm: bool,
+    pub trouble: Option<String>,
+    pub troubled: Option<NaiveDateTime>,
 }
 
 impl ServerHealthRow {

@@ -43,6 +43,8 @@ diesel::table! {
         last_seen -> Nullable<Timestamp>,
         synced_boot -> Text,
         scrub_alarm -> Bool,
+        trouble -> Nullable<Text>,
+        troubled -> Nullable<Timestamp>,
     }
 }
 
