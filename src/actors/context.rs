@@ -13,7 +13,7 @@ use crate::db::change::{Changes, ReleaseTimes};
 use crate::db::server::{ServerView, server_views};
 use crate::db::{AnyConnection, Db, Step, cluster, lease};
 use crate::security::Signer;
-use crate::types::api::{AdminState, Health};
+use crate::types::api::AdminState;
 use crate::types::{Error, Result, Version};
 
 /// How old the view of the servers may be.
@@ -207,10 +207,7 @@ impl Context {
 
 /// Whether a server may get new copies.
 pub fn takes_files(server: &ServerView) -> bool {
-    server.health == Health::Live
-        && server.admin_state == AdminState::InService
-        && !server.is_syncing()
-        && !server.is_alarmed()
+    server.can_keep() && server.admin_state == AdminState::InService && !server.is_syncing() && !server.is_alarmed()
 }
 
 #[cfg(test)]

@@ -9,10 +9,11 @@ use futures_util::future::{BoxFuture, join_all};
 
 use super::context::Context;
 use super::pass::{PassReport, Timing, Work};
+use crate::db::health::Seen;
 use crate::db::rows::{EventRow, ServerHealthRow};
 use crate::db::server::{ServerView, health_word};
 use crate::db::{cluster, events, health, journal};
-use crate::decisions::health::{Watched, after_check, round_counts};
+use crate::decisions::health::{Watched, after_check, is_away, round_counts};
 use crate::types::api::{AdminState, Health};
 use crate::types::storage_api::{JournalPosition, StorageStatus, Told};
 use crate::types::{Result, Time};
@@ -100,11 +101,12 @@ async fn round(context: Context, memory: Arc<Mutex<Memory>>) -> Result<PassRepor
     // From here on they may be compared, repaired, told to delete: the database is as new as anybody knows.
     context.standing.looked_around(held.term);
     let rows = judge(&context, &memory, &servers, found, late);
-    let (changed, written): (Vec<_>, usize) = (rows.iter().filter(|(_, event)| event.is_some()).collect(), rows.len());
-    let mut report =
-        PassReport { counts: vec![("servers", servers.len()), ("changes of health", changed.len())], more: false };
+    let (changed, written) = (rows.iter().filter(|seen| seen.health_changed).count(), rows.len());
+    let troubled = servers.iter().filter(|server| server.trouble().is_some()).count();
+    let counts = vec![("servers", servers.len()), ("changes of health", changed), ("in trouble", troubled)];
+    let mut report = PassReport { counts, more: false };
     if written > 0 {
-        for event in rows.iter().filter_map(|(_, event)| event.as_ref()) {
+        for event in rows.iter().flat_map(|seen| &seen.events) {
             log::warn!("{}", event.detail);
         }
         context.lead(move |connection| health::save(connection, &rows)).await?;
@@ -169,6 +171,7 @@ async fn check(context: &Context, server: &ServerView, timeout: Duration, told: 
         Ok(status) if status.cluster != Some(cluster) => {
             Found::Missed(format!("the server at {} belongs to another cluster", server.row.url))
         }
+        Ok(StorageStatus { trouble: Some(trouble), .. }) if is_away(trouble.code) => Found::Missed(trouble.message),
         Ok(status) => Found::Answered(Box::new(status)),
     }
 }
@@ -181,14 +184,14 @@ fn started_late(context: &Context, memory: &Mutex<Memory>) -> bool {
     memory.last_round.is_some_and(|last| !round_counts(memory.now() - last, interval))
 }
 
-/// The rows to write, each with an event when the health changed.
+/// The rows to write, each with what people are told.
 fn judge(
     context: &Context,
     memory: &Mutex<Memory>,
     servers: &[ServerView],
     found: Vec<Found>,
     late: bool,
-) -> Vec<(ServerHealthRow, Option<EventRow>)> {
+) -> Vec<Seen> {
     let mut memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
     let now = memory.now();
     memory.last_round = Some(now);
@@ -213,12 +216,7 @@ fn judge(
 }
 
 /// A server's new row, when there is something new in it.
-fn row(
-    server: &ServerView,
-    health: Health,
-    found: Found,
-    now: NaiveDateTime,
-) -> Option<(ServerHealthRow, Option<EventRow>)> {
+fn row(server: &ServerView, health: Health, found: Found, now: NaiveDateTime) -> Option<Seen> {
     let before = server.checked.as_ref()?;
     let changed = server.health != health;
     let mut row = ServerHealthRow { health: health_word(health).into(), ..before.clone() };
@@ -227,7 +225,10 @@ fn row(
     }
     match found {
         Found::Answered(status) => {
-            row.reason = None;
+            (row.trouble, row.reason) = match status.trouble {
+                Some(trouble) => (Some(trouble.code.word().into()), Some(trouble.message)),
+                None => (None, None),
+            };
             if row.boot_id != status.boot_id.to_string() {
                 // It was started again; its registration, which notes the new boot, is on its way.
                 row.synced_boot.clear();
@@ -246,15 +247,26 @@ fn row(
         && row.scrub_alarm == before.scrub_alarm
         // An older copy of its directory is told by this: it must not be older than the last round.
         && row.index_changes == before.index_changes
-        && row.reason == before.reason
+        && (&row.reason, &row.trouble) == (&before.reason, &before.trouble)
         && !(stale && row.last_seen != before.last_seen)
     {
         return None;
     }
-    let event = changed.then(|| {
+    let event = |kind: &str, detail: String| EventRow { server: Some(server.row.id), ..events::row(now, kind, detail) };
+    let mut told = Vec::new();
+    let name = &server.row.name;
+    if changed {
         let why = row.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
-        let detail = format!("storage server {} is {} (it was {}){why}", server.row.name, row.health, before.health);
-        EventRow { server: Some(server.row.id), ..events::row(now, &format!("server_{}", row.health), detail) }
-    });
-    Some((row, event))
+        let detail = format!("storage server {name} is {} (it was {}){why}", row.health, before.health);
+        told.push(event(&format!("server_{}", row.health), detail));
+    }
+    match (&row.trouble, &before.trouble) {
+        (Some(trouble), before) if before.as_ref() != Some(trouble) => {
+            let why = row.reason.as_deref().unwrap_or(trouble);
+            told.push(event("server_trouble", format!("storage server {name} cannot keep files: {why}")));
+        }
+        (None, Some(_)) => told.push(event("server_well", format!("storage server {name} can keep files again"))),
+        _ => {}
+    }
+    Some(Seen { row, health_changed: changed, events: told })
 }

@@ -197,7 +197,18 @@ impl StorageClient {
 
     /// One page of its inventory, after a copy.
     pub async fn inventory(&self, peer: &Peer, after: Option<ReplicaKey>) -> Result<Vec<InventoryLine>> {
+        self.inventory_page(peer, after, false).await
+    }
+
+    /// As [`StorageClient::inventory`]; with `files` it looks for the files of the page, and says which are gone.
+    pub async fn inventory_page(
+        &self,
+        peer: &Peer,
+        after: Option<ReplicaKey>,
+        files: bool,
+    ) -> Result<Vec<InventoryLine>> {
         let mut query = vec![("limit", INVENTORY_PAGE_ROWS_MAX.to_string())];
+        query.extend(files.then(|| ("files", "true".into())));
         query.extend(after.map(|key| ("after", key.to_string())));
         let request = self.http.raw().get(format!("{peer}/dump_tree")).query(&query);
         let response = send(request, self.to(peer)).await.map_err(error)?;

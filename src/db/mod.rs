@@ -26,6 +26,7 @@ pub mod lease;
 pub mod listing;
 pub mod migrate;
 pub mod namespace;
+pub mod newcomer;
 pub mod outbox;
 pub mod pending;
 pub mod reap;

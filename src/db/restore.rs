@@ -152,6 +152,8 @@ impl Rebuild<'_> {
                 synced_boot: String::new(),
                 scrub_alarm: false,
                 index_changes: 0,
+                trouble: None,
+                troubled: None,
             };
             diesel::insert_into(server_health::table).values(&health).execute(self.connection)?;
         }

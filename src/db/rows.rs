@@ -65,6 +65,8 @@ pub struct ServerHealthRow {
     pub synced_boot: String,
     pub scrub_alarm: bool,
     pub index_changes: i64,
+    pub trouble: Option<String>,
+    pub troubled: Option<NaiveDateTime>,
 }
 
 impl ServerHealthRow {

@@ -44,6 +44,8 @@ diesel::table! {
         synced_boot -> Text,
         scrub_alarm -> Bool,
         index_changes -> BigInt,
+        trouble -> Nullable<Text>,
+        troubled -> Nullable<Timestamp>,
     }
 }
 

@@ -7,10 +7,13 @@ use diesel::prelude::*;
 use super::change::Changes;
 use super::connection::AnyConnection;
 use super::error::{Failure, Step};
+use super::newcomer;
 use super::rows::*;
 use super::schema::{outbox, replicas, server_health, servers};
 use crate::decisions::admission::Known;
+use crate::decisions::health::copies_last;
 use crate::types::api::{AdminState, Health, RegisterRequest};
+use crate::types::storage_api::TroubleCode;
 use crate::types::{Error, ErrorCode, Result, ServerId};
 
 /// A server with its health.
@@ -37,6 +40,31 @@ impl ServerView {
     /// and its copies do not count when something is to be deleted.
     pub fn is_alarmed(&self) -> bool {
         self.checked.as_ref().is_some_and(|checked| checked.scrub_alarm)
+    }
+
+    /// Why it cannot keep what it would be given, if it answers and says so.
+    pub fn trouble(&self) -> Option<TroubleCode> {
+        self.checked.as_ref()?.trouble.as_deref().map(TroubleCode::of_word)
+    }
+
+    /// It answers, and what it has is not to be counted on for long.
+    pub fn is_failing(&self) -> bool {
+        self.trouble().is_some_and(|code| !copies_last(code))
+    }
+
+    /// Whether it can be given anything to keep.
+    pub fn can_keep(&self) -> bool {
+        self.health == Health::Live && self.trouble().is_none()
+    }
+
+    /// Its health, as far as it is a matter of what is lost with it: a failing disk is as good as none.
+    pub fn health_of_copies(&self) -> Health {
+        if self.is_failing() { Health::Down } else { self.health }
+    }
+
+    /// Since when it has its trouble.
+    pub fn troubled(&self) -> Option<chrono::NaiveDateTime> {
+        self.checked.as_ref()?.troubled
     }
 
     /// Since when it has its health.
@@ -112,9 +140,13 @@ pub fn holds(connection: &mut AnyConnection, id: i64) -> QueryResult<(i64, i64)>
 pub fn drained(changes: &mut Changes<'_>, id: i64) -> Step<bool> {
     let row = require(changes, ServerId(id))?;
     let (listed, deletions) = holds(changes.connection, id)?;
-    let dead: Option<String> =
-        server_health::table.find(id).select(server_health::health).first(changes.connection).optional()?;
-    let deletions = if dead.as_deref() == Some("down") { 0 } else { deletions };
+    let dead: Option<(String, Option<String>)> = server_health::table
+        .find(id)
+        .select((server_health::health, server_health::trouble))
+        .first(changes.connection)
+        .optional()?;
+    // The dead carry out none, and a disk that takes no writes does not either.
+    let deletions = if dead.is_some_and(|(health, trouble)| is_dead(&health, trouble)) { 0 } else { deletions };
     if row.admin_state != "draining" || listed + deletions > 0 {
         return Ok(false);
     }
@@ -123,6 +155,10 @@ pub fn drained(changes: &mut Changes<'_>, id: i64) -> Step<bool> {
     let event = super::events::row(changes.now, "server_drained", detail);
     super::dialect::insert_events(changes.connection, &[EventRow { server: Some(id), ..event }])?;
     Ok(true)
+}
+
+fn is_dead(health: &str, trouble: Option<String>) -> bool {
+    health == "down" || trouble.is_some_and(|word| !copies_last(TroubleCode::of_word(&word)))
 }
 
 /// How many replicas the metadata lists on each server.
@@ -181,6 +217,7 @@ pub fn register(changes: &mut Changes<'_>, request: &RegisterRequest, judged_by:
     };
     match known {
         None => {
+            newcomer::tell(changes, &row)?;
             diesel::insert_into(servers::table).values(&row).execute(changes.connection)?;
             changes.record("servers", row.id, Some(&row))?;
         }
@@ -219,6 +256,8 @@ fn note_boot(changes: &mut Changes<'_>, id: ServerId, request: &RegisterRequest)
             synced_boot: String::new(),
             scrub_alarm: false,
             index_changes: request.index_changes,
+            trouble: None,
+            troubled: None,
         };
         diesel::insert_into(server_health::table).values(&row).execute(changes.connection)?;
     }

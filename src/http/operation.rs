@@ -26,7 +26,7 @@ const JOURNAL_LAG_ALARM_SECONDS: f64 = 15.0;
 #[get("/status")]
 pub async fn status(app: Data) -> Result<HttpResponse> {
     let state = app.context.db.read(cluster::state).await?;
-    let ready = |server: &&ServerView| server.health == Health::Live && !server.is_syncing();
+    let ready = |server: &&ServerView| server.can_keep() && !server.is_syncing();
     let live = app.context.servers().await?.iter().filter(ready).count();
     // The cluster's time, which a storage server that has just started may need to sign its first request.
     let date = app.context.standing.now().format("%a, %d %b %Y %H:%M:%S GMT").to_string();
@@ -60,8 +60,10 @@ async fn make_report(app: &App) -> Result<Report> {
     let with = |health: Health| servers.iter().filter(|server| server.health == health).count() as u32;
     let missing = counted.under_replicated.iter().filter(|row| row.copies == 0).map(|row| row.objects).sum();
     let mut repair = counted.repair.clone();
-    repair.paused =
-        paused(servers.iter().map(|view| (view.health, view.admin_state)), app.context.settings.mass_down_share);
+    repair.paused = paused(
+        servers.iter().map(|view| (view.health_of_copies(), view.admin_state)),
+        app.context.settings.mass_down_share,
+    );
     let mut problems = endangered(&counted.under_replicated);
     let danger = counted.under_replicated.iter().any(|row| row.copies <= 1);
     problems.extend(repair.paused.clone());
@@ -117,6 +119,15 @@ fn server_problem(server: &ServerView) -> Option<String> {
         let reason = server.checked.as_ref().and_then(|checked| checked.reason.as_deref());
         let health = format!("{:?}", server.health).to_lowercase();
         return Some(format!("storage server {name} is {health}: {}", reason.unwrap_or("it was never checked")));
+    }
+    if server.trouble().is_some() {
+        let reason =
+            server.checked.as_ref().and_then(|checked| checked.reason.as_deref()).unwrap_or("it does not say why");
+        let copies = match server.is_failing() {
+            true => "what it has can be read for now, and is copied elsewhere",
+            false => "what it has is well",
+        };
+        return Some(format!("storage server {name} cannot keep new files: {reason}; {copies}"));
     }
     if server.is_alarmed() {
         return Some(format!(
@@ -191,7 +202,8 @@ pub async fn why(request: HttpRequest, query: web::Query<PathQuery>, app: Data) 
 #[get("/metrics")]
 pub async fn metrics_text(app: Data, metrics: web::Data<Metrics>, gauges: web::Data<Gauges>) -> Result<HttpResponse> {
     let counted = app.recent_counts().await?;
-    let healths: Vec<Health> = app.context.servers().await?.iter().map(|server| server.health).collect();
+    let healths: Vec<(Health, bool)> =
+        app.context.servers().await?.iter().map(|server| (server.health, server.trouble().is_some())).collect();
     gauges.set(&counted, &healths, &app.board.all());
     Ok(HttpResponse::Ok().content_type("text/plain; version=0.0.4").body(metrics.text()?))
 }

@@ -153,6 +153,7 @@ async fn server_infos(app: &App) -> Result<Vec<ServerInfo>> {
         free_bytes: view.checked.as_ref().map_or(0, |checked| checked.free_bytes as u64),
         syncing: view.health != Health::Down && view.is_syncing(),
         scrub_alarm: view.is_alarmed(),
+        trouble: view.trouble().filter(|_| view.health == Health::Live),
         drain_left: left(&view),
         drain_seconds_left: left(&view).filter(|_| rate > 0.0).map(|left| left as f64 / rate),
         last_seen: view.checked.as_ref().and_then(|checked| checked.last_seen).map(|time| time.and_utc()),

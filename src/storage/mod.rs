@@ -6,6 +6,8 @@
 //! | [`writer`] | the `IndexWriter`: group commit of changes of the index |
 //! | [`reporter`] | the `CommitReporter`: reports uploads to the name server, many in one request |
 //! | [`registrar`] | the `Registrar`: announces the server, and again when the name server forgot |
+//! | [`condition`] | whether the server can keep what it is given, and if not, why |
+//! | [`prober`] | the `Prober`: proves every few seconds that the disk takes a file |
 //! | [`collector`] | the `Collector`: asks about pending replicas |
 //! | [`heard`] | what the server has heard of the cluster, for a restore |
 //! | [`scrubber`] | the `Scrubber`: reads everything again and puts aside what is corrupt |
@@ -15,9 +17,11 @@
 //! | [`server`] | options, start and end of the daemon |
 
 pub mod collector;
+pub mod condition;
 pub mod heard;
 pub mod http;
 pub mod identity;
+pub mod prober;
 pub mod registrar;
 pub mod reporter;
 pub mod salvage;

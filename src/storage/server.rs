@@ -11,21 +11,23 @@ use structopt::StructOpt;
 use tokio::sync::Semaphore;
 
 use super::collector::Collect;
+use super::condition::Condition;
 use super::heard::{self, Heard};
 use super::identity::Identity;
+use super::prober::ProveWrites;
 use super::registrar::Register;
 use super::reporter::{CommitReporter, ReportCommits};
-use super::scrubber::Scrub;
+use super::scrubber::{Scrub, look_first};
 use super::store::{Index, Journal, Layout, index, sweep};
 use super::suspects::Suspects;
-use super::writer::{IndexWriter, WriteIndex};
+use super::writer::{FORGOTTEN_ROWS_MAX, INDEX_DEADLINE, IndexChange, IndexWriter, WriteIndex};
 use super::{http, salvage};
 use crate::actors::{Batcher, Board, Handle, PassActor, Supervisor};
 use crate::client::name_server::normal_base_url;
 use crate::client::{Credentials, HttpClient, NameServerClient, StorageClient};
 use crate::decisions::scrub::Pace;
 use crate::security::{ClusterSecret, Recipient, Signer};
-use crate::types::storage_api::Told;
+use crate::types::storage_api::{Told, Trouble};
 use crate::types::{Error, Result, ServerId};
 use crate::web::auth::Gate;
 use crate::web::metrics::ActorGauges;
@@ -35,6 +37,12 @@ use crate::web::{ListenOptions, Metrics, metrics, request};
 const DEFAULT_PORT: u16 = 7401;
 /// Uploads at the same time; one more is answered `busy`.
 const UPLOADS_MAX: usize = 256;
+/// Looks at the disk for `GET /status` at the same time. When all of them hang, nobody looks any more.
+const DISK_LOOKS_MAX: usize = 4;
+/// How long such a look is waited for; shorter than any name server waits for the answer.
+const DISK_LOOK_TIME_MAX: Duration = Duration::from_millis(200);
+/// How long it is remembered what a missing file was.
+const MISSING_DAYS: i64 = 365;
 
 /// The storage daemon of Holdfast: keeps replicas in a data directory
 #[derive(Debug, Clone, StructOpt)]
@@ -153,6 +161,8 @@ pub struct Shared {
     pub public_url: String,
     /// The directory.
     pub layout: Arc<Layout>,
+    /// Whether it can keep what it is given.
+    pub condition: Condition,
     /// The reading side of the index.
     pub index: Index,
     /// The writing side.
@@ -179,9 +189,34 @@ pub struct Shared {
     pub upload_permits: Arc<Semaphore>,
     /// Copies that looked wrong when they were sent.
     pub suspects: Arc<Suspects>,
+    /// What the last look at the disk showed.
+    disk: Mutex<DiskFacts>,
+    disk_looks: Arc<Semaphore>,
     /// When, and in which epoch.
     registered: Mutex<Option<(Instant, i64)>>,
     gauges: Gauges,
+}
+
+/// What a look at the disk shows.
+#[derive(Debug, Clone, Copy)]
+pub struct DiskFacts {
+    /// Bytes of the file system.
+    pub capacity_bytes: u64,
+    /// Bytes that new objects may take.
+    pub free_bytes: u64,
+    /// Replicas.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+impl DiskFacts {
+    /// May wait for a disk.
+    fn look(layout: &Layout, index: &Index) -> Result<Self> {
+        let (capacity_bytes, free_bytes) = layout.room()?;
+        let (objects, bytes) = index.read_here(index::sums)?;
+        Ok(Self { capacity_bytes, free_bytes, objects, bytes })
+    }
 }
 
 struct Gauges {
@@ -218,6 +253,28 @@ impl Shared {
     pub fn registered_within(&self, time: Duration) -> bool {
         let registered = *self.registered.lock().unwrap_or_else(PoisonError::into_inner);
         registered.is_some_and(|(at, epoch)| at.elapsed() < time && epoch == self.identity.standing().epoch)
+    }
+
+    /// How the disk is, and what is wrong with it. Answers also when the disk does not: then what was seen last.
+    pub async fn look_at_disk(self: &Arc<Self>) -> Result<(DiskFacts, Option<Trouble>)> {
+        let mut trouble = None;
+        if let Ok(permit) = self.disk_looks.clone().try_acquire_owned() {
+            let shared = self.clone();
+            let look = tokio::task::spawn_blocking(move || {
+                let _permit = permit;
+                let trouble = shared.layout.trouble();
+                let facts = DiskFacts::look(&shared.layout, &shared.index)?;
+                *shared.disk.lock().unwrap_or_else(PoisonError::into_inner) = facts;
+                Ok::<_, Error>(trouble)
+            });
+            // A disk that hangs is for the prober to say.
+            if let Ok(looked) = tokio::time::timeout(DISK_LOOK_TIME_MAX, look).await {
+                trouble =
+                    looked.map_err(|error| Error::internal("a look at the disk panicked").with_source(error))??;
+            }
+        }
+        let facts = *self.disk.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok((facts, trouble.or_else(|| self.condition.known())))
     }
 
     /// Uploads under way.
@@ -316,6 +373,11 @@ async fn serve(typed: OptionalOptions) -> Result<()> {
         None if layout.holds_nothing()? => index::make(&layout.index_path())?,
         _ => index::open_writer(&layout.index_path())?,
     };
+    layout.remember_index()?;
+    let is_doubtful = sweep::is_doubtful(&layout, &mut connection).unwrap_or_else(|error| {
+        log::error!("{}", error.chain());
+        true
+    });
     let (epoch, term) = (index::setting(&mut connection, "epoch")?, index::setting(&mut connection, "term")?);
     let identity = Identity::new(file.identity, file.cluster, epoch, term);
     let [version, servers] = heard::SETTINGS;
@@ -337,12 +399,15 @@ async fn serve(typed: OptionalOptions) -> Result<()> {
     let credentials = Credentials::Server { signer: signer.clone(), standing: identity.signed_as() };
     let name_server = NameServerClient::new(client.clone(), typed.name_server.clone(), credentials.clone())?;
     let server = ServerId::of_identity(file.identity);
+    let index = Index::open(&layout)?;
+    let disk = Mutex::new(DiskFacts::look(&layout, &index)?);
     let work = ReportCommits { server, name_server: name_server.clone(), writer: writer.clone() };
     let shared = Arc::new(Shared {
         board: board.clone(),
         url,
         public_url,
-        index: Index::open(&layout.index_path())?,
+        condition: Condition::default(),
+        index,
         reporter: Batcher::supervise(&supervisor, &board, "CommitReporter", work),
         writer,
         journal: Journal::open(layout.clone(), file.cluster)?,
@@ -355,17 +420,24 @@ async fn serve(typed: OptionalOptions) -> Result<()> {
         storage: StorageClient::new(client, credentials),
         upload_permits: Arc::new(Semaphore::new(UPLOADS_MAX)),
         suspects: Arc::default(),
+        disk,
+        disk_looks: Arc::new(Semaphore::new(DISK_LOOKS_MAX)),
         registered: Mutex::new(None),
         gauges: Gauges::new(&metrics)?,
         layout,
         options,
     });
+    PassActor::supervise(&supervisor, &board, "Prober", ProveWrites::TIMING, ProveWrites { shared: shared.clone() });
+    if is_doubtful {
+        log::error!("files that the index knows are missing below objects/, or are back: all are looked for first");
+        look_first(&shared, started).await;
+    }
     PassActor::supervise(&supervisor, &board, "Registrar", Register::TIMING, Register { shared: shared.clone() });
     PassActor::supervise(&supervisor, &board, "Collector", Collect::TIMING, Collect { shared: shared.clone() });
     let timing = Scrub::timing(shared.options.scrub.period);
-    let scrubber = PassActor::supervise(&supervisor, &board, "Scrubber", timing, Scrub::new(shared.clone()));
+    let scrubber = PassActor::supervise(&supervisor, &board, "Scrubber", timing, Scrub::new(shared.clone(), started));
     shared.suspects.serve_by(scrubber);
-    actix::spawn(sweep_at_start(shared.clone(), started));
+    actix::spawn(clean_each_day(shared.clone()));
     log::info!(
         "storage server {} listens at {} with {}",
         shared.options.name,
@@ -417,15 +489,8 @@ fn pace(period_days: f64, rate_mib: f64) -> Result<Pace> {
     Ok(Pace { period: Duration::from_secs_f64(seconds), rate_bytes: (rate_mib * f64::from(1 << 20)) as u64 })
 }
 
-/// Looks for what a crash left behind, and empties the quarantine once a day.
-async fn sweep_at_start(shared: Arc<Shared>, started: SystemTime) {
-    match sweep::quarantine_unknown(&shared.layout, &shared.index, started, |key| shared.identity.is_in_flight(key))
-        .await
-    {
-        Ok(0) => {}
-        Ok(count) => log::warn!("{count} files that no row knows were moved into quarantine"),
-        Err(error) => log::error!("looking for unknown files failed: {}", error.chain()),
-    }
+/// Empties the quarantine, and forgets what has been missing for very long.
+async fn clean_each_day(shared: Arc<Shared>) {
     loop {
         let (layout, keep) = (shared.layout.clone(), shared.options.quarantine);
         match tokio::task::spawn_blocking(move || sweep::empty_quarantine(&layout, keep)).await {
@@ -435,6 +500,17 @@ async fn sweep_at_start(shared: Arc<Shared>, started: SystemTime) {
             }
             Ok(Err(error)) => log::error!("emptying the quarantine failed: {}", error.chain()),
             Err(error) => log::error!("emptying the quarantine panicked: {error}"),
+        }
+        loop {
+            let before = (shared.identity.now() - chrono::TimeDelta::days(MISSING_DAYS)).naive_utc();
+            match shared.writer.submit(IndexChange::ForgetMissing(before), INDEX_DEADLINE).await {
+                Ok(count) if count as i64 == FORGOTTEN_ROWS_MAX => {}
+                Ok(_) => break,
+                Err(error) => {
+                    log::error!("forgetting missing files failed: {}", error.chain());
+                    break;
+                }
+            }
         }
         tokio::time::sleep(Duration::from_secs(24 * 3_600)).await;
     }

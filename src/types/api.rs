@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 pub use super::operation_api::*;
+use super::storage_api::TroubleCode;
 use super::{DfsPath, ErrorCode, Generation, ObjectId, ServerId, Sha256, Version};
 
 /// Header with the SHA-256 (64 hexadecimal digits) that the sender computed of a body, or that the
@@ -475,6 +476,9 @@ pub struct ServerInfo {
     /// until it is started again.
     #[serde(default)]
     pub scrub_alarm: bool,
+    /// It is live and cannot keep new files, for this reason; `reason` says it in a sentence.
+    #[serde(default)]
+    pub trouble: Option<TroubleCode>,
     /// Of a draining server: replicas that would leave an object short of copies if they went now.
     #[serde(default)]
     pub drain_left: Option<u64>,

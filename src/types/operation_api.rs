@@ -349,6 +349,9 @@ pub struct CorruptReplica {
     /// meanwhile may have listed the copy again.
     #[serde(default)]
     pub aside: bool,
+    /// Its file is not there. It is out of the inventory, and there is nothing to put into quarantine.
+    #[serde(default)]
+    pub gone: bool,
 }
 
 /// The answer to [`CorruptRequest`].

@@ -41,8 +41,11 @@ pub struct IdentityProof {
 /// The answer to `GET /status`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct StorageStatus {
-    /// `ok`.
+    /// `ok`, or `trouble`.
     pub status: String,
+    /// Why it cannot keep what it would be given, if that is so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<Trouble>,
     /// The UUID that it made for itself.
     pub identity: uuid::Uuid,
     /// The cluster that its data belongs to.
@@ -84,6 +87,68 @@ pub struct StorageStatus {
     pub bytes: u64,
     /// The program's version.
     pub program_version: String,
+}
+
+/// Why a storage server cannot keep what it would be given.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trouble {
+    /// What programs decide by.
+    pub code: TroubleCode,
+    /// What people read.
+    pub message: String,
+}
+
+/// What kind of trouble it is. What follows from each is in `decisions::health`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TroubleCode {
+    /// The data directory, or a part of it, is another one than at the start.
+    Replaced,
+    /// The file system takes no more writes.
+    ReadOnly,
+    /// The disk answers with errors.
+    IoError,
+    /// The disk does not answer.
+    Hung,
+    /// The file system has room, but not for one more file.
+    OutOfInodes,
+    /// The quota of the daemon's user is used up.
+    Quota,
+    /// The daemon or the machine has no file handles left.
+    OutOfFiles,
+    /// Something that this program does not know.
+    #[serde(other)]
+    Other,
+}
+
+impl TroubleCode {
+    /// The stored word, which is that on the wire too.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Replaced => "replaced",
+            Self::ReadOnly => "read_only",
+            Self::IoError => "io_error",
+            Self::Hung => "hung",
+            Self::OutOfInodes => "out_of_inodes",
+            Self::Quota => "quota",
+            Self::OutOfFiles => "out_of_files",
+            Self::Other => "other",
+        }
+    }
+
+    /// The code of a word.
+    pub fn of_word(word: &str) -> Self {
+        const KNOWN: [TroubleCode; 7] = [
+            TroubleCode::Replaced,
+            TroubleCode::ReadOnly,
+            TroubleCode::IoError,
+            TroubleCode::Hung,
+            TroubleCode::OutOfInodes,
+            TroubleCode::Quota,
+            TroubleCode::OutOfFiles,
+        ];
+        KNOWN.into_iter().find(|code| code.word() == word).unwrap_or(Self::Other)
+    }
 }
 
 /// What a holder that is not the first answers to an upload.
@@ -239,6 +304,9 @@ pub struct InventoryLine {
     pub ticket_expires: Time,
     /// When its bytes were last checked.
     pub verified: Time,
+    /// The index knows it, but its file is gone: it is no copy. Told only when files are asked about.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub gone: bool,
 }
 
 impl std::str::FromStr for ReplicaKey {
@@ -248,5 +316,19 @@ impl std::str::FromStr for ReplicaKey {
         let wrong = || Error::invalid(format!("{text:?} does not name a replica (OBJECT.GENERATION)"));
         let (object, generation) = text.split_once('.').ok_or_else(wrong)?;
         Ok(Self { object: object.parse()?, generation: generation.parse()? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn troubles_have_the_same_word_on_the_wire_and_in_the_database() {
+        for code in ["replaced", "read_only", "io_error", "hung", "out_of_inodes", "quota", "out_of_files", "other"] {
+            let of_wire: TroubleCode = serde_json::from_str(&format!("\"{code}\"")).unwrap();
+            assert_eq!((of_wire, of_wire.word()), (TroubleCode::of_word(code), code));
+        }
+        assert_eq!(serde_json::from_str::<TroubleCode>("\"from_the_future\"").unwrap(), TroubleCode::Other);
     }
 }

@@ -33,6 +33,7 @@ fn copy(staging: &mut Staging, server: ServerId, object: i64, label: &str, versi
         version: Some(version),
         ticket_expires: now,
         verified: now,
+        gone: false,
     };
     stage(staging, INVENTORY, format!("{server}/{replica}"), &line);
 }

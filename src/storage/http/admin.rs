@@ -14,7 +14,7 @@ use crate::security::ticket::Verified;
 use crate::security::{Sender, ServerCredential};
 use crate::storage::heard;
 use crate::storage::identity::Standing;
-use crate::storage::server::Shared;
+use crate::storage::server::{DiskFacts, Shared};
 use crate::storage::store::{ReplicaRow, index, objects};
 use crate::storage::writer::{INDEX_DEADLINE, IndexChange};
 use crate::types::limits::{DELETE_BATCH_ITEMS_MAX, INVENTORY_PAGE_ROWS_MAX};
@@ -82,13 +82,10 @@ pub(super) async fn fence(request: &HttpRequest, shared: &Shared) -> Result<()> 
 pub(super) async fn fence_reader(request: &HttpRequest, shared: &Shared) -> Result<()> {
     let rank = sender(request, shared)?;
     let standing = shared.identity.standing();
-    if rank > (standing.epoch, standing.term) {
-        return raise(rank, shared).await;
-    }
     if rank.0 < standing.epoch {
         return Err(outdated(rank, &standing));
     }
-    Ok(())
+    raise_to_read(rank, shared).await
 }
 
 async fn raise(rank: Rank, shared: &Shared) -> Result<()> {
@@ -102,6 +99,21 @@ async fn raise(rank: Rank, shared: &Shared) -> Result<()> {
         shared.identity.raise(epoch, term);
     }
     Ok(())
+}
+
+/// As [`raise`], for what only reads: from a disk that takes no writes too, because that is when its copies are needed. A
+/// newer term of the same epoch is believed until the end of this process then.
+async fn raise_to_read(rank: Rank, shared: &Shared) -> Result<()> {
+    if rank < (shared.identity.standing().epoch, shared.identity.standing().term) {
+        return Ok(());
+    }
+    match raise(rank, shared).await {
+        Err(_) if rank.0 == shared.identity.standing().epoch && shared.condition.known().is_some() => {
+            shared.identity.raise(rank.0, rank.1);
+            Ok(())
+        }
+        outcome => outcome,
+    }
 }
 
 /// Remembers what a name server that may act tells of the cluster.
@@ -158,11 +170,11 @@ pub(super) async fn status(
         }
     }
     let (journal, told) = (daemon.journal.position(), daemon.heard.told());
-    let (capacity_bytes, free_bytes) = daemon.layout.room()?;
-    let (objects, bytes) = daemon.index.read(index::sums).await?;
+    let (DiskFacts { capacity_bytes, free_bytes, objects, bytes }, trouble) = daemon.get_ref().look_at_disk().await?;
     let standing = daemon.identity.standing();
     Ok(HttpResponse::Ok().json(StorageStatus {
-        status: "ok".into(),
+        status: if trouble.is_some() { "trouble" } else { "ok" }.into(),
+        trouble,
         identity: daemon.identity.identity,
         cluster: standing.cluster,
         server: standing.server,
@@ -213,6 +225,9 @@ pub(super) async fn delete(
 pub(super) struct InventoryQuery {
     after: Option<String>,
     limit: Option<usize>,
+    /// Whether the files of larger copies are to be looked for.
+    #[serde(default)]
+    files: bool,
 }
 
 pub(super) async fn dump_tree(
@@ -224,13 +239,38 @@ pub(super) async fn dump_tree(
     let after = query.after.as_deref().map(str::parse).transpose()?;
     let limit = query.limit.unwrap_or(INVENTORY_PAGE_ROWS_MAX).clamp(1, INVENTORY_PAGE_ROWS_MAX);
     let rows = daemon.index.read(move |connection| index::page(connection, after, limit)).await?;
+    let gone = if query.files { without_file(&daemon, &rows).await? } else { Vec::new() };
     let mut body = Vec::new();
     for row in &rows {
-        serde_json::to_writer(&mut body, &line(row)?)
+        let line = InventoryLine { gone: gone.contains(&row.key()), ..line(row)? };
+        serde_json::to_writer(&mut body, &line)
             .map_err(|e| Error::internal("cannot encode an inventory").with_source(e))?;
         body.push(b'\n');
     }
     Ok(HttpResponse::Ok().content_type("application/x-ndjson").body(body))
+}
+
+/// Copies of a page whose files are not there, though their rows still are: they go to the scrubber, which counts them out.
+async fn without_file(daemon: &Daemon, rows: &[ReplicaRow]) -> Result<Vec<ReplicaKey>> {
+    let shared = daemon.get_ref().clone();
+    let in_files: Vec<ReplicaKey> = rows.iter().filter(|row| !row.in_index).map(ReplicaRow::key).collect();
+    let looked = tokio::task::spawn_blocking(move || {
+        let mut gone = Vec::new();
+        for key in in_files {
+            // Asked in this order, as a deletion takes the row first.
+            if !objects::is_there(&shared.layout, key)?
+                && shared.index.read_here(|connection| index::find(connection, key))?.is_some()
+            {
+                gone.push(key);
+            }
+        }
+        if !gone.is_empty() {
+            shared.suspects.want_look();
+            gone.iter().for_each(|key| shared.suspects.add(*key));
+        }
+        Ok(gone)
+    });
+    looked.await.map_err(|error| Error::internal("looking for files panicked").with_source(error))?
 }
 
 fn line(row: &ReplicaRow) -> Result<InventoryLine> {
@@ -243,6 +283,7 @@ fn line(row: &ReplicaRow) -> Result<InventoryLine> {
         version: row.version,
         ticket_expires: row.ticket_expires.and_utc(),
         verified: row.verified.and_utc(),
+        gone: false,
     })
 }
 
@@ -252,7 +293,10 @@ pub(super) async fn replicate(
     body: web::Json<ReplicateRequest>,
     daemon: Daemon,
 ) -> Result<HttpResponse> {
-    fence(&request, &daemon).await?;
+    let rank = sender(&request, &daemon)?;
+    judge(rank, &daemon)?;
+    // Only the target writes.
+    raise_to_read(rank, &daemon).await?;
     let ReplicateRequest { replica, target, ticket } = body.into_inner();
     let gone = move || Error::not_found(format!("{replica} is not on this server"));
     let (row, bytes) = daemon

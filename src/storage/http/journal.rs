@@ -1,20 +1,18 @@
 //! `POST` and `GET /journal`: the name server brings files of the journal, and reads them back for a restore.
 
 use std::io::Write;
-use std::path::Path;
 use std::sync::Arc;
 
 use actix_web::body::SizedStream;
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Deserialize;
-use tempfile::TempPath;
 
 use super::Daemon;
 use super::admin::{fence, fence_reader};
 use super::upload::{ROOM_CHECK_BYTES, check_room, next_piece};
 use crate::storage::server::Shared;
-use crate::storage::store::{Content, Incoming};
-use crate::types::error::IoContext;
+use crate::storage::store::incoming::not_stored;
+use crate::storage::store::{Content, Dir, Incoming, TempFile};
 use crate::types::limits::JOURNAL_SNAPSHOT_BYTES_MAX;
 use crate::types::{Error, ErrorCode, Result};
 use crate::web::auth::SignedDigest;
@@ -59,11 +57,11 @@ pub(super) async fn receive(request: HttpRequest, payload: web::Payload, daemon:
         }
         Err(error) => Err(error),
     };
-    if let Err(error) = &outcome
-        && error.code() == ErrorCode::OutOfSpace
-    {
+    match &outcome {
         // Deletions, which make room, wait for the journal: the next try gets the ballast's place.
-        shared.layout.give_up_ballast();
+        Err(error) if error.code() == ErrorCode::OutOfSpace => drop(shared.layout.give_up_ballast()),
+        Err(error) if error.code() == ErrorCode::Unavailable => shared.condition.doubt(),
+        _ => {}
     }
     Ok(HttpResponse::Ok().json(outcome?))
 }
@@ -74,8 +72,8 @@ async fn take_body(
     request: &HttpRequest,
     mut payload: web::Payload,
     length: Option<u64>,
-) -> Result<TempPath> {
-    let dir = shared.layout.incoming_dir();
+) -> Result<TempFile> {
+    let dir = shared.layout.incoming().clone();
     let mut incoming = Incoming::new(&dir, length);
     let mut unchecked = 0;
     while let Some(piece) = next_piece(&mut payload, incoming.size(), length).await? {
@@ -93,18 +91,18 @@ async fn take_body(
     let received = incoming.finish().await?;
     SignedDigest::check(request, received.sha256)?;
     match received.content {
-        Content::File(path) => Ok(path),
+        Content::File(file) => Ok(file),
         Content::Small(bytes) => blocking(move || write_small(&dir, &bytes)).await,
     }
 }
 
-fn write_small(dir: &Path, bytes: &[u8]) -> Result<TempPath> {
-    let write = || -> std::io::Result<TempPath> {
-        let mut file = tempfile::Builder::new().prefix("journal-").tempfile_in(dir)?;
+fn write_small(dir: &Dir, bytes: &[u8]) -> Result<TempFile> {
+    let write = || -> std::io::Result<TempFile> {
+        let (mut file, temporary) = TempFile::new_in(dir, "journal-")?;
         file.write_all(bytes)?;
-        Ok(file.into_temp_path())
+        Ok(temporary)
     };
-    write().io_context(|| "storing a file of the journal".into())
+    write().map_err(|error| not_stored("storing a file of the journal", error))
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {

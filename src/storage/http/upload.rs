@@ -61,6 +61,7 @@ pub(super) async fn receive(
     let permit = shared.upload_permits.clone().try_acquire_owned().map_err(|_| {
         Error::new(ErrorCode::Busy, "this storage server has as many uploads under way as it takes; try again")
     })?;
+    shared.condition.require()?;
     check_room(&shared, facts.size.unwrap_or(UNKNOWN_SIZE_ROOM_BYTES))?;
     let claim = shared.identity.claim(order.key)?;
     let key = order.key;
@@ -222,7 +223,7 @@ async fn take_body(
     facts: BodyFacts,
     mut forwards: Forwards,
 ) -> Result<(Received, Forwards)> {
-    let mut incoming = Incoming::new(&shared.layout.incoming_dir(), facts.size);
+    let mut incoming = Incoming::new(shared.layout.incoming(), facts.size);
     let mut unchecked = 0;
     let outcome = async {
         while let Some(piece) = next_piece(&mut payload, incoming.size(), facts.size).await? {
@@ -250,6 +251,9 @@ async fn take_body(
     match outcome {
         Ok(received) => Ok((received, forwards)),
         Err(error) => {
+            if matches!(error.code(), ErrorCode::Unavailable | ErrorCode::OutOfSpace) {
+                shared.condition.doubt();
+            }
             forwards.break_off();
             Err(error)
         }
@@ -293,8 +297,14 @@ impl Upload {
             sha256: received.sha256,
         };
         if let Some(stored) = stored {
-            let same = stored.digest()? == received.sha256;
-            return if same { Ok(answer) } else { Err(other_content(order.key)) };
+            if stored.digest()? != received.sha256 {
+                return Err(other_content(order.key));
+            }
+            // Nothing is written, so nothing else has looked.
+            let layout = shared.layout.clone();
+            let same = tokio::task::spawn_blocking(move || layout.require_same());
+            same.await.map_err(|error| Error::internal("a look at the directory panicked").with_source(error))??;
+            return Ok(answer);
         }
         let now = shared.identity.now().naive_utc();
         let row = ReplicaRow {
@@ -323,6 +333,7 @@ impl Upload {
         let in_file = bytes.is_none();
         let inserted = shared.writer.submit(IndexChange::Insert { row: Box::new(row), bytes }, INDEX_DEADLINE).await;
         if let Err(error) = inserted {
+            shared.condition.doubt();
             // Only a failure that is certain lets the file go; after another one the next start decides.
             if in_file && error.code() == ErrorCode::OutOfSpace {
                 objects::remove(&shared.layout, order.key)?;
