@@ -47,7 +47,7 @@ pub fn storage_server(request: &HttpRequest, app: &App) -> Result<uuid::Uuid> {
         return Err(Error::new(
             ErrorCode::Forbidden,
             format!(
-                "this storage server belongs to another cluster than this name server ({cluster}); join with an empty directory"
+                "this storage server has the data of another cluster than this name server's ({cluster}); keep its directory"
             ),
         ));
     }
