@@ -108,6 +108,9 @@ impl Context {
     /// asked yet whether they know more than the database, or the cluster takes no changes.
     pub async fn hindrance(&self) -> Result<Option<PassReport>> {
         let waiting = |why| Some(PassReport { counts: vec![(why, 1)], more: false });
+        if self.db.soundness().trouble().is_some() {
+            return Ok(waiting("waiting: the database is damaged"));
+        }
         match self.standing.held() {
             None => return Ok(Some(PassReport::standby())),
             Some(held) if !held.looked_around => return Ok(waiting("waiting: the servers are asked first")),

@@ -5,6 +5,8 @@
 //! [`supervisor`] keeps them alive. State is in the database; an actor that restarts has lost nothing.
 
 pub mod admission;
+pub mod announced;
+pub mod auditor;
 pub mod batch;
 pub mod board;
 pub mod context;

@@ -4,6 +4,8 @@
 //! request that renewed it, by a clock that never jumps. Whoever acts all the same, because it slept between
 //! looking and acting, is stopped by the database (which checks holder and term in each transaction) and by the
 //! storage servers (which persist the newest term).
+//!
+//! Nobody acts by what a damaged database says: from the first sign of damage on the lease counts as not held.
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -12,6 +14,7 @@ use chrono::{TimeDelta, Utc};
 use uuid::Uuid;
 
 use crate::client::http::SignedAs;
+use crate::db::Soundness;
 use crate::security::Sender;
 use crate::types::Time;
 
@@ -42,14 +45,15 @@ struct Inner {
 pub struct Standing {
     /// Names this process in the lease.
     pub holder: Uuid,
+    soundness: Soundness,
     inner: Arc<RwLock<Inner>>,
 }
 
 impl Standing {
-    /// Of a cluster and epoch, without the lease.
-    pub fn new(cluster: Uuid, epoch: i64) -> Self {
+    /// Of a cluster and epoch, without the lease. It stands and falls with the database.
+    pub fn new(cluster: Uuid, epoch: i64, soundness: &Soundness) -> Self {
         let inner = Inner { cluster, epoch, held: None, clock: None };
-        Self { holder: Uuid::new_v4(), inner: Arc::new(RwLock::new(inner)) }
+        Self { holder: Uuid::new_v4(), soundness: soundness.clone(), inner: Arc::new(RwLock::new(inner)) }
     }
 
     fn get(&self) -> Inner {
@@ -85,9 +89,9 @@ impl Standing {
         }
     }
 
-    /// The lease, while it is held for certain.
+    /// The lease, while it is held for certain and the database is well.
     pub fn held(&self) -> Option<Held> {
-        self.get().held.filter(|held| Instant::now() < held.until)
+        self.get().held.filter(|held| Instant::now() < held.until && self.soundness.trouble().is_none())
     }
 
     /// Notes that the lease is held under `term` until `until`. Answers whether that is new.
@@ -134,10 +138,12 @@ pub const LEASE_TTL: Duration = Duration::from_secs(8);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::db::damage::Damage;
 
     #[test]
     fn a_lease_is_believed_until_its_end_and_signed_with() {
-        let standing = Standing::new(Uuid::new_v4(), 3);
+        let soundness = Soundness::default();
+        let standing = Standing::new(Uuid::new_v4(), 3, &soundness);
         assert!(standing.held().is_none() && standing.signed_as()().sender == Sender::NameServer { term: 0 });
         assert!(standing.took(7, Instant::now() + LEASE_TTL));
         assert!(!standing.took(7, Instant::now() + LEASE_TTL), "a renewal is nothing new");
@@ -147,6 +153,10 @@ mod tests {
         standing.looked_around(7);
         standing.took(7, Instant::now() + LEASE_TTL);
         assert!(standing.held().unwrap().looked_around, "a renewal forgets nothing");
+        soundness.declare(&Damage::of_content("for a test"), false);
+        assert!(standing.held().is_none() && standing.signed_as()().sender == Sender::NameServer { term: 0 }, "the database is damaged");
+        soundness.clear();
+        assert!(standing.held().is_some());
         standing.took(7, Instant::now());
         assert!(standing.held().is_none(), "it has ended");
         assert!(standing.lost() && !standing.lost());

@@ -48,7 +48,10 @@ pub fn storage_server(request: &HttpRequest, app: &App) -> Result<uuid::Uuid> {
         Some(_) => {
             return Err(Error::new(
                 ErrorCode::Forbidden,
-                format!("this storage server belongs to another cluster than this name server ({cluster})"),
+                format!(
+                    "this storage server has the data of another cluster than this name server's ({cluster}); keep its \
+                     directory"
+                ),
             ));
         }
         None => {

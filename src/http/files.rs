@@ -66,6 +66,7 @@ pub async fn placements(app: &App, query: AvailableQuery) -> Result<Vec<Placemen
         })
         .await?;
     refuse_unless_normal(&state)?;
+    app.context.db.soundness().require()?;
     place(&app.context, &state, &query, copies as u32, count).await
 }
 
@@ -186,6 +187,8 @@ pub async fn list(request: HttpRequest, query: web::Query<ListQuery>, app: Data)
     auth::allow(&request, &app, Role::Reader, &query.path).await?;
     let ListQuery { path, after, limit, recursive, locations } = query.into_inner();
     let limit = limit.unwrap_or(LIST_PAGE_ROWS_MAX).clamp(1, LIST_PAGE_ROWS_MAX);
+    // Whoever copies a listing removes what is not in it.
+    app.context.db.soundness().require_whole()?;
     let (state, rows, views) = app
         .context
         .db

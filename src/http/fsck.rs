@@ -45,6 +45,9 @@ static ONE_AT_A_TIME: Semaphore = Semaphore::const_new(1);
 #[post("/fsck")]
 pub async fn check(request: HttpRequest, body: web::Json<FsckRequest>, app: Data) -> Result<HttpResponse> {
     auth::allow_cluster(&request, &app, Role::Superuser).await?;
+    if let Some(why) = app.waits_for_restore().await {
+        return Err(Error::new(ErrorCode::ReadOnly, why));
+    }
     let _one = ONE_AT_A_TIME
         .try_acquire()
         .map_err(|_| Error::new(ErrorCode::Busy, "another fsck is running; wait until it is done"))?;

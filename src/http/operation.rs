@@ -7,13 +7,15 @@ use super::auth;
 use super::files::stat_path;
 use super::gauges::Gauges;
 use super::state::{App, Data};
+use crate::actors::announced::knocking_problem;
+use crate::db::cluster::ClusterState;
 use crate::db::events::Filter;
 use crate::db::server::{self, ServerView};
 use crate::db::{cluster, events as stored_events, report as counts};
 use crate::decisions::repair::paused;
 use crate::types::api::*;
 use crate::types::limits::LIST_PAGE_ROWS_MAX;
-use crate::types::{Error, Result};
+use crate::types::{DfsPath, Error, Result};
 use crate::web::Metrics;
 
 /// Events of one page, unless asked otherwise.
@@ -25,7 +27,12 @@ const JOURNAL_LAG_ALARM_SECONDS: f64 = 15.0;
 #[utoipa::path(tag = "operation", responses((status = 200, body = NameServerStatus)))]
 #[get("/status")]
 pub async fn status(app: Data) -> Result<HttpResponse> {
-    let state = app.context.db.read(cluster::state).await?;
+    let damaged = app.context.db.soundness().trouble().is_some();
+    let state = match app.context.db.read(cluster::state).await {
+        Ok(state) if damaged => ClusterState { mode: DAMAGED.into(), ..state },
+        Err(_) if damaged => return Ok(HttpResponse::Ok().json(status_of_damaged(&app))),
+        state => state?,
+    };
     let ready = |server: &&ServerView| server.can_keep() && !server.is_syncing();
     let live = app.context.servers().await?.iter().filter(ready).count();
     // The cluster's time, which a storage server that has just started may need to sign its first request.
@@ -42,12 +49,47 @@ pub async fn status(app: Data) -> Result<HttpResponse> {
     }))
 }
 
+/// The mode of a cluster whose database is damaged: read-only, and nothing says more than that there is a way out.
+const DAMAGED: &str = "damaged";
+
+fn status_of_damaged(app: &App) -> NameServerStatus {
+    let (cluster, epoch) = app.context.membership();
+    NameServerStatus {
+        status: "ok".into(),
+        program_version: env!("CARGO_PKG_VERSION").into(),
+        cluster,
+        epoch,
+        version: 0,
+        mode: DAMAGED.into(),
+        servers_live: 0,
+        time: chrono::Utc::now(),
+    }
+}
+
 /// Whether data is in danger.
 #[utoipa::path(tag = "operation", responses((status = 200, body = Report)))]
 #[get("/report")]
 pub async fn report(request: HttpRequest, app: Data) -> Result<HttpResponse> {
+    if let Some(trouble) = app.context.db.soundness().trouble() {
+        // It tells nothing of what is stored, so whoever may start the restore may read it.
+        let grant = auth::bearer(&request, &app).await?;
+        let only_restore = grant.only_restore.is_some();
+        if only_restore || grant.check(Role::Reader, &DfsPath::root()).is_ok() {
+            return Ok(HttpResponse::Ok().json(report_of_damaged(&trouble.sentence)));
+        }
+    }
     auth::allow_cluster(&request, &app, Role::Reader).await?;
     Ok(HttpResponse::Ok().json(make_report(&app).await?))
+}
+
+/// Numbers of a damaged database would say nothing.
+fn report_of_damaged(sentence: &str) -> Report {
+    Report {
+        verdict: "danger".into(),
+        problems: vec![sentence.into()],
+        mode: DAMAGED.into(),
+        ..Report::default()
+    }
 }
 
 async fn make_report(app: &App) -> Result<Report> {
@@ -65,7 +107,13 @@ async fn make_report(app: &App) -> Result<Report> {
         app.context.settings.mass_down_share,
     );
     let mut problems = endangered(&counted.under_replicated);
-    let danger = counted.under_replicated.iter().any(|row| row.copies <= 1);
+    let mut danger = counted.under_replicated.iter().any(|row| row.copies <= 1);
+    if counted.objects == 0
+        && let Some(problem) = knocking_problem(&app.restores.announced.knocking(state.cluster))
+    {
+        problems.push(problem);
+        danger = true;
+    }
     problems.extend(repair.paused.clone());
     if !repair.stuck.is_empty() {
         problems.push(format!("the repair of {} objects or more keeps failing; they are listed", repair.stuck.len()));

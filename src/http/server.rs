@@ -10,6 +10,7 @@ use structopt::StructOpt;
 use super::gauges::Gauges;
 use super::routes;
 use super::state::App;
+use crate::actors::auditor::Audit;
 use crate::actors::context::{Context, Settings};
 use crate::actors::health_monitor::CheckServers;
 use crate::actors::journal_keeper::KeepJournal;
@@ -22,7 +23,7 @@ use crate::actors::sync_actor::Sync;
 use crate::actors::transfers::Transfers;
 use crate::actors::{Batcher, Board, PassActor, Standing, Supervisor};
 use crate::client::{Credentials, HttpClient, StorageClient};
-use crate::db::{Db, cluster, migrate};
+use crate::db::{Db, cluster};
 use crate::security::{ClusterSecret, Signer};
 use crate::types::limits::REPLICATION_MAX;
 use crate::types::{Error, Result};
@@ -146,13 +147,18 @@ pub async fn run(options: Options) -> Result<()> {
     let listener = options.listen.bind(DEFAULT_PORT)?;
     let is_alone = matches!(url, crate::db::DatabaseUrl::Sqlite(_));
     let db = Db::open(&url)?;
-    let (initialize, copies, key) = (options.initialize, options.replicas, secret.clone());
-    let prepare = tokio::task::spawn_blocking(move || migrate::prepare(&url, initialize, &key, copies));
-    prepare.await.map_err(|error| Error::internal("preparing the database panicked").with_source(error))??;
+    db.prepare(options.initialize, &secret, options.replicas).await?;
     let asked = Instant::now();
-    let state = db.read(cluster::state).await?;
-    let standing = Standing::new(state.cluster, state.epoch);
-    standing.set_clock(state.now, asked);
+    let (cluster, epoch, now) = match db.read(cluster::state).await {
+        Ok(state) => (state.cluster, state.epoch, Some(state.now)),
+        // It does not tell any more; the storage servers will.
+        Err(_) if db.soundness().trouble().is_some() => (uuid::Uuid::nil(), 0, None),
+        Err(error) => return Err(error),
+    };
+    let standing = Standing::new(cluster, epoch, db.soundness());
+    if let Some(now) = now {
+        standing.set_clock(now, asked);
+    }
     let signer = Signer::new(secret);
     let credentials = Credentials::Server { signer: signer.clone(), standing: standing.signed_as() };
     let storage = StorageClient::new(HttpClient::new(options.ca_cert.as_deref())?, credentials);
@@ -172,12 +178,13 @@ pub async fn run(options: Options) -> Result<()> {
     PassActor::supervise(&supervisor, &board, "LeaseKeeper", KeepLease::TIMING, KeepLease::new(context.clone()));
     PassActor::supervise(&supervisor, &board, "JournalKeeper", KeepJournal::TIMING, KeepJournal::new(context.clone()));
     PassActor::supervise(&supervisor, &board, "SyncActor", Sync::TIMING, Sync::new(context.clone()));
+    PassActor::supervise(&supervisor, &board, "Auditor", Audit::TIMING, Audit::new(context.clone()));
     PassActor::supervise(&supervisor, &board, "Reaper", Reap::TIMING, Reap { context: context.clone() });
     let transfers = Transfers::default();
     let work = Replicate::new(context.clone(), transfers.clone());
     transfers.wakes(PassActor::supervise(&supervisor, &board, "ReplicationManager", Replicate::TIMING, work));
     let (gauges, acting) = (web::Data::new(Gauges::new(&metrics)?), context.clone());
-    log::info!("name server listens at {} for cluster {}", options.listen.local_url(&listener)?, state.cluster);
+    log::info!("name server listens at {} for cluster {cluster}", options.listen.local_url(&listener)?);
     let (app, metrics) = (web::Data::new(App::new(context, writer, monitor, board)), web::Data::new(metrics));
     let server = crate::serve_http!(options.listen, listener, move || {
         WebApp::new()

@@ -5,7 +5,7 @@ use actix_web::{HttpRequest, HttpResponse, get, post, web};
 use super::auth;
 use super::state::{App, Data};
 use crate::actors::admission::admit;
-use crate::db::{cluster, corrupt, pending, report, restore, server};
+use crate::db::{cluster, corrupt, pending, report, restores, server};
 use crate::types::api::*;
 use crate::types::limits::PENDING_BATCH_ITEMS_MAX;
 use crate::types::{Error, ErrorCode, Result, ServerId};
@@ -23,23 +23,27 @@ pub async fn register(request: HttpRequest, body: web::Json<RegisterRequest>, ap
         return Err(Error::new(ErrorCode::Forbidden, "the request is signed by another identity than it announces"));
     }
     // Also one that cannot be taken now may be needed for a restore.
-    app.restores.announce(&body);
-    let (state, is_new) =
-        app.context.db.read(|connection| Ok((cluster::state(connection)?, restore::is_new(connection)?))).await?;
+    app.restores.announced.note(&body);
+    app.context.db.soundness().require_whole()?;
+    let (state, has_files) =
+        app.context.db.read(|connection| Ok((cluster::state(connection)?, restores::has_files(connection)?))).await?;
     if state.mode == "restoring" {
         return Err(Error::unavailable(cluster::refusal(state.mode_reason.as_deref())));
     }
     if body.cluster.is_some_and(|theirs| theirs != state.cluster) {
-        if is_new {
+        if !has_files {
             return Err(Error::unavailable(
-                "the name server has a new, empty cluster, and the storage server has the data of another one; if the \
-                 database was lost, run `holdfast restore`",
+                "the name server has an empty cluster, and this storage server has the data of another one: if that \
+                 cluster's database was lost, `holdfast restore` brings its files back",
             ));
         }
+        app.restores.announced.forget(body.identity);
         return Err(Error::new(
             ErrorCode::Forbidden,
             format!(
-                "this storage server belongs to another cluster than this name server ({}); join with an empty directory",
+                "this storage server has the data of another cluster than this name server's ({}). Keep its directory: the \
+                 files of that cluster may have no other copy, and `holdfast restore` on an empty database brings them \
+                 back. To join this cluster, start it with another directory",
                 state.cluster
             ),
         ));
@@ -85,6 +89,8 @@ pub async fn pending_fates(request: HttpRequest, body: web::Json<PendingRequest>
             format!("at most {PENDING_BATCH_ITEMS_MAX} replicas are asked about at once"),
         ));
     }
+    // What a damaged database does not know may be wanted all the same.
+    app.context.db.soundness().require()?;
     let asked = replicas.clone();
     let known = app.context.db.read(move |connection| pending::known(connection, server, &asked)).await?;
     let undecided: Vec<PendingReplica> =

@@ -11,9 +11,11 @@ use crate::actors::metadata_writer::{Answer, Change, MetadataWriter};
 use crate::actors::pass::Nudge;
 use crate::actors::restore::Restores;
 use crate::actors::{Board, Handle, PassActor};
+use crate::db::migrate::FIRST_TOKEN;
 use crate::db::report::Counts;
 use crate::security::Recipient;
-use crate::security::token::Grant;
+use crate::security::token::{self, Grant};
+use crate::types::api::Role;
 use crate::types::{Error, Result, Sha256, Version};
 use crate::web::auth::Gate;
 
@@ -95,13 +97,44 @@ impl App {
         {
             return Ok(grant);
         }
-        let grant = self.context.db.read(move |connection| crate::db::token::find(connection, hash)).await?;
+        let is_first = self.is_first_token(hash);
+        let waiting = if is_first { self.waits_for_restore().await } else { None };
+        let found = self.context.db.read(move |connection| crate::db::token::find(connection, hash)).await;
+        if waiting.is_some() || is_first && matches!(found, Ok(None)) && self.restores.was_started_by_first_token() {
+            // Not remembered: when the restore is done, the journal says what it is.
+            let why = waiting.unwrap_or_else(|| "it has started the last one and may see what came of it".into());
+            return Ok(Some(found.ok().flatten().unwrap_or_else(|| only_restore(why))));
+        }
+        let grant = match found {
+            // Anybody may ask with any token: where the database is, is not for them.
+            Err(_) if self.context.db.soundness().trouble().is_some() => {
+                return Err(Error::unavailable(
+                    "the database is damaged, and this token cannot be looked up: the name server's log tells the way out; \
+                     the token that is derived from the cluster's secret may start the restore",
+                ));
+            }
+            found => found?,
+        };
         let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
         if tokens.len() >= TOKENS_MAX {
             tokens.clear();
         }
         tokens.insert(hash, (Instant::now(), grant.clone()));
         Ok(grant)
+    }
+
+    /// Whether it is the token that is derived from the cluster's secret.
+    pub fn is_first_token(&self, hash: Sha256) -> bool {
+        hash == token::hash(&self.context.signer.secret().superuser_token())
+    }
+
+    /// Why the cluster waits for a restore, if it does.
+    pub async fn waits_for_restore(&self) -> Option<String> {
+        if let Some(trouble) = self.context.db.soundness().trouble() {
+            return Some(trouble.sentence.clone());
+        }
+        let state = self.context.db.read(crate::db::cluster::state).await.ok()?;
+        (state.mode == "restoring").then(|| crate::db::cluster::refusal(state.mode_reason.as_deref()))
     }
 
     /// Counts for the metrics, a few seconds old at most. They are counted by one caller at a time: anybody may
@@ -122,6 +155,11 @@ impl App {
     pub fn forget_tokens(&self) {
         self.tokens.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
+}
+
+/// What the first token allows where it is not known or revoked, and the cluster waits for its restore.
+fn only_restore(why: String) -> Grant {
+    Grant { name: FIRST_TOKEN.into(), role: Role::Superuser, prefix: None, only_restore: Some(why) }
 }
 
 /// The version of a change that always has one.

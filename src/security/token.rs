@@ -22,6 +22,9 @@ pub struct Grant {
     pub role: Role,
     /// Only at and below this path.
     pub prefix: Option<DfsPath>,
+    /// Why it is good for nothing but starting and following a restore: the cluster waits for one, and the token is the
+    /// one that is derived from the secret. Which tokens there are is told by the journal only.
+    pub only_restore: Option<String>,
 }
 
 impl Grant {
@@ -39,6 +42,10 @@ impl Grant {
 
     /// Checks the role alone, for what is not about a path.
     pub fn check_role(&self, role: Role) -> Result<()> {
+        if let Some(why) = &self.only_restore {
+            let message = format!("the token {:?} is only good for a restore now: {why}", self.name);
+            return Err(Error::new(ErrorCode::Forbidden, message));
+        }
         if self.role >= role {
             return Ok(());
         }
@@ -55,10 +62,12 @@ mod tests {
     #[test]
     fn roles_and_prefixes() {
         let path = |text: &str| DfsPath::parse(text).unwrap();
-        let grant = Grant { name: "lab".into(), role: Role::Writer, prefix: Some(path("/lab")) };
+        let grant = Grant { name: "lab".into(), role: Role::Writer, prefix: Some(path("/lab")), only_restore: None };
         assert!(grant.check(Role::Writer, &path("/lab/x")).is_ok());
         assert!(grant.check(Role::Reader, &path("/lab")).is_ok());
         assert!(grant.check(Role::Superuser, &path("/lab")).is_err());
         assert!(grant.check(Role::Reader, &path("/laboratory")).is_err());
+        let first = Grant { role: Role::Superuser, prefix: None, only_restore: Some("why".into()), ..grant };
+        assert!(first.check(Role::Reader, &path("/")).unwrap_err().message().contains("only good for a restore"));
     }
 }

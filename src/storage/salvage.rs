@@ -238,7 +238,7 @@ pub fn rebuild(data_dir: &Path) -> Result<Rebuilt> {
     if !path.exists() {
         if !new_path.exists() {
             let message = format!(
-                "{} does not exist: there is nothing to rebuild from; join with an empty directory",
+                "{} does not exist: there is nothing to rebuild from; keep this directory and start with another, empty one",
                 path.display()
             );
             return Err(Error::not_found(message));
@@ -260,7 +260,7 @@ pub fn rebuild(data_dir: &Path) -> Result<Rebuilt> {
 fn build(layout: &Layout, path: &Path, new_path: &Path) -> Result<Rebuilt> {
     let mut new = index::make(new_path)?;
     let mut old = SqliteConnection::establish(&path.to_string_lossy()).map_err(|error| {
-        Error::internal("the old index cannot even be opened; join with an empty directory").with_source(error)
+        Error::internal("the old index cannot even be opened; keep this directory and start with another, empty one").with_source(error)
     })?;
     let mut done = Rebuilt::default();
     let mut epoch = index::setting(&mut old, "epoch").unwrap_or(0);

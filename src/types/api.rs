@@ -563,7 +563,7 @@ pub struct NameServerStatus {
     pub epoch: i64,
     /// The last version.
     pub version: Version,
-    /// `normal`, `read_only` or `restoring`.
+    /// `normal`, `read_only`, `restoring`, or `damaged`: nothing is changed until the database is restored.
     pub mode: String,
     /// Live storage servers.
     pub servers_live: u32,

@@ -17,7 +17,7 @@ pub struct CopiesCount {
 }
 
 /// Whether data is in danger.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 pub struct Report {
     /// `healthy`, `degraded` (copies are short) or `danger` (something cannot be read, or hangs on one copy).
     pub verdict: String,
@@ -47,7 +47,7 @@ pub struct Report {
     pub journal: JournalHealth,
     /// The cluster's last version.
     pub version: Version,
-    /// `normal`, `read_only` or `restoring`.
+    /// `normal`, `read_only`, `restoring`, or `damaged`: nothing is changed until the database is restored.
     pub mode: String,
 }
 
@@ -308,7 +308,7 @@ pub struct RestoreStatus {
     pub tail: u64,
     /// Paths or rows of which there were several versions, and which one was taken; the first thousand.
     pub conflicts: Vec<String>,
-    /// Files of which no copy was found; the first thousand.
+    /// Changes that are not back, and files of which no copy was found; the first thousand.
     pub losses: Vec<String>,
     /// Copies whose commit nobody has heard of; they are kept aside. The first thousand.
     pub doubts: Vec<String>,
@@ -318,6 +318,12 @@ pub struct RestoreStatus {
     pub losses_total: u64,
     /// See `conflicts_total`.
     pub doubts_total: u64,
+    /// What a person must know besides: where a damaged database was put, what became of tokens.
+    #[serde(default)]
+    pub notes: Vec<String>,
+    /// Changes that are known to have been made and are not back; `losses` tells more of them.
+    #[serde(default)]
+    pub lost_changes: u64,
 }
 
 /// A storage server tells of copies whose bytes are not what they should be.

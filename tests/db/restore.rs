@@ -3,7 +3,8 @@
 use std::collections::HashSet;
 
 use diesel::prelude::*;
-use holdfast::db::restore::{INVENTORY, Plan, begin, rebuild};
+use holdfast::db::restore::{INVENTORY, Known, Plan, rebuild};
+use holdfast::db::restores::begin;
 use holdfast::db::rows::{EntryRow, ObjectRow, ServerRow, TokenRow};
 use holdfast::db::schema::{servers, tokens};
 use holdfast::journal::{ENTRIES, OBJECTS, Staging};
@@ -82,7 +83,9 @@ async fn restored(db: &TestDb, told: Version, own: bool) -> (Vec<String>, Restor
     copy(&mut staging, server, 600, "/f", 1003);
     copy(&mut staging, server, 700, "/g", 1004);
     let own = if own { HashSet::from([(ENTRIES.to_string(), "50".to_string())]) } else { HashSet::new() };
-    let plan = Plan { cluster, epoch, head: 1010, told, newest: 1010, servers, superuser, copies: 2, own };
+    let known = Known { version: 1010, by: "somebody".into(), rows: Vec::new() };
+    let by_first_token = false;
+    let plan = Plan { cluster, epoch, head: 1010, told, known, servers, superuser, by_first_token, copies: 2, own };
     let status = db
         .db
         .write(move |connection| rebuild(connection, &mut staging, &plan, RestoreStatus::default()))

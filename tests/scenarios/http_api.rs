@@ -114,6 +114,7 @@ fn operation_endpoints_and_the_description() {
     assert_eq!(
         names,
         [
+            "Auditor",
             "HealthMonitor",
             "JournalKeeper",
             "LeaseKeeper",

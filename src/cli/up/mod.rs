@@ -154,11 +154,11 @@ pub async fn up(global: &GlobalArgs, args: &UpArgs) -> Result<Exit> {
     if args.detach { Ok(Exit::Done) } else { stay(global, &dir, &mut started).await }
 }
 
-/// What to do when the name server has found no metadata.
+/// What to do when the name server has found no metadata, or none that it can rely on.
 fn waits_for_restore(dir: &ClusterDir) -> String {
     format!(
-        "The metadata of this cluster is gone; the name server waits. `holdfast restore --config {}` brings it back \
-         from the storage servers.",
+        "The metadata of this cluster is gone or damaged; the name server waits. `holdfast restore --config {}` brings it \
+         back from the storage servers.",
         dir.client_config_path().display()
     )
 }
@@ -175,7 +175,7 @@ fn start_all(dir: &ClusterDir, members: &[Member], with_parent: bool, started: &
 pub(in crate::cli) enum Ready {
     /// Everything.
     ToServe,
-    /// It has no metadata.
+    /// It has no metadata, or none that it can rely on.
     WaitsForRestore,
 }
 
@@ -196,7 +196,9 @@ async fn wait_until_ready(dir: &ClusterDir, members: &[Member], started: &mut [R
             }
         }
         let (ready, waiting) = match client.status().await {
-            Ok(status) if status.mode == "restoring" => (Ready::WaitsForRestore, silent(&storage).await),
+            Ok(status) if matches!(status.mode.as_str(), "restoring" | "damaged") => {
+                (Ready::WaitsForRestore, silent(&storage).await)
+            }
             Ok(_) => (Ready::ToServe, not_live(&client, &storage).await),
             Err(_) => (Ready::ToServe, vec!["name-server"]),
         };

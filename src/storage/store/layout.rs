@@ -325,7 +325,8 @@ impl Shelf {
 
 fn damaged(path: &Path, error: serde_json::Error) -> Error {
     let message = format!(
-        "{} is damaged ({error}): restore it from a backup, or join with an empty directory and be filled again",
+        "{} is damaged ({error}): restore it from a backup. Or keep this directory (`salvage` reads its files, and no other \
+         server may have them) and start with another, empty one, which is filled again",
         path.display()
     );
     Error::new(ErrorCode::InvalidRequest, message).with_source(error)
