@@ -12,6 +12,7 @@ use super::pass::{PassReport, Timing, Work};
 use crate::db::rows::{EventRow, ServerHealthRow};
 use crate::db::server::{ServerView, health_word};
 use crate::db::{cluster, events, health, journal};
+use crate::decisions::certificate;
 use crate::decisions::health::{Watched, after_check, round_counts};
 use crate::types::api::{AdminState, Health};
 use crate::types::storage_api::{JournalPosition, StorageStatus, Told};
@@ -227,7 +228,7 @@ fn row(
     }
     match found {
         Found::Answered(status) => {
-            row.reason = None;
+            row.reason = status.certificate.as_ref().and_then(|shown| certificate::trouble(shown, now.and_utc()));
             if row.boot_id != status.boot_id.to_string() {
                 // It was started again; its registration, which notes the new boot, is on its way.
                 row.synced_boot.clear();

@@ -6,6 +6,7 @@
 
 pub mod batch;
 pub mod board;
+pub mod certificate_keeper;
 pub mod context;
 pub mod health_monitor;
 pub mod journal_keeper;

@@ -9,6 +9,7 @@ use super::state::{App, Data};
 use crate::db::events::Filter;
 use crate::db::server::{self, ServerView};
 use crate::db::{cluster, events as stored_events, report as counts};
+use crate::decisions::certificate;
 use crate::decisions::repair::paused;
 use crate::types::api::*;
 use crate::types::limits::LIST_PAGE_ROWS_MAX;
@@ -28,7 +29,7 @@ pub async fn status(app: Data) -> Result<HttpResponse> {
     let ready = |server: &&ServerView| server.health == Health::Live && !server.is_syncing();
     let live = app.context.servers().await?.iter().filter(ready).count();
     Ok(HttpResponse::Ok().json(NameServerStatus {
-        status: "ok".into(),
+        status: status_word(&state.mode).into(),
         program_version: env!("CARGO_PKG_VERSION").into(),
         cluster: state.cluster,
         epoch: state.epoch,
@@ -37,6 +38,11 @@ pub async fn status(app: Data) -> Result<HttpResponse> {
         servers_live: live as u32,
         time: state.now,
     }))
+}
+
+/// The word that tells anybody whether the name server serves: `up` and load balancers go by it.
+fn status_word(mode: &str) -> &str {
+    if mode == "normal" { "ok" } else { mode }
 }
 
 /// Whether data is in danger.
@@ -66,6 +72,8 @@ async fn make_report(app: &App) -> Result<Report> {
         problems.push(format!("the repair of {} objects or more keeps failing; they are listed", repair.stuck.len()));
     }
     problems.extend(servers.iter().filter_map(server_problem));
+    let own = app.certificate.as_ref().and_then(|own| certificate::trouble(&own.status(), state.now));
+    problems.extend(own.map(|trouble| format!("this name server: {trouble}")));
     if state.mode != "normal" {
         problems.push(format!("the cluster is {}: {}", state.mode, cluster::refusal(state.mode_reason.as_deref())));
     }
@@ -110,8 +118,8 @@ fn endangered(short: &[CopiesCount]) -> Vec<String> {
 
 fn server_problem(server: &ServerView) -> Option<String> {
     let name = &server.row.name;
+    let reason = server.checked.as_ref().and_then(|checked| checked.reason.as_deref());
     if server.health != Health::Live {
-        let reason = server.checked.as_ref().and_then(|checked| checked.reason.as_deref());
         let health = format!("{:?}", server.health).to_lowercase();
         return Some(format!("storage server {name} is {health}: {}", reason.unwrap_or("it was never checked")));
     }
@@ -120,6 +128,9 @@ fn server_problem(server: &ServerView) -> Option<String> {
             "storage server {name} found so many corrupt copies at once that it no longer trusts its disk or its \
              memory; it gets no new files: look at its hardware and drain it, or start it again if it is well"
         ));
+    }
+    if let Some(reason) = reason {
+        return Some(format!("storage server {name}: {reason}"));
     }
     server.is_syncing().then(|| format!("storage server {name} is back, and its inventory is still being compared"))
 }

@@ -12,6 +12,7 @@ use crate::actors::pass::Nudge;
 use crate::actors::restore::Restores;
 use crate::actors::{Board, Handle, PassActor};
 use crate::db::report::Counts;
+use crate::security::tls::ServerCertificate;
 use crate::security::token::Grant;
 use crate::types::{Error, Result, Sha256, Version};
 
@@ -36,6 +37,8 @@ pub struct App {
     pub board: Board,
     /// Servers that have announced themselves, and the restore under way.
     pub restores: Arc<Restores>,
+    /// The TLS certificate that this name server shows.
+    pub certificate: Option<Arc<ServerCertificate>>,
     tokens: Mutex<HashMap<Sha256, (Instant, Option<Grant>)>>,
     counts: tokio::sync::Mutex<Option<(Instant, Counts)>>,
 }
@@ -57,9 +60,15 @@ impl App {
             health_monitor,
             board,
             restores: Arc::default(),
+            certificate: None,
             tokens: Mutex::default(),
             counts: tokio::sync::Mutex::default(),
         }
+    }
+
+    /// With the TLS certificate that it shows.
+    pub fn with_certificate(self, certificate: Option<Arc<ServerCertificate>>) -> Self {
+        Self { certificate, ..self }
     }
 
     /// Makes a change of the namespace; answers its version, or `None` when there was nothing to touch.

@@ -18,6 +18,7 @@ pub mod collector;
 pub mod heard;
 pub mod http;
 pub mod identity;
+pub mod readiness;
 pub mod registrar;
 pub mod reporter;
 pub mod salvage;

@@ -8,7 +8,7 @@ use super::{Error, Generation, ObjectId, Result, ServerId, Sha256, Time, Version
 /// The answer to `GET /status`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct StorageStatus {
-    /// `ok`.
+    /// `ok` once the cluster has taken the server in since its start, `joining` before.
     pub status: String,
     /// The UUID that it made for itself.
     pub identity: uuid::Uuid,
@@ -33,6 +33,9 @@ pub struct StorageStatus {
     /// So many copies were found corrupt at once that it no longer trusts its disk or memory.
     #[serde(default)]
     pub scrub_alarm: bool,
+    /// Its TLS certificate, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<CertificateStatus>,
     /// New with each start.
     pub boot_id: uuid::Uuid,
     /// Bytes of its file system.
@@ -48,6 +51,26 @@ pub struct StorageStatus {
     pub bytes: u64,
     /// The program's version.
     pub program_version: String,
+}
+
+/// From when until when a certificate is valid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Validity {
+    /// Not before.
+    pub from: Time,
+    /// Not after.
+    pub until: Time,
+}
+
+/// A server's TLS certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificateStatus {
+    /// When the one in use is valid.
+    #[serde(flatten)]
+    pub validity: Validity,
+    /// Newer files are there and cannot be used, for this reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
 }
 
 /// What a holder that is not the first answers to an upload.

@@ -1,5 +1,7 @@
 //! What servers ask each other: status, inventory, deletions, replication.
 
+use std::time::Duration;
+
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 use futures_util::TryStreamExt;
@@ -92,6 +94,9 @@ fn note_head(request: &HttpRequest, daemon: &Daemon) {
     match judge(request, daemon) {
         Err(error) => log::debug!("a journal's head is not believed: {}", error.message()),
         Ok(_) => {
+            if daemon.registered_within(Duration::MAX) {
+                daemon.readiness.note_check();
+            }
             let Some(Told { version, servers }) = daemon.heard.note(told) else { return };
             let shared = daemon.get_ref().clone();
             // The check is not held up by a slow disk.
@@ -114,7 +119,7 @@ pub(super) async fn status(request: HttpRequest, daemon: Daemon) -> Result<HttpR
     let (objects, bytes) = daemon.index.read(index::sums).await?;
     let standing = daemon.identity.standing();
     Ok(HttpResponse::Ok().json(StorageStatus {
-        status: "ok".into(),
+        status: daemon.status_word().into(),
         identity: daemon.identity.identity,
         cluster: standing.cluster,
         server: standing.server,
@@ -124,6 +129,7 @@ pub(super) async fn status(request: HttpRequest, daemon: Daemon) -> Result<HttpR
         heard_version: told.version.max(journal.as_ref().map_or(0, |position| position.version)),
         journal,
         scrub_alarm: daemon.suspects.alarm(),
+        certificate: daemon.certificate.as_ref().map(|certificate| certificate.status()),
         boot_id: daemon.identity.boot_id,
         capacity_bytes,
         free_bytes,
@@ -175,6 +181,9 @@ pub(super) async fn dump_tree(
     let after = query.after.as_deref().map(str::parse).transpose()?;
     let limit = query.limit.unwrap_or(INVENTORY_PAGE_ROWS_MAX).clamp(1, INVENTORY_PAGE_ROWS_MAX);
     let rows = daemon.index.read(move |connection| index::page(connection, after, limit)).await?;
+    if rows.len() < limit {
+        daemon.readiness.note_inventory();
+    }
     let mut body = Vec::new();
     for row in &rows {
         serde_json::to_writer(&mut body, &line(row)?)
