@@ -11,6 +11,7 @@
 pub mod cluster;
 pub mod postgres;
 pub mod restore;
+pub mod tls;
 pub mod tree;
 
 use std::time::{Duration, Instant};
