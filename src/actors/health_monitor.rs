@@ -13,6 +13,7 @@ use crate::db::health::Seen;
 use crate::db::rows::{EventRow, ServerHealthRow};
 use crate::db::server::{ServerView, health_word};
 use crate::db::{cluster, events, health, journal};
+use crate::decisions::certificate;
 use crate::decisions::health::{Watched, after_check, is_away, round_counts};
 use crate::types::api::{AdminState, Health};
 use crate::types::storage_api::{JournalPosition, StorageStatus, Told};
@@ -229,6 +230,8 @@ fn row(server: &ServerView, health: Health, found: Found, now: NaiveDateTime) ->
                 Some(trouble) => (Some(trouble.code.word().into()), Some(trouble.message)),
                 None => (None, None),
             };
+            let certificate = status.certificate.as_ref();
+            row.reason = row.reason.or_else(|| certificate.and_then(|shown| certificate::trouble(shown, now.and_utc())));
             if row.boot_id != status.boot_id.to_string() {
                 // It was started again; its registration, which notes the new boot, is on its way.
                 row.synced_boot.clear();

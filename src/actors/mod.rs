@@ -9,6 +9,7 @@ pub mod announced;
 pub mod auditor;
 pub mod batch;
 pub mod board;
+pub mod certificate_keeper;
 pub mod context;
 pub mod health_monitor;
 pub mod journal_keeper;

@@ -8,6 +8,7 @@ use structopt::StructOpt;
 use structopt::clap::{AppSettings, ErrorKind, Shell};
 
 pub(crate) use self::administration::*;
+use super::commands::certs::CertsCommand;
 use super::demo::DemoArgs;
 use super::exit::Exit;
 use super::progress::say;
@@ -38,7 +39,7 @@ pub struct Cli {
 }
 
 // Options of every command.
-#[derive(Debug, Clone, Default, StructOpt)]
+#[derive(Clone, Default, StructOpt)]
 pub(crate) struct GlobalArgs {
     /// File with `name_servers` (a list of URLs) and `token`, as `holdfast up` writes it
     #[structopt(long, global = true, value_name = "FILE", env = "HOLDFAST_CONFIG", parse(from_os_str))]
@@ -64,6 +65,14 @@ pub(crate) struct GlobalArgs {
     /// Logs what it does on standard error (twice: in detail); RUST_LOG says it finer
     #[structopt(short, long, global = true, parse(from_occurrences))]
     pub(crate) verbose: u8,
+}
+
+impl std::fmt::Debug for GlobalArgs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let token = self.token.as_ref().map(|_| "…");
+        let shown = (&self.config, &self.name_server, token, &self.ca_cert);
+        f.debug_tuple("GlobalArgs").field(&shown).finish()
+    }
 }
 
 impl GlobalArgs {
@@ -191,6 +200,8 @@ pub(crate) enum Command {
     Restore(RestoreArgs),
     /// Makes, lists and revokes access tokens
     Token(TokenCommand),
+    /// Makes an authority and the servers' certificates, for a cluster on TLS
+    Certs(CertsCommand),
     /// Prints a shell's completions
     Completions(CompletionsArgs),
 }

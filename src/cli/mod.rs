@@ -36,7 +36,7 @@ use structopt::StructOpt;
 
 pub use args::Cli;
 
-use self::args::Command;
+use self::args::{Command, TokenCommand};
 use self::context::Context;
 use self::exit::Exit;
 use crate::types::{Error, Result};
@@ -75,8 +75,13 @@ pub fn run(cli: Cli) -> ExitCode {
 }
 
 fn carry_out(cli: Cli) -> Result<Exit> {
-    if let Command::Completions(args) = &cli.command {
-        return completions(args.shell);
+    match &cli.command {
+        Command::Completions(args) => return completions(args.shell),
+        Command::Certs(command) => return commands::certs::run(&cli.global, command),
+        Command::Token(TokenCommand::First { cluster_secret_file }) => {
+            return commands::administration::first_token(cluster_secret_file);
+        }
+        _ => crate::client::proxy::obey_environment(),
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -173,6 +178,7 @@ async fn execute(context: &Context, command: &Command) -> Result<Exit> {
         // What cannot run inside the shell.
         Command::Shell
         | Command::Completions(_)
+        | Command::Certs(_)
         | Command::Up(_)
         | Command::Down(_)
         | Command::Demo(_)

@@ -10,10 +10,12 @@ use reqwest::header::{AUTHORIZATION, HeaderValue};
 use reqwest::{Request, RequestBuilder, Response};
 use serde::de::DeserializeOwned;
 
+use super::proxy;
+use super::reach::{explain, through, without_query};
 use crate::security::credential::CREDENTIAL_TTL;
+use crate::security::tls::Trust;
 use crate::security::{Recipient, Sender, ServerCredential, Signer};
 use crate::types::api::{ErrorBody, REQUEST_ID_HEADER};
-use crate::types::error::IoContext;
 use crate::types::limits::{CONNECT_TIMEOUT, STALL_TIMEOUT};
 use crate::types::{Error, ErrorCode, Result, Sha256, Time};
 
@@ -123,43 +125,45 @@ impl fmt::Debug for Credentials {
     }
 }
 
-/// Connection pools. Cheap to clone.
+/// Connection pools. Cheap to clone. They go through no proxy unless the process says so ([`proxy`]).
 #[derive(Debug, Clone)]
 pub struct HttpClient {
     inner: reqwest::Client,
     /// Without the stall timeout: reqwest counts it from the start of a request to the head of its answer,
     /// which would end every upload that takes longer, however well it goes.
     patient: reqwest::Client,
+    trust: Arc<Trust>,
 }
 
 impl HttpClient {
     /// A pool that trusts the system's certificates and those in `ca_cert` (PEM).
     pub fn new(ca_cert: Option<&Path>) -> Result<Self> {
-        install_crypto_provider();
+        let trust = Trust::load(ca_cert)?;
         Ok(Self {
-            inner: Self::build(ca_cert, |builder| builder.read_timeout(STALL_TIMEOUT))?,
-            patient: Self::build(ca_cert, |builder| builder.tcp_keepalive(STALL_TIMEOUT))?,
+            inner: Self::build(&trust, |builder| builder.read_timeout(STALL_TIMEOUT))?,
+            patient: Self::build(&trust, |builder| builder.tcp_keepalive(STALL_TIMEOUT))?,
+            trust,
         })
     }
 
     fn build(
-        ca_cert: Option<&Path>,
+        trust: &Arc<Trust>,
         adapt: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder,
     ) -> Result<reqwest::Client> {
-        let mut builder = reqwest::Client::builder()
+        let builder = reqwest::Client::builder()
             .tcp_nodelay(true)
             .connect_timeout(CONNECT_TIMEOUT)
             .pool_idle_timeout(Duration::from_secs(30))
             .redirect(reqwest::redirect::Policy::none())
-            .user_agent(concat!("holdfast/", env!("CARGO_PKG_VERSION")));
-        if let Some(path) = ca_cert {
-            let pem = std::fs::read(path).io_context(|| format!("reading the certificates in {}", path.display()))?;
-            let certificates = reqwest::Certificate::from_pem_bundle(&pem)
-                .map_err(|e| Error::invalid(format!("{} holds no PEM certificates", path.display())).with_source(e))?;
-            builder = builder.tls_certs_merge(certificates);
-        }
-        let builder = adapt(builder);
+            .user_agent(concat!("holdfast/", env!("CARGO_PKG_VERSION")))
+            .tls_backend_preconfigured(trust.client_config());
+        let builder = adapt(proxy::apply(builder));
         builder.build().map_err(|e| Error::internal("cannot set up the HTTP client").with_source(e))
+    }
+
+    /// The authorities that servers' certificates are judged by; they can be read again.
+    pub fn trust(&self) -> &Arc<Trust> {
+        &self.trust
     }
 
     /// The pool to build requests from: an answer that begins late or stands still is a failure.
@@ -174,12 +178,6 @@ impl HttpClient {
     }
 }
 
-/// Makes ring the TLS implementation of the process; harmless when repeated.
-pub fn install_crypto_provider() {
-    // An error means that one is installed already.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-}
-
 /// Whether a failed request certainly never reached the server.
 pub struct Failure {
     /// What to report.
@@ -191,7 +189,7 @@ pub struct Failure {
 /// Sends a small request, whose timeout the caller has set, and reads its JSON answer.
 pub async fn send_json<T: DeserializeOwned>(request: RequestBuilder, envelope: Envelope<'_>) -> Result<T, Failure> {
     let response = send(request, envelope).await?;
-    let url = without_query(response.url());
+    let url = format!("{}{}", without_query(response.url()), through(Some(response.url())));
     response.json().await.map_err(|error| Failure {
         error: Error::unavailable(format!("the answer of {url} could not be read")).with_source(error.without_url()),
         not_sent: false,
@@ -209,16 +207,8 @@ pub async fn send(request: RequestBuilder, envelope: Envelope<'_>) -> Result<Res
         request.headers_mut().insert(AUTHORIZATION, value);
     }
     let response = client.execute(request).await.map_err(|error| {
-        let at = error.url().map(without_query).unwrap_or_default();
         let not_sent = error.is_connect();
-        let why = if error.is_connect() {
-            "cannot be reached"
-        } else if error.is_timeout() {
-            "did not answer in time"
-        } else {
-            "broke off the connection"
-        };
-        let error = Error::unavailable(format!("{at} {why}")).with_source(error.without_url());
+        let error = Error::unavailable(explain(&error)).with_source(error.without_url());
         Failure { error, not_sent }
     })?;
     if response.status().is_success() {
@@ -232,6 +222,7 @@ pub async fn send(request: RequestBuilder, envelope: Envelope<'_>) -> Result<Res
 /// The error that an answer's body tells; one made from the status when it has no such body.
 async fn error_of(mut response: Response) -> Error {
     let (status, url) = (response.status(), without_query(response.url()));
+    let through = through(Some(response.url()));
     let header = response.headers().get(REQUEST_ID_HEADER).and_then(|value| value.to_str().ok()).map(String::from);
     let mut body = Vec::new();
     while let Ok(Some(chunk)) = response.chunk().await {
@@ -250,14 +241,7 @@ async fn error_of(mut response: Response) -> Error {
         408 | 500.. => ErrorCode::Unavailable,
         _ => ErrorCode::InvalidRequest,
     };
-    Error::new(code, format!("{url} answered {status}")).with_request_id(header)
-}
-
-/// A URL as it may be shown: tickets are in the query.
-fn without_query(url: &reqwest::Url) -> String {
-    let mut url = url.clone();
-    url.set_query(None);
-    url.to_string()
+    Error::new(code, format!("{url} answered {status}{through}")).with_request_id(header)
 }
 
 /// Waits between tries: from 100 ms, doubling to 2 s, with jitter, `tries` times.
@@ -277,11 +261,5 @@ mod tests {
     #[test]
     fn credentials_never_print_their_secret() {
         assert!(!format!("{:?}", Credentials::Token("hf_geheim".into())).contains("geheim"));
-    }
-
-    #[test]
-    fn a_shown_url_has_no_ticket() {
-        let url = reqwest::Url::parse("http://127.0.0.1:1/file?ticket=secret").unwrap();
-        assert_eq!(without_query(&url), "http://127.0.0.1:1/file");
     }
 }

@@ -3,8 +3,11 @@
 mod body;
 pub mod http;
 pub mod name_server;
+pub mod proxy;
+mod reach;
 pub mod storage;
 
 pub use http::{Credentials, HttpClient};
 pub use name_server::NameServerClient;
+pub use reach::is_unreached;
 pub use storage::StorageClient;

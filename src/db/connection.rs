@@ -5,7 +5,7 @@
 //! makes exactly that kind of connection.
 #![allow(missing_docs, reason = "diesel's derive makes public items without any")]
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use diesel::connection::SimpleConnection;
@@ -13,7 +13,8 @@ use diesel::prelude::*;
 use diesel::r2d2::R2D2Connection;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::damage::{Damage, Soundness, full_name};
+use super::damage::{Damage, Soundness};
+pub use super::url::DatabaseUrl;
 use crate::types::error::IoContext;
 use crate::types::{Error, ErrorCode, Result};
 
@@ -37,66 +38,6 @@ pub enum AnyConnection {
     Postgres(PgConnection),
     /// To an embedded SQLite file.
     Sqlite(SqliteConnection),
-}
-
-/// Where the metadata is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum DatabaseUrl {
-    /// A libpq URL.
-    Postgres(String),
-    /// A file.
-    Sqlite(PathBuf),
-}
-
-impl DatabaseUrl {
-    /// Reads `postgres://…` or `sqlite://path`; any other scheme is refused.
-    pub fn parse(text: &str) -> Result<Self> {
-        if text.starts_with("postgres://") || text.starts_with("postgresql://") {
-            return Ok(Self::Postgres(with_connection_limits(text)));
-        }
-        match text.strip_prefix("sqlite://") {
-            Some("") => Err(Error::invalid("sqlite:// needs the path of a file behind it")),
-            Some(path) => Ok(Self::Sqlite(path.into())),
-            None => {
-                let scheme = text.split("://").next().unwrap_or_default();
-                Err(Error::invalid(format!(
-                    "the database URL starts with {scheme:?}; it must be postgres://USER@HOST/NAME or sqlite://PATH"
-                )))
-            }
-        }
-    }
-
-    /// What people call it: the file's full name, or host and database; never a password.
-    pub fn name(&self) -> String {
-        match self {
-            Self::Sqlite(path) => full_name(path),
-            Self::Postgres(url) => {
-                // As libpq reads it: who it is stands before the first @ that comes before any slash.
-                let rest = url.split_once("://").map_or(url.as_str(), |(_, rest)| rest);
-                let server = rest.split('/').next().unwrap_or_default();
-                let rest = server.find('@').map_or(rest, |at| &rest[at + 1..]);
-                rest.split('?').next().unwrap_or_default().into()
-            }
-        }
-    }
-}
-
-/// Gives libpq a bound on connecting and on dead peers, where the URL does not.
-fn with_connection_limits(url: &str) -> String {
-    let mut url = url.to_string();
-    for (name, value) in [
-        ("connect_timeout", "3"),
-        ("tcp_user_timeout", "5000"),
-        ("keepalives_idle", "5"),
-        ("target_session_attrs", "read-write"),
-        ("application_name", "holdfast"),
-    ] {
-        if !url.contains(&format!("{name}=")) {
-            let separator = if url.contains('?') { '&' } else { '?' };
-            url.push_str(&format!("{separator}{name}={value}"));
-        }
-    }
-    url
 }
 
 /// What a connection of a pool is for.
@@ -225,38 +166,4 @@ pub(super) fn lock_sqlite(path: &Path) -> Result<std::fs::File> {
         )
     })?;
     Ok(file)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_two_schemes() {
-        assert!(
-            matches!(DatabaseUrl::parse("postgres://u@h/d").unwrap(), DatabaseUrl::Postgres(url) if url.contains("connect_timeout=3"))
-        );
-        assert_eq!(DatabaseUrl::parse("sqlite://a/b").unwrap(), DatabaseUrl::Sqlite("a/b".into()));
-        for wrong in ["mysql://h/d", "a.sqlite", "sqlite://", ""] {
-            assert!(DatabaseUrl::parse(wrong).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn names_have_no_passwords() {
-        for (url, name) in [
-            ("postgres://me:pass@h:5432/d", "h:5432/d"),
-            ("postgres://me:pa?ss@h/d?sslmode=require", "h/d"),
-            ("postgresql://h,g/d?password=x@y", "h,g/d"),
-            ("sqlite:///srv/a", "/srv/a"),
-        ] {
-            assert_eq!(DatabaseUrl::parse(url).unwrap().name(), name);
-        }
-    }
-
-    #[test]
-    fn limits_do_not_override_the_url() {
-        let url = with_connection_limits("postgres://h/d?connect_timeout=9");
-        assert!(url.contains("connect_timeout=9") && !url.contains("connect_timeout=3"));
-    }
 }

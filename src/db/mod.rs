@@ -46,6 +46,7 @@ pub mod server;
 pub mod sync;
 pub mod token;
 pub mod tree;
+pub mod url;
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;

@@ -54,12 +54,35 @@ pub fn insert(
     changes.record("tokens", name, Some(&row))
 }
 
-/// Takes a token away.
-pub fn revoke(changes: &mut Changes<'_>, name: &str) -> Step<()> {
+/// Takes a token away. The last one that may do everything goes only by force: without it nobody can make tokens, drain
+/// servers or restore any more.
+pub fn revoke(changes: &mut Changes<'_>, name: &str, force: bool) -> Step<()> {
+    let unlimited = unlimited(changes)?;
+    if !force && unlimited == [name] {
+        let message = format!(
+            "{name:?} is the last superuser token without a prefix: without one nobody can make tokens, drain servers or \
+             restore any more. Make another one first (`holdfast token create NAME --role superuser`), or say --force \
+             (force=true)"
+        );
+        return Err(Error::new(ErrorCode::PreconditionFailed, message).into());
+    }
     if diesel::delete(tokens::table.find(name)).execute(changes.connection)? == 0 {
         return Err(Error::not_found(format!("there is no token named {name:?}")).into());
     }
     changes.record::<TokenRow>("tokens", name, None)
+}
+
+/// The names of some tokens that may do everything now: of two at most, which is enough to know which is the last.
+fn unlimited(changes: &mut Changes<'_>) -> Step<Vec<String>> {
+    let now = changes.now;
+    Ok(tokens::table
+        .filter(tokens::role.eq(role_word(Role::Superuser)))
+        .filter(tokens::prefix.is_null().or(tokens::prefix.eq(DfsPath::root().to_string())))
+        .filter(tokens::expires.is_null().or(tokens::expires.ge(now)))
+        .order(tokens::name)
+        .limit(2)
+        .select(tokens::name)
+        .load(changes.connection)?)
 }
 
 /// What the token with this hash allows, if it exists and has not ended.

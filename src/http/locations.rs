@@ -137,6 +137,7 @@ pub async fn place(
             generation: ticket.generation,
             ticket: context.signer.sign(Some(cluster.cluster), cluster.epoch, &ticket)?,
             servers: public(&ticket.targets, &servers),
+            names: names(&ticket.targets, &servers),
             min_write_copies: ticket.min_write_copies,
             expires: ticket.expires,
         });
@@ -151,6 +152,11 @@ fn candidate(server: &ServerView) -> Candidate {
         zone: server.row.zone.clone(),
         free_bytes: server.checked.as_ref().map_or(0, |checked| checked.free_bytes as u64),
     }
+}
+
+fn names(targets: &[Target], servers: &[ServerView]) -> Vec<String> {
+    let name = |id: ServerId| servers.iter().find(|server| server.row.id == id.0).map(|server| server.row.name.clone());
+    targets.iter().map(|target| name(target.server).unwrap_or_default()).collect()
 }
 
 /// The targets as clients reach them; the ticket has the addresses for servers.

@@ -53,6 +53,7 @@ pub fn routes(config: &mut web::ServiceConfig) {
                 .service(tokens::create)
                 .service(tokens::list)
                 .service(tokens::revoke)
+                .service(tokens::revoke_by_query)
                 .service(openapi::document),
         )
         .service(operation::status)

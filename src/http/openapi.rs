@@ -21,7 +21,7 @@ use crate::types::api::ErrorBody;
         servers::list, servers::drain, servers::undrain, servers::remove,
         operation::report, operation::actors_list, operation::events_list, operation::why, operation::status, operation::metrics_text,
         fsck::check, restore::start, restore::status,
-        tokens::create, tokens::list, tokens::revoke,
+        tokens::create, tokens::list, tokens::revoke, tokens::revoke_by_query,
     ),
     components(schemas(ErrorBody)),
     modifiers(&Prefix, &Bearer)

@@ -12,6 +12,7 @@ use crate::db::cluster::ClusterState;
 use crate::db::events::Filter;
 use crate::db::server::{self, ServerView};
 use crate::db::{cluster, events as stored_events, report as counts};
+use crate::decisions::certificate;
 use crate::decisions::repair::paused;
 use crate::types::api::*;
 use crate::types::limits::LIST_PAGE_ROWS_MAX;
@@ -38,7 +39,7 @@ pub async fn status(app: Data) -> Result<HttpResponse> {
     // The cluster's time, which a storage server that has just started may need to sign its first request.
     let date = app.context.standing.now().format("%a, %d %b %Y %H:%M:%S GMT").to_string();
     Ok(HttpResponse::Ok().insert_header((header::DATE, date)).json(NameServerStatus {
-        status: "ok".into(),
+        status: status_word(&state.mode).into(),
         program_version: env!("CARGO_PKG_VERSION").into(),
         cluster: state.cluster,
         epoch: state.epoch,
@@ -55,7 +56,7 @@ const DAMAGED: &str = "damaged";
 fn status_of_damaged(app: &App) -> NameServerStatus {
     let (cluster, epoch) = app.context.membership();
     NameServerStatus {
-        status: "ok".into(),
+        status: DAMAGED.into(),
         program_version: env!("CARGO_PKG_VERSION").into(),
         cluster,
         epoch,
@@ -64,6 +65,11 @@ fn status_of_damaged(app: &App) -> NameServerStatus {
         servers_live: 0,
         time: chrono::Utc::now(),
     }
+}
+
+/// The word that tells anybody whether the name server serves: `up` and load balancers go by it.
+fn status_word(mode: &str) -> &str {
+    if mode == "normal" { "ok" } else { mode }
 }
 
 /// Whether data is in danger.
@@ -119,6 +125,8 @@ async fn make_report(app: &App) -> Result<Report> {
         problems.push(format!("the repair of {} objects or more keeps failing; they are listed", repair.stuck.len()));
     }
     problems.extend(servers.iter().filter_map(server_problem));
+    let own = app.certificate.as_ref().and_then(|own| certificate::trouble(&own.status(), state.now));
+    problems.extend(own.map(|trouble| format!("this name server: {trouble}")));
     if state.mode != "normal" {
         problems.push(format!("the cluster is {}: {}", state.mode, cluster::refusal(state.mode_reason.as_deref())));
     }
@@ -163,8 +171,8 @@ fn endangered(short: &[CopiesCount]) -> Vec<String> {
 
 fn server_problem(server: &ServerView) -> Option<String> {
     let name = &server.row.name;
+    let reason = server.checked.as_ref().and_then(|checked| checked.reason.as_deref());
     if server.health != Health::Live {
-        let reason = server.checked.as_ref().and_then(|checked| checked.reason.as_deref());
         let health = format!("{:?}", server.health).to_lowercase();
         return Some(format!("storage server {name} is {health}: {}", reason.unwrap_or("it was never checked")));
     }
@@ -182,6 +190,9 @@ fn server_problem(server: &ServerView) -> Option<String> {
             "storage server {name} found so many corrupt copies at once that it no longer trusts its disk or its \
              memory; it gets no new files: look at its hardware and drain it, or start it again if it is well"
         ));
+    }
+    if let Some(reason) = reason {
+        return Some(format!("storage server {name}: {reason}"));
     }
     server.is_syncing().then(|| format!("storage server {name} is back, and its inventory is still being compared"))
 }

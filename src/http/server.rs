@@ -21,12 +21,12 @@ use crate::actors::reaper::Reap;
 use crate::actors::replication_manager::Replicate;
 use crate::actors::sync_actor::Sync;
 use crate::actors::transfers::Transfers;
-use crate::actors::{Batcher, Board, PassActor, Standing, Supervisor};
+use crate::actors::{Batcher, Board, PassActor, Standing, Supervisor, certificate_keeper};
 use crate::client::{Credentials, HttpClient, StorageClient};
 use crate::db::{Db, cluster};
 use crate::security::{ClusterSecret, Signer};
 use crate::types::limits::REPLICATION_MAX;
-use crate::types::{Error, Result};
+use crate::types::{Error, Hidden, Result};
 use crate::web::{ListenOptions, Metrics, request};
 
 /// Port, unless it is said otherwise.
@@ -36,9 +36,9 @@ const DEFAULT_PORT: u16 = 7400;
 #[derive(Debug, Clone, StructOpt)]
 #[structopt(name = "holdfast-name-server")]
 pub struct Options {
-    /// Where the metadata is: postgres://USER@HOST/NAME or sqlite://PATH
+    /// Where the metadata is: postgres://USER@HOST/NAME or sqlite://PATH; with a password only in the environment
     #[structopt(long, env = "HOLDFAST_DATABASE", hide_env_values = true)]
-    pub database: String,
+    pub database: Hidden,
     /// Make a new cluster when the database is empty
     #[structopt(long)]
     pub initialize: bool,
@@ -48,9 +48,9 @@ pub struct Options {
     /// File with the cluster secret
     #[structopt(long)]
     pub cluster_secret_file: Option<PathBuf>,
-    /// The cluster secret itself; better in the environment than on the command line
+    /// The cluster secret itself; in the environment, not on the command line
     #[structopt(long, env = "HOLDFAST_CLUSTER_SECRET", hide_env_values = true)]
-    pub cluster_secret: Option<String>,
+    pub cluster_secret: Option<Hidden>,
     /// Copies that must be safe on disk before a write is acknowledged [default: the smaller of 2 and the copies wanted]
     #[structopt(long)]
     pub min_write_copies: Option<u32>,
@@ -141,10 +141,13 @@ impl Options {
 /// Serves until the end. Must be called inside an actix system.
 pub async fn run(options: Options) -> Result<()> {
     let settings = options.settings()?;
-    let secret =
-        ClusterSecret::from_text_or_file(options.cluster_secret.as_deref(), options.cluster_secret_file.as_deref())?;
-    let url = crate::db::DatabaseUrl::parse(&options.database)?;
+    let given = options.cluster_secret.as_ref().map(Hidden::reveal);
+    let secret = ClusterSecret::from_text_or_file(given, options.cluster_secret_file.as_deref())?;
+    let url = crate::db::DatabaseUrl::parse(options.database.reveal())?;
+    let certificate = options.listen.certificate()?;
     let listener = options.listen.bind(DEFAULT_PORT)?;
+    // The metadata is for the service alone.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     let is_alone = matches!(url, crate::db::DatabaseUrl::Sqlite(_));
     let db = Db::open(&url)?;
     db.prepare(options.initialize, &secret, options.replicas).await?;
@@ -161,7 +164,8 @@ pub async fn run(options: Options) -> Result<()> {
     }
     let signer = Signer::new(secret);
     let credentials = Credentials::Server { signer: signer.clone(), standing: standing.signed_as() };
-    let storage = StorageClient::new(HttpClient::new(options.ca_cert.as_deref())?, credentials);
+    let client = HttpClient::new(options.ca_cert.as_deref())?;
+    let storage = StorageClient::new(client.clone(), credentials);
     let context = Context::new(db, storage, signer, settings, standing);
     // A failure is the LeaseKeeper's to report.
     if is_alone {
@@ -170,7 +174,9 @@ pub async fn run(options: Options) -> Result<()> {
         drop(KeepLease::new(context.clone()).pass().await);
     }
     let (board, metrics) = (Board::default(), Metrics::new()?);
+    metrics.show_certificate(certificate.as_ref())?;
     let supervisor = Supervisor::new(board.clone());
+    certificate_keeper::supervise(&supervisor, &board, certificate.clone(), client.trust())?;
     let writer = Batcher::supervise(&supervisor, &board, "MetadataWriter", WriteChanges { context: context.clone() });
     let timing = CheckServers::timing(context.settings.health_interval);
     let monitor =
@@ -185,8 +191,9 @@ pub async fn run(options: Options) -> Result<()> {
     transfers.wakes(PassActor::supervise(&supervisor, &board, "ReplicationManager", Replicate::TIMING, work));
     let (gauges, acting) = (web::Data::new(Gauges::new(&metrics)?), context.clone());
     log::info!("name server listens at {} for cluster {cluster}", options.listen.local_url(&listener)?);
-    let (app, metrics) = (web::Data::new(App::new(context, writer, monitor, board)), web::Data::new(metrics));
-    let server = crate::serve_http!(options.listen, listener, move || {
+    let app = App::new(context, writer, monitor, board).with_certificate(certificate.clone());
+    let (app, metrics) = (web::Data::new(app), web::Data::new(metrics));
+    let server = crate::serve_http!(certificate, listener, move || {
         WebApp::new()
             .app_data(app.clone())
             .app_data(metrics.clone())

@@ -5,6 +5,7 @@ use actix_web::{HttpRequest, HttpResponse, get, post, web};
 use super::auth;
 use super::state::{App, Data};
 use crate::actors::admission::admit;
+use crate::client::name_server::announced_url;
 use crate::db::{cluster, corrupt, pending, report, restores, server};
 use crate::types::api::*;
 use crate::types::limits::PENDING_BATCH_ITEMS_MAX;
@@ -21,6 +22,10 @@ pub async fn register(request: HttpRequest, body: web::Json<RegisterRequest>, ap
     let body = body.into_inner();
     if identity != body.identity {
         return Err(Error::new(ErrorCode::Forbidden, "the request is signed by another identity than it announces"));
+    }
+    for url in [&body.url, &body.public_url] {
+        announced_url(url)
+            .map_err(|error| error.context(format!("the storage server {} (--url, --public-url)", body.name)))?;
     }
     // Also one that cannot be taken now may be needed for a restore.
     app.restores.announced.note(&body);
@@ -166,6 +171,7 @@ async fn server_infos(app: &App) -> Result<Vec<ServerInfo>> {
         name: view.row.name,
         host: view.row.host,
         url: view.row.url,
+        public_url: view.row.public_url,
         zone: view.row.zone,
     };
     Ok(views.into_iter().map(info).collect())

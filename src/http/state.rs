@@ -14,6 +14,7 @@ use crate::actors::{Board, Handle, PassActor};
 use crate::db::migrate::FIRST_TOKEN;
 use crate::db::report::Counts;
 use crate::security::Recipient;
+use crate::security::tls::ServerCertificate;
 use crate::security::token::{self, Grant};
 use crate::types::api::Role;
 use crate::types::{Error, Result, Sha256, Version};
@@ -42,6 +43,8 @@ pub struct App {
     pub gate: Gate,
     /// Servers that have announced themselves, and the restore under way.
     pub restores: Arc<Restores>,
+    /// The TLS certificate that this name server shows.
+    pub certificate: Option<Arc<ServerCertificate>>,
     tokens: Mutex<HashMap<Sha256, (Instant, Option<Grant>)>>,
     counts: tokio::sync::Mutex<Option<(Instant, Counts)>>,
 }
@@ -65,9 +68,15 @@ impl App {
             board,
             gate,
             restores: Arc::default(),
+            certificate: None,
             tokens: Mutex::default(),
             counts: tokio::sync::Mutex::default(),
         }
+    }
+
+    /// With the TLS certificate that it shows.
+    pub fn with_certificate(self, certificate: Option<Arc<ServerCertificate>>) -> Self {
+        Self { certificate, ..self }
     }
 
     /// Makes a change of the namespace; answers its version, or `None` when there was nothing to touch.

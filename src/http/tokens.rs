@@ -4,11 +4,10 @@ use actix_web::{HttpRequest, HttpResponse, delete, get, post, web};
 use chrono::TimeDelta;
 
 use super::auth;
-use super::state::Data;
+use super::state::{App, Data};
 use crate::db::token as tokens;
 use crate::security::token;
 use crate::types::api::*;
-use crate::types::limits::COMPONENT_BYTES_MAX;
 use crate::types::{Error, Result};
 
 /// Makes a token; its text is shown only now.
@@ -17,11 +16,7 @@ use crate::types::{Error, Result};
 pub async fn create(request: HttpRequest, body: web::Json<TokenRequest>, app: Data) -> Result<HttpResponse> {
     auth::allow_cluster(&request, &app, Role::Superuser).await?;
     let TokenRequest { name, role, prefix, ttl_seconds } = body.into_inner();
-    if name.is_empty() || name.len() > COMPONENT_BYTES_MAX || name.chars().any(char::is_control) {
-        return Err(Error::invalid(format!(
-            "a token's name has 1 to {COMPONENT_BYTES_MAX} bytes and no control characters"
-        )));
-    }
+    token::check_name(&name)?;
     let ttl = match ttl_seconds {
         None => None,
         Some(seconds) => Some(
@@ -52,12 +47,30 @@ pub async fn list(request: HttpRequest, app: Data) -> Result<HttpResponse> {
     Ok(HttpResponse::Ok().json(TokensResponse { tokens }))
 }
 
-/// Revokes a token.
-#[utoipa::path(tag = "tokens", params(("name" = String, Path)), responses((status = 200, body = Changed)))]
+/// Revokes a token. The last superuser without a prefix goes only with `force=true`.
+#[utoipa::path(tag = "tokens", params(("name" = String, Path), ForceQuery), responses((status = 200, body = Changed)))]
 #[delete("/tokens/{name}")]
-pub async fn revoke(request: HttpRequest, name: web::Path<String>, app: Data) -> Result<HttpResponse> {
+pub async fn revoke(
+    request: HttpRequest,
+    name: web::Path<String>,
+    query: web::Query<ForceQuery>,
+    app: Data,
+) -> Result<HttpResponse> {
     auth::allow_cluster(&request, &app, Role::Superuser).await?;
-    let ((), version) = app.context.change(move |changes| tokens::revoke(changes, &name)).await?;
+    revoke_named(&app, name.into_inner(), query.force).await
+}
+
+/// Revokes a token by a name that cannot stand in a path, such as `..`; otherwise as with the name in the path.
+#[utoipa::path(tag = "tokens", params(RevokeQuery), responses((status = 200, body = Changed)))]
+#[delete("/tokens")]
+pub async fn revoke_by_query(request: HttpRequest, query: web::Query<RevokeQuery>, app: Data) -> Result<HttpResponse> {
+    auth::allow_cluster(&request, &app, Role::Superuser).await?;
+    let RevokeQuery { name, force } = query.into_inner();
+    revoke_named(&app, name, force).await
+}
+
+async fn revoke_named(app: &App, name: String, force: bool) -> Result<HttpResponse> {
+    let ((), version) = app.context.change(move |changes| tokens::revoke(changes, &name, force)).await?;
     app.forget_tokens();
     Ok(HttpResponse::Ok().json(Changed { version }))
 }

@@ -1,6 +1,9 @@
 //! Bearer tokens of people and programs. Only their SHA-256 is stored.
 
+use percent_encoding::percent_decode_str;
+
 use crate::types::api::Role;
+use crate::types::limits::COMPONENT_BYTES_MAX;
 use crate::types::{DfsPath, Error, ErrorCode, Result, Sha256};
 
 /// A new token's text: 256 random bits behind a prefix that secret scanners can look for.
@@ -11,6 +14,26 @@ pub fn generate() -> String {
 /// What is stored of a token. The token has 256 bits of entropy, so a plain hash cannot be reversed.
 pub fn hash(token: &str) -> Sha256 {
     Sha256::of(token.as_bytes())
+}
+
+/// Checks the name of a new token. It stands in URLs as one component of a path, and what programs make of that on the
+/// way must leave it as it is.
+pub fn check_name(name: &str) -> Result<()> {
+    let refuse = |why: String| Err(Error::invalid(format!("{name:?} cannot be a token's name: {why}")));
+    if name.is_empty() || name.len() > COMPONENT_BYTES_MAX {
+        return Err(Error::invalid(format!("a token's name has 1 to {COMPONENT_BYTES_MAX} bytes, not {}", name.len())));
+    }
+    if name.chars().any(char::is_control) {
+        return refuse("it has control characters".into());
+    }
+    let decoded = percent_decode_str(name).decode_utf8_lossy();
+    if decoded.contains(['/', '\\']) {
+        return refuse("it has a slash".into());
+    }
+    if matches!(&*decoded, "." | "..") {
+        return refuse("URLs lose it on the way".into());
+    }
+    Ok(())
 }
 
 /// What the bearer of a request may do.
@@ -58,6 +81,31 @@ impl Grant {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_of_new_tokens_survive_in_urls() {
+        for good in ["lab", "a.b", "...", ".a", "50%", "a b", "Ärzte 7", "%zz", &"x".repeat(255)] {
+            assert!(check_name(good).is_ok(), "{good}");
+        }
+        for wrong in [
+            "",
+            ".",
+            "..",
+            "%2e",
+            "%2E.",
+            ".%2e",
+            "a/b",
+            "/",
+            "a%2fb",
+            "a\\b",
+            "%5c",
+            "a\nb",
+            "\u{85}",
+            &"x".repeat(256),
+        ] {
+            assert!(check_name(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn roles_and_prefixes() {

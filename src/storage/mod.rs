@@ -22,6 +22,7 @@ pub mod heard;
 pub mod http;
 pub mod identity;
 pub mod prober;
+pub mod readiness;
 pub mod registrar;
 pub mod reporter;
 pub mod salvage;

@@ -15,6 +15,7 @@ use super::condition::Condition;
 use super::heard::{self, Heard};
 use super::identity::Identity;
 use super::prober::ProveWrites;
+use super::readiness::Readiness;
 use super::registrar::Register;
 use super::reporter::{CommitReporter, ReportCommits};
 use super::scrubber::{Scrub, look_first};
@@ -22,13 +23,14 @@ use super::store::{Index, Journal, Layout, index, sweep};
 use super::suspects::Suspects;
 use super::writer::{FORGOTTEN_ROWS_MAX, INDEX_DEADLINE, IndexChange, IndexWriter, WriteIndex};
 use super::{http, salvage};
-use crate::actors::{Batcher, Board, Handle, PassActor, Supervisor};
-use crate::client::name_server::normal_base_url;
+use crate::actors::{Batcher, Board, Handle, PassActor, Supervisor, certificate_keeper};
+use crate::client::name_server::{announced_url, host_of};
 use crate::client::{Credentials, HttpClient, NameServerClient, StorageClient};
 use crate::decisions::scrub::Pace;
+use crate::security::tls::ServerCertificate;
 use crate::security::{ClusterSecret, Recipient, Signer};
 use crate::types::storage_api::{Told, Trouble};
-use crate::types::{Error, Result, ServerId};
+use crate::types::{Error, Hidden, Result, ServerId};
 use crate::web::auth::Gate;
 use crate::web::metrics::ActorGauges;
 use crate::web::{ListenOptions, Metrics, metrics, request};
@@ -102,7 +104,7 @@ pub struct OptionalOptions {
     /// This data directory takes the place of a newer copy of it that is lost; only for the first start elsewhere
     #[structopt(long)]
     pub replace_newer: bool,
-    /// Where other servers reach this one [default: the address that it listens on]
+    /// Where other servers reach this one [default: the address that it listens on, if that is one]
     #[structopt(long)]
     pub url: Option<String>,
     /// Where clients reach this one [default: --url]
@@ -111,9 +113,9 @@ pub struct OptionalOptions {
     /// File with the cluster secret
     #[structopt(long)]
     pub cluster_secret_file: Option<PathBuf>,
-    /// The cluster secret itself; better in the environment than on the command line
+    /// The cluster secret itself; in the environment, not on the command line
     #[structopt(long, env = "HOLDFAST_CLUSTER_SECRET", hide_env_values = true)]
-    pub cluster_secret: Option<String>,
+    pub cluster_secret: Option<Hidden>,
     /// Certificates to trust (PEM), when servers use TLS with a private authority
     #[structopt(long)]
     pub ca_cert: Option<PathBuf>,
@@ -192,6 +194,10 @@ pub struct Shared {
     /// What the last look at the disk showed.
     disk: Mutex<DiskFacts>,
     disk_looks: Arc<Semaphore>,
+    /// The TLS certificate that it shows.
+    pub certificate: Option<Arc<ServerCertificate>>,
+    /// What the cluster has asked since the registration.
+    pub readiness: Readiness,
     /// When, and in which epoch.
     registered: Mutex<Option<(Instant, i64)>>,
     gauges: Gauges,
@@ -277,6 +283,12 @@ impl Shared {
         Ok((facts, trouble.or_else(|| self.condition.known())))
     }
 
+    /// `ok` once the cluster has taken it in since its start: it gets new files from then on. `joining` before.
+    pub fn status_word(&self) -> &'static str {
+        let ready = self.registered_within(Duration::MAX) && self.readiness.is_taken_in();
+        if ready { "ok" } else { "joining" }
+    }
+
     /// Uploads under way.
     pub fn uploads_under_way(&self) -> usize {
         UPLOADS_MAX.saturating_sub(self.upload_permits.available_permits())
@@ -357,15 +369,17 @@ fn print_salvaged(done: &salvage::Salvaged, to: &Path) -> Result<()> {
 
 async fn serve(typed: OptionalOptions) -> Result<()> {
     let started = SystemTime::now();
-    let secret =
-        ClusterSecret::from_text_or_file(typed.cluster_secret.as_deref(), typed.cluster_secret_file.as_deref())?;
+    let given = typed.cluster_secret.as_ref().map(Hidden::reveal);
+    let secret = ClusterSecret::from_text_or_file(given, typed.cluster_secret_file.as_deref())?;
     let options = checked(&typed)?;
+    let certificate = typed.listen.certificate()?;
     let listener = typed.listen.bind(DEFAULT_PORT)?;
-    let url = match &typed.url {
-        Some(url) => normal_base_url(url)?,
-        None => typed.listen.local_url(&listener)?,
-    };
-    let public_url = typed.public_url.as_deref().map(normal_base_url).transpose()?.unwrap_or_else(|| url.clone());
+    let (url, public_url) = announced(&typed, &typed.listen.local_url(&listener)?)?;
+    if let Some(certificate) = &certificate {
+        warn_of_names(certificate, &[("--url", &url), ("--public-url", &public_url)]);
+    }
+    // Contents of files are for the service alone.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     let (layout, file) = Layout::open(&options.data_dir)?;
     let layout = Arc::new(layout);
     let mut connection = match file.cluster {
@@ -384,6 +398,7 @@ async fn serve(typed: OptionalOptions) -> Result<()> {
     let (version, servers) = (index::setting(&mut connection, version)?, index::setting(&mut connection, servers)?);
     let heard = Heard::new(Told { version, servers });
     let (board, metrics) = (Board::default(), Metrics::new()?);
+    metrics.show_certificate(certificate.as_ref())?;
     let supervisor = Supervisor::new(board.clone());
     if index::setting(&mut connection, index::CHANGES)? == 0 {
         index::count_change(&mut connection)?;
@@ -396,6 +411,7 @@ async fn serve(typed: OptionalOptions) -> Result<()> {
     };
     let writer = Batcher::supervise(&supervisor, &board, "IndexWriter", work);
     let (signer, client) = (Signer::new(secret), HttpClient::new(typed.ca_cert.as_deref())?);
+    certificate_keeper::supervise(&supervisor, &board, certificate.clone(), client.trust())?;
     let credentials = Credentials::Server { signer: signer.clone(), standing: identity.signed_as() };
     let name_server = NameServerClient::new(client.clone(), typed.name_server.clone(), credentials.clone())?;
     let server = ServerId::of_identity(file.identity);
@@ -422,6 +438,8 @@ async fn serve(typed: OptionalOptions) -> Result<()> {
         suspects: Arc::default(),
         disk,
         disk_looks: Arc::new(Semaphore::new(DISK_LOOKS_MAX)),
+        certificate: certificate.clone(),
+        readiness: Readiness::default(),
         registered: Mutex::new(None),
         gauges: Gauges::new(&metrics)?,
         layout,
@@ -445,7 +463,7 @@ async fn serve(typed: OptionalOptions) -> Result<()> {
         shared.options.data_dir.display()
     );
     let (daemon, metrics) = (web::Data::new(shared), web::Data::new(metrics));
-    let server = crate::serve_http!(typed.listen, listener, move || {
+    let server = crate::serve_http!(certificate, listener, move || {
         App::new()
             .app_data(daemon.clone())
             .app_data(metrics.clone())
@@ -455,6 +473,41 @@ async fn serve(typed: OptionalOptions) -> Result<()> {
             .default_service(web::to(request::no_such_route))
     });
     server.await.map_err(|error| Error::io("serving", error))
+}
+
+/// Where servers and clients are told to reach this one.
+fn announced(typed: &OptionalOptions, listens_at: &str) -> Result<(String, String)> {
+    let option = |name: &'static str| move |error: Error| error.context(name);
+    let url = match &typed.url {
+        Some(url) => announced_url(url).map_err(option("--url"))?,
+        None => announced_url(listens_at).map_err(|_| {
+            Error::invalid(format!(
+                "--url is missing: this server listens on every address of the machine ({listens_at}), and others must be \
+                 told one by which they reach it, for instance --url http://{}:PORT",
+                gethostname::gethostname().to_string_lossy()
+            ))
+        })?,
+    };
+    let public_url = match &typed.public_url {
+        Some(public_url) => announced_url(public_url).map_err(option("--public-url"))?,
+        None => url.clone(),
+    };
+    Ok((url, public_url))
+}
+
+/// A certificate that is not for the host in a URL makes everybody who uses the URL refuse the server.
+fn warn_of_names(certificate: &ServerCertificate, urls: &[(&str, &String)]) {
+    for (option, url) in urls.iter().filter(|(_, url)| url.starts_with("https://")) {
+        let Some(host) = host_of(url) else { continue };
+        if let Err(names) = certificate.covers(&host) {
+            let file = certificate.file().display();
+            log::warn!(
+                "the TLS certificate in {file} is for {}, and not for {host}, which stands in {option} ({url}): whoever \
+                 uses that will refuse it",
+                if names.is_empty() { "no name".into() } else { names.join(", ") }
+            );
+        }
+    }
 }
 
 fn checked(typed: &OptionalOptions) -> Result<Options> {

@@ -86,6 +86,9 @@ pub struct Placement {
     pub ticket: String,
     /// Where the body goes: to the first, which streams it to the others.
     pub servers: Vec<Target>,
+    /// What people call these servers, in the same order.
+    #[serde(default)]
+    pub names: Vec<String>,
     /// Copies that must be fsynced before the write is acknowledged.
     pub min_write_copies: u32,
     /// When the ticket ends.
@@ -453,11 +456,14 @@ pub struct ServerInfo {
     pub host: String,
     /// Where servers reach it.
     pub url: String,
+    /// Where clients reach it.
+    #[serde(default)]
+    pub public_url: String,
     /// Rack, room or site.
     pub zone: String,
     /// From checks.
     pub health: Health,
-    /// Why, when it is not live.
+    /// Why it is not live; or, of one that is, what somebody should see to.
     pub reason: Option<String>,
     /// From a person.
     pub admin_state: AdminState,
@@ -542,6 +548,26 @@ pub struct TokenInfo {
     pub expires: Option<DateTime<Utc>>,
 }
 
+/// Names a token to revoke.
+#[derive(Debug, Clone, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct RevokeQuery {
+    /// Its name.
+    pub name: String,
+    /// The last superuser without a prefix too.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// How a token is revoked.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct ForceQuery {
+    /// The last superuser without a prefix too.
+    #[serde(default)]
+    pub force: bool,
+}
+
 /// All tokens.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct TokensResponse {
@@ -552,7 +578,7 @@ pub struct TokensResponse {
 /// Whether a name server can serve.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct NameServerStatus {
-    /// `ok` or `unavailable`.
+    /// `ok`; or the mode, while the cluster takes no changes: `read_only`, or `restoring` when it has no metadata.
     pub status: String,
     /// The program's version.
     pub program_version: String,

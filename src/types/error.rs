@@ -104,6 +104,12 @@ impl Error {
         self
     }
 
+    /// Puts a remedy behind the message; code and cause stay.
+    pub fn hint(mut self, remedy: impl fmt::Display) -> Self {
+        self.message = format!("{}; {remedy}", self.message);
+        self
+    }
+
     /// What programs decide by.
     pub fn code(&self) -> ErrorCode {
         self.code

@@ -7,6 +7,7 @@ pub mod api;
 pub mod error;
 pub mod failpoint;
 pub mod hash;
+pub mod hidden;
 pub mod id;
 pub mod limits;
 pub mod operation_api;
@@ -15,6 +16,7 @@ pub mod storage_api;
 
 pub use error::{Error, ErrorCode, Result};
 pub use hash::Sha256;
+pub use hidden::Hidden;
 pub use id::{EntryId, Generation, ObjectId, ServerId};
 pub use path::DfsPath;
 

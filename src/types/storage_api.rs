@@ -41,7 +41,7 @@ pub struct IdentityProof {
 /// The answer to `GET /status`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct StorageStatus {
-    /// `ok`, or `trouble`.
+    /// `trouble`; `joining` until the cluster has taken the server in since its start; `ok` after that.
     pub status: String,
     /// Why it cannot keep what it would be given, if that is so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -69,6 +69,9 @@ pub struct StorageStatus {
     /// So many copies were found corrupt at once that it no longer trusts its disk or memory.
     #[serde(default)]
     pub scrub_alarm: bool,
+    /// Its TLS certificate, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<CertificateStatus>,
     /// New with each start.
     pub boot_id: uuid::Uuid,
     /// Rises with every change of its index: of two copies of one directory, the one with more is newer.
@@ -149,6 +152,26 @@ impl TroubleCode {
         ];
         KNOWN.into_iter().find(|code| code.word() == word).unwrap_or(Self::Other)
     }
+}
+
+/// From when until when a certificate is valid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Validity {
+    /// Not before.
+    pub from: Time,
+    /// Not after.
+    pub until: Time,
+}
+
+/// A server's TLS certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificateStatus {
+    /// When the one in use is valid.
+    #[serde(flatten)]
+    pub validity: Validity,
+    /// Newer files are there and cannot be used, for this reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
 }
 
 /// What a holder that is not the first answers to an upload.

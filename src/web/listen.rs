@@ -1,13 +1,12 @@
 //! Listening: addresses, TLS, and the refusal to serve strangers in clear text.
 
 use std::net::{SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
 
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use structopt::StructOpt;
 
-use crate::client::http::install_crypto_provider;
+use crate::security::tls::ServerCertificate;
 use crate::types::error::IoContext;
 use crate::types::{Error, ErrorCode, Result};
 
@@ -48,19 +47,10 @@ impl ListenOptions {
         })
     }
 
-    /// The TLS side, if it is wanted.
-    pub fn tls(&self) -> Result<Option<rustls::ServerConfig>> {
-        let (Some(cert), Some(key)) = (&self.tls_cert, &self.tls_key) else { return Ok(None) };
-        install_crypto_provider();
-        let certificates = CertificateDer::pem_file_iter(cert)
-            .and_then(Iterator::collect::<std::result::Result<Vec<_>, _>>)
-            .map_err(|e| unreadable(cert, e))?;
-        let key = PrivateKeyDer::from_pem_file(key).map_err(|e| unreadable(key, e))?;
-        let config = rustls::ServerConfig::builder()
-            .with_no_client_auth()
-            .with_single_cert(certificates, key)
-            .map_err(|e| Error::invalid(format!("the certificate and key do not go together: {e}")).with_source(e))?;
-        Ok(Some(config))
+    /// The certificate that is shown, if TLS is wanted.
+    pub fn certificate(&self) -> Result<Option<Arc<ServerCertificate>>> {
+        let (Some(chain), Some(key)) = (&self.tls_cert, &self.tls_key) else { return Ok(None) };
+        ServerCertificate::load(chain, key).map(Some)
     }
 
     /// The URL that reaches a listener from this machine.
@@ -71,16 +61,12 @@ impl ListenOptions {
     }
 }
 
-fn unreadable(path: &Path, error: rustls::pki_types::pem::Error) -> Error {
-    Error::invalid(format!("cannot read {}: {error}", path.display())).with_source(error)
-}
-
-/// Starts an [`actix_web::HttpServer`] on a listener, with TLS if it is wanted, and waits for its end. A
-/// macro, because the type of an application cannot be named.
+/// Starts an [`actix_web::HttpServer`] on a listener, with TLS if there is a certificate to show, and waits for its
+/// end. A macro, because the type of an application cannot be named.
 #[macro_export]
 #[doc(hidden)]
 macro_rules! serve_http {
-    ($options:expr, $listener:expr, $app:expr) => {{
+    ($certificate:expr, $listener:expr, $app:expr) => {{
         use $crate::types::error::IoContext as _;
         let server = actix_web::HttpServer::new($app)
             .tcp_nodelay(true)
@@ -89,8 +75,8 @@ macro_rules! serve_http {
             .client_disconnect_timeout(std::time::Duration::from_secs(2))
             .shutdown_timeout(3);
         let context = || "listening".to_string();
-        let server = match $options.tls()? {
-            Some(tls) => server.listen_rustls_0_23($listener, tls).io_context(context)?,
+        let server = match $certificate {
+            Some(shown) => server.listen_rustls_0_23($listener, shown.server_config()).io_context(context)?,
             None => server.listen($listener).io_context(context)?,
         };
         server.run()

@@ -1,7 +1,12 @@
 //! Prometheus metrics that every server has, and the text that `/metrics` answers.
 
-use prometheus::{Encoder, GaugeVec, HistogramOpts, HistogramVec, Opts, Registry, TextEncoder};
+use std::sync::Arc;
 
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
+use prometheus::{Encoder, Gauge, GaugeVec, HistogramOpts, HistogramVec, Opts, Registry, TextEncoder};
+
+use crate::security::tls::ServerCertificate;
 use crate::types::api::ActorInfo;
 use crate::types::{Error, Result};
 
@@ -60,6 +65,33 @@ impl ActorGauges {
             self.restarts.with_label_values(&[&actor.name]).set(actor.restarts as f64);
             self.last_pass.with_label_values(&[&actor.name]).set(actor.last_pass_seconds.unwrap_or(0.0));
         }
+    }
+}
+
+/// `holdfast_tls_certificate_not_after_timestamp_seconds`: always of the certificate that is in use.
+struct CertificateEnd {
+    gauge: Gauge,
+    certificate: Arc<ServerCertificate>,
+}
+
+impl Metrics {
+    /// Shows when the server's certificate ends, if it has one.
+    pub fn show_certificate(&self, certificate: Option<&Arc<ServerCertificate>>) -> Result<()> {
+        let Some(certificate) = certificate.cloned() else { return Ok(()) };
+        let help = "When the server's TLS certificate ends, in seconds since 1970";
+        let gauge = Gauge::new("holdfast_tls_certificate_not_after_timestamp_seconds", help).map_err(wrong)?;
+        self.registry.register(Box::new(CertificateEnd { gauge, certificate })).map_err(wrong)
+    }
+}
+
+impl Collector for CertificateEnd {
+    fn desc(&self) -> Vec<&Desc> {
+        self.gauge.desc()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        self.gauge.set(self.certificate.status().validity.until.timestamp() as f64);
+        self.gauge.collect()
     }
 }
 

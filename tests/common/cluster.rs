@@ -22,6 +22,10 @@ pub struct Plan {
     pub storage_args: Vec<String>,
     /// A file system of this many megabytes for the data of storage server 0.
     pub small_disk_mb: Option<u32>,
+    /// A directory with `ca.pem`, and a certificate and key for each server: the cluster is on TLS.
+    pub certs: Option<PathBuf>,
+    /// Variables of all servers' environments.
+    pub env: Vec<(String, String)>,
 }
 
 impl Default for Plan {
@@ -33,6 +37,8 @@ impl Default for Plan {
             name_server_args: Vec::new(),
             storage_args: Vec::new(),
             small_disk_mb: None,
+            certs: None,
+            env: Vec::new(),
         }
     }
 }
@@ -48,13 +54,35 @@ pub struct Process {
     /// Variables of its environment.
     pub env: Vec<(String, String)>,
     pub port: u16,
+    scheme: &'static str,
     child: Option<Child>,
 }
 
 impl Process {
-    fn new(program: &'static str, args: Vec<String>, log: PathBuf) -> Self {
-        let env = Vec::new();
-        Self { program, args, wrapper: Vec::new(), log, log_before: 0, env, port: 0, child: None }
+    fn new(program: &'static str, args: Vec<String>, log: PathBuf, plan: &Plan) -> Self {
+        let mut process = Self {
+            program,
+            args,
+            wrapper: Vec::new(),
+            log,
+            log_before: 0,
+            env: plan.env.clone(),
+            port: 0,
+            scheme: "http",
+            child: None,
+        };
+        if let Some(certs) = &plan.certs {
+            process.scheme = "https";
+            let name = process.log.file_stem().unwrap().to_string_lossy().into_owned();
+            for (option, file) in [
+                ("--tls-cert", format!("{name}.pem")),
+                ("--tls-key", format!("{name}.key")),
+                ("--ca-cert", "ca.pem".to_string()),
+            ] {
+                process.args.extend([option.to_string(), certs.join(file).display().to_string()]);
+            }
+        }
+        process
     }
 
     /// Starts it: on any free port the first time, on the same one later. Waits until it listens.
@@ -92,8 +120,8 @@ impl Process {
                 panic!("the server ended with {status}: {}", std::fs::read_to_string(&log).unwrap());
             }
             let text = std::fs::read_to_string(&log).unwrap();
-            let line = text[before..].lines().find(|line| line.contains(" listens at http://127.0.0.1:"))?;
-            line.split("http://127.0.0.1:").nth(1)?.split_whitespace().next()?.parse().ok()
+            let line = text[before..].lines().find(|line| line.contains(" listens at http"))?;
+            line.split("://127.0.0.1:").nth(1)?.split_whitespace().next()?.parse().ok()
         });
         let port = self.port;
         wait_for("the port answers", 30, || TcpStream::connect(("127.0.0.1", port)).ok());
@@ -138,7 +166,7 @@ impl Process {
     }
 
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        format!("{}://127.0.0.1:{}", self.scheme, self.port)
     }
 
     pub fn log(&self) -> String {
@@ -173,6 +201,8 @@ pub struct Cluster {
     pub other_name_servers: Vec<Process>,
     pub storage: Vec<Process>,
     pub token: String,
+    /// The authority's certificate, on TLS.
+    pub ca_cert: Option<PathBuf>,
 }
 
 impl Cluster {
@@ -184,10 +214,10 @@ impl Cluster {
         args.extend(["--initialize", "--allow-same-host"].map(String::from));
         args.extend(plan.name_server_args.clone());
         let program = env!("CARGO_BIN_EXE_holdfast-name-server");
-        let mut name_server = Process::new(program, args.clone(), path("name-server.log"));
+        let mut name_server = Process::new(program, args.clone(), path("name-server.log"), plan);
         name_server.start();
         let other = |number| {
-            let mut process = Process::new(program, args.clone(), path(&format!("name-server-{number}.log")));
+            let mut process = Process::new(program, args.clone(), path(&format!("name-server-{number}.log")), plan);
             process.start();
             process
         };
@@ -206,7 +236,7 @@ impl Cluster {
             ];
             let program = env!("CARGO_BIN_EXE_holdfast-storage-server");
             let args = args.map(String::from).into_iter().chain(plan.storage_args.clone()).collect();
-            let mut process = Process::new(program, args, path(&format!("storage-{number}.log")));
+            let mut process = Process::new(program, args, path(&format!("storage-{number}.log")), plan);
             if let (0, Some(megabytes)) = (number, plan.small_disk_mb) {
                 std::fs::create_dir_all(&data).unwrap();
                 process.wrapper = on_small_disk(&data, megabytes);
@@ -215,7 +245,8 @@ impl Cluster {
             storage.push(process);
         }
         let secret = holdfast::security::ClusterSecret::from_text(SECRET).unwrap();
-        let cluster = Self { token: secret.superuser_token(), dir, name_server, other_name_servers, storage };
+        let (token, ca_cert) = (secret.superuser_token(), plan.certs.as_ref().map(|certs| certs.join("ca.pem")));
+        let cluster = Self { token, dir, name_server, other_name_servers, storage, ca_cert };
         cluster.wait_for_live(plan.storage_servers);
         cluster
     }
@@ -230,7 +261,7 @@ impl Cluster {
         let args = args.map(String::from).into_iter().chain(more.iter().cloned()).collect();
         let program = env!("CARGO_BIN_EXE_holdfast-storage-server");
         let log = tempfile::Builder::new().prefix(log).suffix(".log").tempfile_in(self.dir.path()).unwrap();
-        let mut process = Process::new(program, args, log.keep().unwrap().1);
+        let mut process = Process::new(program, args, log.keep().unwrap().1, &Plan::default());
         process.launch();
         process
     }
@@ -270,6 +301,7 @@ impl Cluster {
         command.args(args).current_dir(self.dir.path()).stdin(Stdio::null());
         command.env("HOLDFAST_NAME_SERVER", self.urls().join(",")).env("HOLDFAST_TOKEN", &self.token);
         command.env_remove("HOLDFAST_CONFIG").env("HOME", self.dir.path());
+        command.envs(self.ca_cert.iter().map(|ca_cert| ("HOLDFAST_CA_CERT", ca_cert)));
         command
     }
 
@@ -294,8 +326,16 @@ impl Cluster {
         Http { token: Some(self.token.clone()), base: self.name_server.url() }
     }
 
-    fn try_get(&self, path: &str) -> Option<Value> {
-        serde_json::from_str(&self.http().curl(&[&format!("{}{path}", self.name_server.url())])?.body).ok()
+    pub fn try_get(&self, path: &str) -> Option<Value> {
+        let url = format!("{}{path}", self.name_server.url());
+        serde_json::from_str(&self.curl(&[&url])?.body).ok()
+    }
+
+    /// curl, which trusts the cluster's authority.
+    pub fn curl(&self, args: &[&str]) -> Option<Answer> {
+        let ca_cert = self.ca_cert.as_ref().map(|path| path.display().to_string());
+        let trusting = ca_cert.iter().flat_map(|path| ["--cacert", path.as_str()]);
+        self.http().curl(&trusting.chain(args.iter().copied()).collect::<Vec<_>>())
     }
 
     /// The last lines of each server's log, without the access log.

@@ -13,6 +13,7 @@ pub mod cluster;
 pub mod postgres;
 pub mod restore;
 pub mod servers;
+pub mod tls;
 pub mod tree;
 
 use std::time::{Duration, Instant};

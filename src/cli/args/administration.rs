@@ -1,5 +1,7 @@
 //! Options of the commands that look at the cluster and administer it.
 
+use std::path::PathBuf;
+
 use structopt::StructOpt;
 
 use crate::types::ObjectId;
@@ -93,12 +95,21 @@ pub(crate) enum TokenCommand {
         #[structopt(long, value_name = "TIME", parse(try_from_str = seconds))]
         ttl: Option<u64>,
     },
+    /// Prints the first superuser token, which is derived from the cluster secret
+    First {
+        /// File with the cluster secret
+        #[structopt(long, value_name = "FILE", parse(from_os_str))]
+        cluster_secret_file: PathBuf,
+    },
     /// Lists the tokens, without their secrets
     List,
     /// Makes a token worthless
     Revoke {
         /// Its name
         name: String,
+        /// The last superuser without a prefix too; nobody can make tokens any more then
+        #[structopt(long)]
+        force: bool,
     },
 }
 

@@ -1,14 +1,16 @@
 //! `drain`, `undrain`, `remove`, `setrep`, `token`.
 
+use std::path::Path;
 use std::time::Duration;
 
 use super::cluster::draining;
 use crate::cli::args::{DrainArgs, ServerArgs, SetrepArgs, TokenCommand};
 use crate::cli::context::Context;
 use crate::cli::exit::Exit;
-use crate::cli::output::{human_count, human_time_or};
+use crate::cli::output::{Output, human_count, human_time_or};
 use crate::cli::progress::StatusLine;
 use crate::client::NameServerClient;
+use crate::security::ClusterSecret;
 use crate::types::api::{AdminState, Role, ServerInfo, SetrepRequest, TokenRequest};
 use crate::types::{DfsPath, Error, ErrorCode, Result};
 
@@ -121,8 +123,19 @@ pub(crate) async fn setrep(context: &Context, args: &SetrepArgs) -> Result<Exit>
     Ok(Exit::Done)
 }
 
+/// `holdfast token first`. Asks no server.
+pub(crate) fn first_token(cluster_secret_file: &Path) -> Result<Exit> {
+    let mut output = Output::new();
+    output.line(ClusterSecret::from_file(cluster_secret_file)?.superuser_token())?;
+    output.flush()?;
+    Ok(Exit::Done)
+}
+
 /// `holdfast token`.
 pub(crate) async fn token(context: &Context, command: &TokenCommand) -> Result<Exit> {
+    if let TokenCommand::First { cluster_secret_file } = command {
+        return first_token(cluster_secret_file);
+    }
     let names = context.cluster()?.names;
     let mut output = context.output();
     match command {
@@ -136,6 +149,8 @@ pub(crate) async fn token(context: &Context, command: &TokenCommand) -> Result<E
                 output.line(&created.token)?;
             }
         }
+        // It was answered above.
+        TokenCommand::First { .. } => {}
         TokenCommand::List => {
             let tokens = names.token_list().await?.tokens;
             if context.json() {
@@ -154,8 +169,8 @@ pub(crate) async fn token(context: &Context, command: &TokenCommand) -> Result<E
                 output.table(&["NAME", "ROLE", "PREFIX", "EXPIRES"], rows)?;
             }
         }
-        TokenCommand::Revoke { name } => {
-            names.token_revoke(name).await?;
+        TokenCommand::Revoke { name, force } => {
+            names.token_revoke(name, *force).await?;
         }
     }
     output.flush()?;

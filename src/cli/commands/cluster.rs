@@ -17,7 +17,8 @@ pub(crate) async fn servers(context: &Context) -> Result<Exit> {
     if context.json() {
         output.json(&answer.servers)?;
     } else {
-        let headings = ["NAME", "ID", "STATE", "SERVICE", "FREE", "CAPACITY", "COPIES", "ZONE", "URL", "LAST SEEN"];
+        let headings =
+            ["NAME", "ID", "STATE", "SERVICE", "FREE", "CAPACITY", "COPIES", "ZONE", "URL", "PUBLIC URL", "LAST SEEN"];
         output.table(&headings, answer.servers.iter().map(server_row).collect())?;
     }
     output.flush()?;
@@ -30,12 +31,15 @@ fn server_row(server: &ServerInfo) -> Vec<String> {
         Health::Suspect => "suspect",
         Health::Down => "down",
     };
-    let state = match &server.reason {
-        Some(reason) => format!("{health} ({reason})"),
-        None if server.scrub_alarm => format!("{health}, CORRUPTION ALARM"),
-        None if server.syncing => format!("{health}, syncing"),
-        None => health.to_string(),
-    };
+    let mut state = health.to_string();
+    if server.scrub_alarm {
+        state.push_str(", CORRUPTION ALARM");
+    } else if server.syncing {
+        state.push_str(", syncing");
+    }
+    if let Some(reason) = &server.reason {
+        state.push_str(&format!(" ({reason})"));
+    }
     let service = match server.admin_state {
         AdminState::InService => "in service".into(),
         AdminState::Draining => draining(server),
@@ -51,6 +55,7 @@ fn server_row(server: &ServerInfo) -> Vec<String> {
         human_count(server.replicas),
         server.zone.clone(),
         server.url.clone(),
+        server.public_url.clone(),
         human_time_or(server.last_seen.as_ref(), "never"),
     ]
 }

@@ -1,6 +1,7 @@
 //! The commands that work on the cluster, each kind in a file of its own.
 
 pub(super) mod administration;
+pub(super) mod certs;
 pub(super) mod cluster;
 pub(super) mod explore;
 pub(super) mod files;

@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::place::{directory_of, place, temporary_in};
-use super::{CHUNKS_MAX, Expect, SMALL_BYTES_MAX, blocking};
+use super::{CHUNKS_MAX, Expect, SMALL_BYTES_MAX, blocking, of_storage_server};
 use crate::cli::context::Cluster;
 use crate::cli::local::FileStat;
 use crate::cli::output::Output;
@@ -133,13 +133,14 @@ impl Cluster {
         }
         let urls = |live: bool| {
             let replicas = entry.replicas.iter().filter(move |replica| (replica.health == Health::Live) == live);
-            replicas.filter_map(|replica| replica.url.as_deref())
+            replicas.filter_map(|replica| Some((replica.url.as_deref()?, replica.name.as_str())))
         };
-        for url in urls(true).chain(urls(false)) {
+        for (url, server) in urls(true).chain(urls(false)) {
             match self.fetch_from(path, url, entry, sink, meter).await {
                 Ok(()) => return Ok(None),
                 Err(Fault::Local(error)) => return Err(error),
                 Err(Fault::Broken(error)) => {
+                    let error = of_storage_server(error, server);
                     log::info!("{path}: {}; trying the next copy", error.chain());
                     if !*resumes && sink.taken() > 0 {
                         meter.restart();

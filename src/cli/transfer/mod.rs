@@ -10,6 +10,9 @@ mod place;
 mod source;
 mod upload;
 
+use crate::client::is_unreached;
+use crate::types::{Error, Result};
+
 pub(crate) use download::{FileTarget, StreamTarget};
 pub(crate) use place::{Expect, Retired, is_meanwhile_changed};
 pub(crate) use source::{Source, hash_file};
@@ -22,12 +25,20 @@ const CHUNKS_MAX: usize = 2;
 /// Files up to this size are handled in one piece.
 const SMALL_BYTES_MAX: u64 = 64 << 10;
 
+/// A storage server's failure, with its name. When nobody could be reached where the cluster says that clients reach it,
+/// the cluster runs and the address is what is wrong.
+fn of_storage_server(error: Error, name: &str) -> Error {
+    if !is_unreached(&error) {
+        return error;
+    }
+    let error = error.hint("clients are told this address by that server's `--public-url`, or else its `--url`");
+    if name.is_empty() { error } else { error.context(format!("storage server {name}")) }
+}
+
 /// A task of blocking work, whose only failure besides its own is a defect.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> crate::types::Result<T> + Send + 'static,
-) -> crate::types::Result<T> {
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
-        Err(error) => Err(crate::types::Error::internal("work on a file was broken off").with_source(error)),
+        Err(error) => Err(Error::internal("work on a file was broken off").with_source(error)),
     }
 }

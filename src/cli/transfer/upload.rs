@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use super::Source;
+use super::of_storage_server;
 use super::source::{Facts, Reading};
 use crate::cli::context::Cluster;
 use crate::cli::local::FileStat;
@@ -36,6 +37,8 @@ struct Tries {
     unclear: bool,
     /// A try has found its ticket expired.
     expired: bool,
+    /// Why the servers failed that are excluded.
+    last_failure: Option<Error>,
     stat: Option<FileStat>,
 }
 
@@ -135,7 +138,8 @@ impl Cluster {
                 if let Source::Stdin(stdin) = source {
                     stdin.take_back(verdict);
                 }
-                Err(tries.learn(error, &placement))
+                let name = placement.names.first().map_or("", String::as_str);
+                Err(tries.learn(of_storage_server(error, name), &placement))
             }
         }
     }
@@ -170,14 +174,16 @@ impl Cluster {
                 Ok(placement)
             }
             Err(error) => {
-                // Perhaps only because of those that were excluded.
+                // Perhaps only because of those that were excluded. Then their failure says more.
                 let was_narrowed = !std::mem::take(&mut tries.exclude).is_empty();
+                let failure = tries.last_failure.take().filter(|_| was_narrowed);
                 let curable = match error.code() {
                     ErrorCode::NotEnoughServers | ErrorCode::Busy => true,
                     ErrorCode::OutOfSpace => was_narrowed,
                     _ => false,
                 };
-                Err(Fault { error, curable })
+                let narrow = matches!(error.code(), ErrorCode::NotEnoughServers | ErrorCode::OutOfSpace);
+                Err(Fault { error: failure.filter(|_| narrow).unwrap_or(error), curable })
             }
         }
     }
@@ -216,6 +222,9 @@ impl Tries {
                 self.object = None;
             }
             self.expired = true;
+        }
+        if !suspects.is_empty() {
+            self.last_failure = Some(error.clone());
         }
         for suspect in suspects {
             if !self.exclude.contains(suspect) {
@@ -258,6 +267,7 @@ mod tests {
             generation: Generation(1),
             ticket: String::new(),
             servers: servers.into(),
+            names: Vec::new(),
             min_write_copies: 2,
             expires: chrono::Utc::now(),
         }

@@ -1,19 +1,18 @@
 //! The data directory of `holdfast up`.
 
 use std::fs;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::process::Recorded;
-use super::write_private;
-use crate::cli::config::ClientConfig;
+use super::{TEMPORARY, write_private};
 use crate::db::DatabaseUrl;
 use crate::security::ClusterSecret;
 use crate::types::error::IoContext;
 use crate::types::limits::REPLICATION_MAX;
-use crate::types::{Error, Result};
+use crate::types::{Error, Hidden, Result};
 
 /// The format of the directory that this program writes.
 const FORMAT_VERSION: u32 = 1;
@@ -26,6 +25,11 @@ const STORAGE_SERVERS_MAX: u16 = 64;
 /// Copies, unless it is said otherwise.
 const REPLICAS: u32 = 2;
 
+/// Directories in it.
+const LOGS: &str = "logs";
+const RUN: &str = "run";
+const NAME_SERVER: &str = "name-server";
+
 /// `cluster.toml`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct ClusterConfig {
@@ -35,10 +39,17 @@ pub(super) struct ClusterConfig {
     pub(super) replicas: u32,
     /// Absent: SQLite in the data directory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) database: Option<String>,
+    pub(super) database: Option<Hidden>,
     /// Whether the database has its cluster; until then the name server may make one.
     #[serde(default)]
     pub(super) initialized: bool,
+}
+
+impl ClusterConfig {
+    /// Where the name server is reached.
+    pub(super) fn name_server_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
 }
 
 /// The directory.
@@ -71,11 +82,11 @@ impl ClusterDir {
     }
 
     pub(super) fn log_path(&self, member: &str) -> PathBuf {
-        self.path.join("logs").join(format!("{member}.log"))
+        self.path.join(LOGS).join(format!("{member}.log"))
     }
 
     fn process_path(&self, member: &str) -> PathBuf {
-        self.path.join("run").join(format!("{member}.json"))
+        self.path.join(RUN).join(format!("{member}.json"))
     }
 
     /// What the directory says, if `up` has run here before.
@@ -109,11 +120,12 @@ impl ClusterDir {
         port: Option<u16>,
         storage_servers: Option<u16>,
         replicas: Option<u32>,
-        database: Option<&str>,
+        database: Option<&Hidden>,
     ) -> Result<ClusterConfig> {
         let before = self.config()?;
-        if before.is_none() {
-            self.refuse_foreign()?;
+        match before {
+            None => self.refuse_foreign()?,
+            Some(_) => self.require_secret()?,
         }
         let mut config = before.clone().unwrap_or(ClusterConfig {
             format_version: FORMAT_VERSION,
@@ -144,13 +156,13 @@ impl ClusterDir {
             config.replicas = replicas;
         }
         if let Some(database) = database {
-            DatabaseUrl::parse(database)?;
-            if started_before && config.database.as_deref() != Some(database) {
+            DatabaseUrl::parse(database.reveal())?;
+            if started_before && config.database.as_ref() != Some(database) {
                 return Err(Error::invalid(
                     "this cluster's metadata is in another database; start without --database, or in another --data-dir",
                 ));
             }
-            config.database = Some(database.into());
+            config.database = Some(database.clone());
         }
         check(&config)?;
         fs::DirBuilder::new()
@@ -158,21 +170,42 @@ impl ClusterDir {
             .mode(0o700)
             .create(&self.path)
             .io_context(|| format!("making {}", self.path.display()))?;
-        for dir in ["logs", "run"] {
-            let dir = self.path.join(dir);
-            fs::create_dir_all(&dir).io_context(|| format!("making {}", dir.display()))?;
+        for dir in [LOGS, RUN, NAME_SERVER] {
+            make_private_dir(&self.path.join(dir))?;
         }
-        if !self.secret_path().exists() {
+        if before.is_none() && !self.secret_path().exists() {
             write_private(&self.secret_path(), &format!("{}\n", ClusterSecret::generate_text()))?;
         }
         self.write_config(&config)?;
         Ok(config)
     }
 
-    /// A directory with something else in it is not taken over.
+    /// A cluster without its secret is not started, and gets no new one: nothing that it has signed, and no server of
+    /// it, would know that.
+    pub(super) fn require_secret(&self) -> Result<()> {
+        let path = self.secret_path();
+        if path.exists() {
+            return Ok(());
+        }
+        Err(Error::invalid(format!(
+            "{} is missing, and the cluster in {} cannot be started without its secret: put the file back from a backup \
+             (one line, mode 0600). Only if nothing was ever stored in this cluster, remove the whole directory and start \
+             anew. Nothing was changed",
+            path.display(),
+            self.path.display()
+        )))
+    }
+
+    /// A directory with something else in it is not taken over. What a first start leaves when it is killed before it
+    /// has written cluster.toml is ours.
     fn refuse_foreign(&self) -> Result<()> {
+        let ours = |entry: &fs::DirEntry| {
+            let name = entry.file_name();
+            [LOGS, RUN, NAME_SERVER, "secret"].iter().any(|ours| name == *ours)
+                || name.to_string_lossy().starts_with(TEMPORARY)
+        };
         let foreign = match fs::read_dir(&self.path) {
-            Ok(mut entries) => entries.next().is_some(),
+            Ok(mut entries) => entries.any(|entry| entry.is_ok_and(|entry| !ours(&entry))),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
             Err(error) => return Err(Error::io(format!("reading {}", self.path.display()), error)),
         };
@@ -194,30 +227,14 @@ impl ClusterDir {
     }
 
     /// Where the metadata is.
-    pub(super) fn database(&self, config: &ClusterConfig) -> String {
-        let sqlite = || format!("sqlite://{}", self.path.join("name-server").join("metadata.sqlite").display());
-        config.database.clone().unwrap_or_else(sqlite)
+    pub(super) fn database(&self, config: &ClusterConfig) -> Hidden {
+        let sqlite = || format!("sqlite://{}", self.path.join(NAME_SERVER).join("metadata.sqlite").display());
+        config.database.clone().unwrap_or_else(|| sqlite().into())
     }
 
-    /// Writes `client.toml`.
-    pub(super) fn write_client_config(&self, config: &ClusterConfig) -> Result<()> {
-        let secret = ClusterSecret::from_file(&self.secret_path())?;
-        let client = ClientConfig {
-            name_servers: vec![format!("http://127.0.0.1:{}", config.port)],
-            token: Some(secret.superuser_token()),
-            ca_cert: None,
-        };
-        let text = toml::to_string(&client).map_err(|e| Error::internal("cannot encode client.toml").with_source(e))?;
-        write_private(&self.client_config_path(), &text)
-    }
-
-    /// The name server's URL and the token.
-    pub(super) fn client_config(&self) -> Result<(String, String)> {
-        let config = ClientConfig::read(&self.client_config_path())?;
-        match (config.name_servers.into_iter().next(), config.token) {
-            (Some(url), Some(token)) => Ok((url, token)),
-            _ => Err(Error::invalid(format!("{} lacks name_servers or token", self.client_config_path().display()))),
-        }
+    /// The token that is derived from the secret.
+    pub(super) fn first_token(&self) -> Result<String> {
+        Ok(ClusterSecret::from_file(&self.secret_path())?.superuser_token())
     }
 
     /// Notes a member's process.
@@ -262,6 +279,16 @@ impl ClusterDir {
     }
 }
 
+/// Makes a directory that only its owner may enter, also when it was made by an older program.
+fn make_private_dir(dir: &Path) -> Result<()> {
+    let made = match fs::DirBuilder::new().mode(0o700).create(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        made => made,
+    };
+    made.and_then(|()| fs::set_permissions(dir, fs::Permissions::from_mode(0o700)))
+        .io_context(|| format!("making {}", dir.display()))
+}
+
 fn check(config: &ClusterConfig) -> Result<()> {
     if !(1..=STORAGE_SERVERS_MAX).contains(&config.storage_servers) {
         return Err(Error::invalid(format!("--storage-servers must be 1 to {STORAGE_SERVERS_MAX}")));
@@ -299,7 +326,7 @@ mod tests {
         assert_eq!(dir.configure(None, Some(5), None, None).unwrap().storage_servers, 5);
         assert!(dir.configure(None, Some(4), None, None).unwrap_err().message().contains("drain"));
         assert!(dir.configure(None, None, Some(2), None).is_err());
-        assert!(dir.configure(None, None, None, Some("postgres://h/d")).is_err());
+        assert!(dir.configure(None, None, None, Some(&"postgres://h/d".parse().unwrap())).is_err());
     }
 
     #[test]
@@ -310,6 +337,45 @@ mod tests {
         assert!(dir.configure(None, None, None, None).unwrap_err().message().contains("not empty"));
         fs::write(temporary.path().join("cluster.toml"), "format_version = 7\nnew = true").unwrap();
         assert!(dir.config().unwrap_err().message().contains("newer program"));
+    }
+
+    #[test]
+    fn a_cluster_without_its_secret_is_left_as_it_is() {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = ClusterDir::open(&temporary.path().join("data")).unwrap();
+        dir.configure(None, None, None, None).unwrap();
+        let before = fs::read(dir.config_path()).unwrap();
+        fs::remove_file(dir.secret_path()).unwrap();
+        let error = dir.configure(Some(9000), None, None, None).unwrap_err();
+        assert!(error.message().contains("secret") && error.message().contains("backup"), "{error}");
+        assert!(!dir.secret_path().exists() && fs::read(dir.config_path()).unwrap() == before);
+    }
+
+    #[test]
+    fn a_first_start_that_was_killed_can_be_repeated() {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = ClusterDir::open(&temporary.path().join("data")).unwrap();
+        dir.configure(None, None, None, None).unwrap();
+        let secret = fs::read(dir.secret_path()).unwrap();
+        fs::remove_file(dir.config_path()).unwrap();
+        fs::write(dir.path().join(format!("{TEMPORARY}x")), "").unwrap();
+        dir.configure(None, None, None, None).unwrap();
+        assert_eq!(fs::read(dir.secret_path()).unwrap(), secret);
+    }
+
+    #[test]
+    fn directories_are_private_whoever_made_them() {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = ClusterDir::open(&temporary.path().join("data")).unwrap();
+        dir.configure(None, None, None, None).unwrap();
+        for name in [LOGS, RUN, NAME_SERVER] {
+            fs::set_permissions(dir.path().join(name), fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        dir.configure(None, None, None, None).unwrap();
+        for name in [LOGS, RUN, NAME_SERVER] {
+            let mode = fs::metadata(dir.path().join(name)).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o700, "{name}");
+        }
     }
 
     #[test]

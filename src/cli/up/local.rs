@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use super::access;
 use super::cluster::ClusterDir;
 use super::member::{self, Member, Timings};
 use super::process::{self, Running};
-use super::{POLL_INTERVAL, Ready, start_all, stop, wait_until_ready};
+use super::{LOG_BYTES_MAX, POLL_INTERVAL, Ready, start_all, stop, wait_until_ready};
 use crate::types::{Error, Result};
 
 /// The members; they end with this process, also when it is killed.
@@ -29,16 +30,16 @@ impl LocalCluster {
         let config = dir.configure(Some(port), Some(storage_servers), Some(replicas), None)?;
         let members = member::all(&dir, &config, Timings::Quick)?;
         members.iter().try_for_each(Member::check_port)?;
-        dir.write_client_config(&config)?;
+        access::prepare(&dir, None, &config)?;
         Ok(Self { dir, members, started: Vec::new() })
     }
 
     /// Starts all members and waits until they serve.
     pub(in crate::cli) async fn start(&mut self) -> Result<()> {
-        start_all(&self.dir, &self.members, true, &mut self.started)?;
-        wait_until_ready(&self.dir, &self.members, &mut self.started).await?;
-        // From now on the name server makes no new cluster when it finds none.
         let Some(config) = self.dir.config()? else { return Ok(()) };
+        start_all(&self.dir, &self.members, true, LOG_BYTES_MAX, &mut self.started)?;
+        wait_until_ready(&self.dir, &config, &self.members, &mut self.started).await?;
+        // From now on the name server makes no new cluster when it finds none.
         self.dir.note_initialized(&config)?;
         if let Some(config) = self.dir.config()? {
             self.members = member::all(&self.dir, &config, Timings::Quick)?;
@@ -91,9 +92,10 @@ impl LocalCluster {
     /// Starts one member that was ended, and waits until it serves. Answers its process id.
     pub(in crate::cli) async fn start_again(&mut self, name: &str) -> Result<(i32, Ready)> {
         let member = self.member(name)?.clone();
-        let running = process::start(&self.dir, &member, true)?;
+        let config = self.dir.config()?.ok_or_else(|| Error::internal("the cluster has no configuration"))?;
+        let running = process::start(&self.dir, &member, true, LOG_BYTES_MAX)?;
         self.started.push(running);
-        let ready = wait_until_ready(&self.dir, &[member], &mut self.started).await?;
+        let ready = wait_until_ready(&self.dir, &config, &[member], &mut self.started).await?;
         Ok((self.dir.running(name)?.map_or(0, |running| running.pid), ready))
     }
 

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use super::cluster::{ClusterConfig, ClusterDir};
-use crate::types::{Error, ErrorCode, Result};
+use crate::types::{Error, ErrorCode, Hidden, Result};
 
 /// What a member is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub(super) struct Member {
     pub(super) data_dir: PathBuf,
     /// The options of its program.
     pub(super) args: Vec<OsString>,
+    /// What it is told in its environment, which other users cannot read.
+    pub(super) env: Vec<(&'static str, Hidden)>,
 }
 
 /// How soon things happen; by default as the servers themselves have it.
@@ -57,9 +59,9 @@ pub(super) fn all(dir: &ClusterDir, config: &ClusterConfig, timings: Timings) ->
         let port = config.port + offset as u16;
         let role = if offset == 0 { Role::NameServer } else { Role::StorageServer };
         let data_dir = dir.path().join(&name);
-        let args = match role {
-            Role::NameServer => name_server_args(dir, config, timings),
-            Role::StorageServer => storage_server_args(config, &name, &data_dir),
+        let (args, env) = match role {
+            Role::NameServer => (name_server_args(config, timings), vec![("HOLDFAST_DATABASE", dir.database(config))]),
+            Role::StorageServer => (storage_server_args(config, &name, &data_dir), Vec::new()),
         };
         let common = [
             "--listen".into(),
@@ -67,15 +69,14 @@ pub(super) fn all(dir: &ClusterDir, config: &ClusterConfig, timings: Timings) ->
             "--cluster-secret-file".into(),
             dir.secret_path().into(),
         ];
-        members.push(Member { name, role, port, data_dir, args: args.into_iter().chain(common).collect() });
+        members.push(Member { name, role, port, data_dir, args: args.into_iter().chain(common).collect(), env });
     }
     Ok(members)
 }
 
-fn name_server_args(dir: &ClusterDir, config: &ClusterConfig, timings: Timings) -> Vec<OsString> {
-    let mut args: Vec<OsString> = vec!["--database".into(), dir.database(config).into()];
+fn name_server_args(config: &ClusterConfig, timings: Timings) -> Vec<OsString> {
     // All members share this host.
-    args.push("--allow-same-host".into());
+    let mut args: Vec<OsString> = vec!["--allow-same-host".into()];
     args.extend(["--replicas".into(), config.replicas.to_string().into()]);
     args.extend(timings.args().iter().map(OsString::from));
     if !config.initialized {
@@ -91,7 +92,7 @@ fn storage_server_args(config: &ClusterConfig, name: &str, data_dir: &std::path:
         "--name".into(),
         name.into(),
         "--name-server".into(),
-        format!("http://127.0.0.1:{}", config.port).into(),
+        config.name_server_url().into(),
     ]
 }
 

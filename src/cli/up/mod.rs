@@ -6,17 +6,22 @@
 //!
 //! ```text
 //! cluster.toml       port, number of storage servers, copies, database
-//! client.toml        how clients reach the cluster (mode 0600)
-//! secret             the cluster secret (mode 0600)
+//! client.toml        how clients reach the cluster
+//! secret             the cluster secret
 //! name-server/       the metadata, unless it is in Postgres
 //! storage-N/         data directories of the storage servers
 //! logs/ run/         what members log, and which processes they are
 //! ```
 //!
+//! All of it is for its owner alone, whatever the umask. What members must not tell other users of the machine, such as
+//! the database's password, they get in their environment and never on their command lines.
+//!
 //! A database that is gone is not made anew: the name server waits for `holdfast restore` then.
 
+mod access;
 mod cluster;
 mod local;
+mod logs;
 mod member;
 mod process;
 
@@ -26,7 +31,7 @@ use std::time::Duration;
 use serde::Serialize;
 use structopt::StructOpt;
 
-use self::cluster::ClusterDir;
+use self::cluster::{ClusterConfig, ClusterDir};
 pub(in crate::cli) use self::local::LocalCluster;
 use self::member::{Member, Role, Timings};
 use self::process::Running;
@@ -34,10 +39,10 @@ use super::args::GlobalArgs;
 use super::exit::Exit;
 use super::output::Output;
 use super::progress::say;
-use crate::client::{Credentials, HttpClient, NameServerClient, StorageClient};
-use crate::types::api::Health;
-use crate::types::storage_api::StorageStatus;
-use crate::types::{Error, ErrorCode, Result};
+use crate::client::HttpClient;
+use crate::client::name_server::open_status;
+use crate::db::url::has_password;
+use crate::types::{Error, ErrorCode, Hidden, Result};
 
 /// How long a cluster may take until all its members serve.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -45,6 +50,10 @@ const READY_TIMEOUT: Duration = Duration::from_secs(60);
 const STATUS_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often that is looked at.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
+/// The size at which a member's log is begun anew, unless it is said otherwise.
+const LOG_BYTES_MAX: u64 = 16 << 20;
+/// What temporary files are called that a crash may leave behind.
+const TEMPORARY: &str = ".new-";
 /// How long members get to end by themselves.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -64,8 +73,14 @@ pub struct UpArgs {
     #[structopt(long)]
     replicas: Option<u32>,
     /// Where the metadata is kept, for instance postgres://USER@HOST/NAME [default: SQLite in the data directory]
+    ///
+    /// A URL with a password is given to a new cluster in the environment, as HOLDFAST_DATABASE: the command line can be
+    /// read by every user of the machine. The data directory keeps it.
     #[structopt(long)]
-    database: Option<String>,
+    database: Option<Hidden>,
+    /// MiB at which a member's log is begun anew; three older ones are kept
+    #[structopt(long, value_name = "MIB", default_value = "16", parse(try_from_str = log_mib))]
+    log_size: u64,
     /// Return when the cluster is ready; `holdfast down` stops it
     #[structopt(long)]
     detach: bool,
@@ -88,6 +103,12 @@ pub struct MemberArgs {
     /// End when the process that started it ends
     #[structopt(long)]
     with_parent: bool,
+    /// Where standard output and error go
+    #[structopt(long, parse(from_os_str))]
+    log: Option<PathBuf>,
+    /// The size at which that file is begun anew
+    #[structopt(long, default_value = "16777216")]
+    log_bytes: u64,
     /// name-server or storage-server
     role: String,
     /// The server's own options
@@ -95,27 +116,64 @@ pub struct MemberArgs {
     args: Vec<std::ffi::OsString>,
 }
 
+fn log_mib(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(mib @ 1..=4_096) => Ok(mib),
+        _ => Err("must be a number from 1 to 4096".into()),
+    }
+}
+
 /// Runs a member's server in this process.
 pub fn run_member(args: MemberArgs) -> std::process::ExitCode {
-    if let Err(error) = process::settle(args.with_parent) {
-        eprintln!("holdfast: {}", error.message());
-        return Exit::Failed.into();
-    }
+    let settled = process::settle(args.with_parent).and_then(|()| {
+        let start = |path: &PathBuf| logs::MemberLog::start(path, args.log_bytes);
+        let log = args
+            .log
+            .as_ref()
+            .map(|path| start(path).map_err(|error| Error::io(format!("opening the log {}", path.display()), error)));
+        Ok(log.transpose()?.map(|log| Box::new(log) as super::daemon::LogSink))
+    });
+    let log = match settled {
+        Ok(log) => log,
+        Err(error) => {
+            eprintln!("holdfast: {}", error.message());
+            return Exit::Failed.into();
+        }
+    };
     let program = format!("holdfast-{}", args.role);
     let line = std::iter::once(program.into()).chain(args.args);
     match args.role.as_str() {
-        "name-server" => super::daemon::name_server(line),
-        _ => super::daemon::storage_server(line),
+        "name-server" => super::daemon::run_name_server(line, log),
+        _ => super::daemon::run_storage_server(line, log),
     }
+}
+
+/// The database that was asked for: on the command line or, for a new cluster, in the environment.
+fn database(args: &UpArgs, before: Option<&ClusterConfig>) -> Option<Hidden> {
+    if let Some(typed) = &args.database {
+        if has_password(typed.reveal()) {
+            say(
+                "holdfast: the URL of --database has a password, and every user of this machine can read this command line \
+                 as long as the command runs; give a new cluster the URL in the environment (HOLDFAST_DATABASE). The data \
+                 directory keeps it, so that it need not be given again",
+            );
+        }
+        return Some(typed.clone());
+    }
+    let set = std::env::var("HOLDFAST_DATABASE").ok().filter(|url| !url.is_empty());
+    set.filter(|_| before.is_none()).map(Hidden::from)
 }
 
 /// `holdfast up`.
 pub async fn up(global: &GlobalArgs, args: &UpArgs) -> Result<Exit> {
     let dir = ClusterDir::open(&args.data_dir)?;
+    let log_bytes_max = args.log_size << 20;
     if let Some(name) = &args.only {
-        return only(global, &dir, name).await;
+        return only(global, &dir, name, log_bytes_max).await;
     }
-    let config = dir.configure(args.port, args.storage_servers, args.replicas, args.database.as_deref())?;
+    let before = dir.config()?;
+    let database = database(args, before.as_ref());
+    let config = dir.configure(args.port, args.storage_servers, args.replicas, database.as_ref())?;
     let members = member::all(&dir, &config, Timings::default())?;
     for member in &members {
         if let Some(running) = dir.running(&member.name)? {
@@ -133,10 +191,10 @@ pub async fn up(global: &GlobalArgs, args: &UpArgs) -> Result<Exit> {
     for member in &members {
         member.check_port()?;
     }
-    dir.write_client_config(&config)?;
+    access::prepare(&dir, before.as_ref(), &config)?;
     let mut started = Vec::new();
-    let outcome = match start_all(&dir, &members, !args.detach, &mut started) {
-        Ok(()) => wait_until_ready(&dir, &members, &mut started).await,
+    let outcome = match start_all(&dir, &members, !args.detach, log_bytes_max, &mut started) {
+        Ok(()) => wait_until_ready(&dir, &config, &members, &mut started).await,
         Err(error) => Err(error),
     };
     let ready = match outcome {
@@ -147,25 +205,45 @@ pub async fn up(global: &GlobalArgs, args: &UpArgs) -> Result<Exit> {
         }
     };
     dir.note_initialized(&config)?;
+    let of_access = access::settle(&dir, &config, ready).await;
     show(global, &dir, &members)?;
-    if ready == Ready::WaitsForRestore {
-        say(&waits_for_restore(&dir));
+    say_ready(&dir, &config, ready);
+    match of_access {
+        Ok(told) => told.iter().for_each(|told| say(told)),
+        Err(error) => say(&format!("{}: {}", dir.client_config_path().display(), error.message())),
     }
     if args.detach { Ok(Exit::Done) } else { stay(global, &dir, &mut started).await }
 }
 
-/// What to do when the name server has found no metadata, or none that it can rely on.
-fn waits_for_restore(dir: &ClusterDir) -> String {
-    format!(
-        "The metadata of this cluster is gone or damaged; the name server waits. `holdfast restore --config {}` brings it \
-         back from the storage servers.",
-        dir.client_config_path().display()
-    )
+/// What to do when the cluster cannot serve everything.
+fn say_ready(dir: &ClusterDir, config: &ClusterConfig, ready: Ready) {
+    let client = dir.client_config_path();
+    match ready {
+        Ready::ToServe => {}
+        Ready::WaitsForRestore => say(&format!(
+            "The metadata of this cluster is gone or damaged; the name server waits. `holdfast restore --config {}` brings it back \
+             from the storage servers. If that file's token is not known now, use the first one: HOLDFAST_TOKEN=$(holdfast \
+             token first --cluster-secret-file {}) holdfast restore --name-server {}",
+            client.display(),
+            dir.secret_path().display(),
+            config.name_server_url()
+        )),
+        Ready::TakesNoChanges => say(&format!(
+            "The cluster takes no changes now; `holdfast report --config {}` says why and what to do.",
+            client.display()
+        )),
+    }
 }
 
-fn start_all(dir: &ClusterDir, members: &[Member], with_parent: bool, started: &mut Vec<Running>) -> Result<()> {
+fn start_all(
+    dir: &ClusterDir,
+    members: &[Member],
+    with_parent: bool,
+    log_bytes_max: u64,
+    started: &mut Vec<Running>,
+) -> Result<()> {
     for member in members {
-        started.push(process::start(dir, member, with_parent)?);
+        started.push(process::start(dir, member, with_parent, log_bytes_max)?);
     }
     Ok(())
 }
@@ -177,13 +255,22 @@ pub(in crate::cli) enum Ready {
     ToServe,
     /// It has no metadata, or none that it can rely on.
     WaitsForRestore,
+    /// Its database has lost something, or a person wants it so.
+    TakesNoChanges,
 }
 
-/// Waits until the name server sees all storage servers live, and each of them has registered since its start:
-/// what the database remembers from before does not count. A name server without metadata takes no storage
-/// servers; then it is enough that they answer.
-async fn wait_until_ready(dir: &ClusterDir, members: &[Member], started: &mut [Running]) -> Result<Ready> {
-    let client = client(dir)?;
+/// Waits until the name server answers, and the cluster has taken each storage server in since its start: what the
+/// database remembers from before does not count. A name server that takes no changes takes no storage servers either;
+/// then it is enough that they answer.
+///
+/// All that is asked is what servers tell anybody. Tokens come and go, and a cluster starts whatever tokens there are.
+async fn wait_until_ready(
+    dir: &ClusterDir,
+    config: &ClusterConfig,
+    members: &[Member],
+    started: &mut [Running],
+) -> Result<Ready> {
+    let http = HttpClient::new(None)?;
     let storage: Vec<&Member> = members.iter().filter(|member| member.role == Role::StorageServer).collect();
     let deadline = tokio::time::Instant::now() + READY_TIMEOUT;
     loop {
@@ -195,11 +282,10 @@ async fn wait_until_ready(dir: &ClusterDir, members: &[Member], started: &mut [R
                 ));
             }
         }
-        let (ready, waiting) = match client.status().await {
-            Ok(status) if matches!(status.mode.as_str(), "restoring" | "damaged") => {
-                (Ready::WaitsForRestore, silent(&storage).await)
-            }
-            Ok(_) => (Ready::ToServe, not_live(&client, &storage).await),
+        let (ready, waiting) = match open_status(&http, &config.name_server_url(), STATUS_TIMEOUT).await {
+            Ok(word) if word == "ok" => (Ready::ToServe, waiting(&http, &storage, |word| word == "ok").await),
+            Ok(word) if word == "restoring" || word == "damaged" => (Ready::WaitsForRestore, waiting(&http, &storage, |_| true).await),
+            Ok(_) => (Ready::TakesNoChanges, waiting(&http, &storage, |_| true).await),
             Err(_) => (Ready::ToServe, vec!["name-server"]),
         };
         if waiting.is_empty() {
@@ -216,48 +302,24 @@ async fn wait_until_ready(dir: &ClusterDir, members: &[Member], started: &mut [R
     }
 }
 
-/// The members that the name server does not see live, or that have not registered since their start.
-async fn not_live<'m>(client: &NameServerClient, storage: &[&'m Member]) -> Vec<&'m str> {
-    let Ok(list) = client.servers().await else { return vec!["name-server"] };
+/// The members that do not say a word that will do.
+async fn waiting<'m>(http: &HttpClient, storage: &[&'m Member], will_do: fn(&str) -> bool) -> Vec<&'m str> {
     let mut waiting = Vec::new();
     for member in storage {
-        let live =
-            list.servers.iter().any(|s| s.name == member.name && s.health == Health::Live && s.url == member.url());
-        let registered = member_status(member).await.is_some_and(|status| status.server.is_some());
-        if !live || !registered {
+        let word = open_status(http, &member.url(), STATUS_TIMEOUT).await;
+        if !word.is_ok_and(|word| will_do(&word)) {
             waiting.push(member.name.as_str());
         }
     }
     waiting
-}
-
-/// The members that do not answer.
-async fn silent<'m>(storage: &[&'m Member]) -> Vec<&'m str> {
-    let mut waiting = Vec::new();
-    for member in storage {
-        if member_status(member).await.is_none() {
-            waiting.push(member.name.as_str());
-        }
-    }
-    waiting
-}
-
-/// What a storage server says of itself.
-async fn member_status(member: &Member) -> Option<StorageStatus> {
-    let http = HttpClient::new(None).ok()?;
-    StorageClient::new(http, Credentials::None).status_openly(&member.url(), STATUS_TIMEOUT).await.ok()
-}
-
-fn client(dir: &ClusterDir) -> Result<NameServerClient> {
-    let (url, token) = dir.client_config()?;
-    Ok(NameServerClient::new(HttpClient::new(None)?, vec![url], Credentials::Token(token))?.with_retries(0))
 }
 
 /// Starts one member and waits until it serves.
-async fn only(global: &GlobalArgs, dir: &ClusterDir, name: &str) -> Result<Exit> {
+async fn only(global: &GlobalArgs, dir: &ClusterDir, name: &str, log_bytes_max: u64) -> Result<Exit> {
     let config = dir.config()?.ok_or_else(|| {
         Error::not_found(format!("there is no cluster in {}; `holdfast up` makes one", dir.path().display()))
     })?;
+    dir.require_secret()?;
     let members = member::all(dir, &config, Timings::default())?;
     let names: Vec<&str> = members.iter().map(|member| member.name.as_str()).collect();
     let member = members
@@ -271,12 +333,11 @@ async fn only(global: &GlobalArgs, dir: &ClusterDir, name: &str) -> Result<Exit>
         ));
     }
     member.check_port()?;
-    let mut started = vec![process::start(dir, member, false)?];
-    // A name server is ready when it answers; a storage server when the name server sees it live.
+    let mut started = vec![process::start(dir, member, false, log_bytes_max)?];
+    // A name server is ready when it answers; a storage server when the cluster has taken it in.
     let awaited: &[Member] = if member.role == Role::NameServer { &[] } else { std::slice::from_ref(member) };
-    match wait_until_ready(dir, awaited, &mut started).await {
-        Ok(Ready::ToServe) => {}
-        Ok(Ready::WaitsForRestore) => say(&waits_for_restore(dir)),
+    match wait_until_ready(dir, &config, awaited, &mut started).await {
+        Ok(ready) => say_ready(dir, &config, ready),
         Err(error) => {
             // Only what was started here: the others go on.
             dir.running(name)?.iter().for_each(process::Recorded::terminate);
@@ -398,7 +459,7 @@ fn write_private(path: &Path, text: &str) -> Result<()> {
     let write = || -> std::io::Result<()> {
         let dir = path.parent().unwrap_or(Path::new("."));
         // Temporary files are made with mode 0600.
-        let mut file = tempfile::NamedTempFile::new_in(dir)?;
+        let mut file = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(dir)?;
         file.write_all(text.as_bytes())?;
         file.as_file().sync_all()?;
         file.persist(path)?;

@@ -1,13 +1,15 @@
 //! Members' processes: starting, recognising, ending.
 
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 
 use super::cluster::ClusterDir;
+use super::logs;
 use super::member::{Member, Role};
 use crate::types::error::IoContext;
 use crate::types::{Error, Result};
@@ -79,12 +81,15 @@ impl Running {
     }
 }
 
-/// Starts a member. Its output goes to its log.
-pub(super) fn start(dir: &ClusterDir, member: &Member, with_parent: bool) -> Result<Running> {
+/// Starts a member. Its output goes to its log, which it begins anew itself when that has `log_bytes_max`.
+pub(super) fn start(dir: &ClusterDir, member: &Member, with_parent: bool, log_bytes_max: u64) -> Result<Running> {
     let log = dir.log_path(&member.name);
-    let output =
-        OpenOptions::new().create(true).append(true).open(&log).io_context(|| format!("opening {}", log.display()))?;
-    let errors = output.try_clone().io_context(|| format!("opening {}", log.display()))?;
+    let output = logs::open(&log).and_then(|file| {
+        // One of an older program may be readable by others.
+        file.set_permissions(fs::Permissions::from_mode(0o600))?;
+        Ok((file.try_clone()?, file))
+    });
+    let (output, errors) = output.io_context(|| format!("opening {}", log.display()))?;
     let program = std::env::current_exe().io_context(|| "finding this program".into())?;
     let mut command = Command::new(program);
     command.arg("member");
@@ -95,6 +100,7 @@ pub(super) fn start(dir: &ClusterDir, member: &Member, with_parent: bool) -> Res
         Role::NameServer => "name-server",
         Role::StorageServer => "storage-server",
     });
+    command.arg("--log").arg(&log).arg("--log-bytes").arg(log_bytes_max.to_string());
     command.arg("--").args(&member.args);
     // What is meant for this command must not reach the servers.
     for name in
@@ -102,6 +108,7 @@ pub(super) fn start(dir: &ClusterDir, member: &Member, with_parent: bool) -> Res
     {
         command.env_remove(name);
     }
+    command.envs(member.env.iter().map(|(name, value)| (name, value.reveal())));
     command.stdin(Stdio::null()).stdout(output).stderr(errors);
     let child = command.spawn().io_context(|| format!("starting {}", member.name))?;
     dir.record_process(&Recorded::of(&member.name, child.id() as i32))?;

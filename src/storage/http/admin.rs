@@ -1,6 +1,7 @@
 //! What servers ask each other: status, inventory, deletions, replication.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
@@ -164,7 +165,12 @@ pub(super) async fn status(
         let verified = any_server(&request, &daemon)?;
         if let (Some(version), Some(servers)) = (query.journal_head, query.servers) {
             match rank(verified, &daemon).and_then(|rank| judge(rank, &daemon)) {
-                Ok(()) => note_told(Told { version, servers }, &daemon),
+                Ok(()) => {
+                    if daemon.registered_within(Duration::MAX) {
+                        daemon.readiness.note_check();
+                    }
+                    note_told(Told { version, servers }, &daemon);
+                }
                 Err(error) => log::debug!("what is told of the journal is not believed: {}", error.message()),
             }
         }
@@ -173,7 +179,7 @@ pub(super) async fn status(
     let (DiskFacts { capacity_bytes, free_bytes, objects, bytes }, trouble) = daemon.get_ref().look_at_disk().await?;
     let standing = daemon.identity.standing();
     Ok(HttpResponse::Ok().json(StorageStatus {
-        status: if trouble.is_some() { "trouble" } else { "ok" }.into(),
+        status: if trouble.is_some() { "trouble" } else { daemon.status_word() }.into(),
         trouble,
         identity: daemon.identity.identity,
         cluster: standing.cluster,
@@ -184,6 +190,7 @@ pub(super) async fn status(
         heard_version: told.version.max(journal.as_ref().map_or(0, |position| position.version)),
         journal,
         scrub_alarm: daemon.suspects.alarm(),
+        certificate: daemon.certificate.as_ref().map(|certificate| certificate.status()),
         boot_id: daemon.identity.boot_id,
         index_changes: daemon.index_changes.load(Ordering::Relaxed),
         capacity_bytes,
@@ -240,6 +247,9 @@ pub(super) async fn dump_tree(
     let limit = query.limit.unwrap_or(INVENTORY_PAGE_ROWS_MAX).clamp(1, INVENTORY_PAGE_ROWS_MAX);
     let rows = daemon.index.read(move |connection| index::page(connection, after, limit)).await?;
     let gone = if query.files { without_file(&daemon, &rows).await? } else { Vec::new() };
+    if rows.len() < limit {
+        daemon.readiness.note_inventory();
+    }
     let mut body = Vec::new();
     for row in &rows {
         let line = InventoryLine { gone: gone.contains(&row.key()), ..line(row)? };
