@@ -13,8 +13,9 @@ use crate::http::server as name_server;
 use crate::storage::server as storage_server;
 use crate::types::Result;
 
-/// What servers log unless `RUST_LOG` says something else.
-const LOG_FILTER: &str = "info,actix_server=warn";
+/// What servers log unless `RUST_LOG` says something else. The library tells of each connection that sends garbage or
+/// breaks off; what is lost by it on this side is told by the servers themselves.
+const LOG_FILTER: &str = "info,actix_server=warn,actix_http::h1=off";
 
 /// The program `holdfast-name-server`.
 pub fn name_server(args: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -48,6 +49,8 @@ where
         .format_timestamp_millis()
         .init();
     crate::types::failpoint::setup();
+    let files_max = crate::web::connections::raise_file_limit();
+    log::debug!("{files_max} files may be open");
     match actix::System::new().block_on(work(options)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

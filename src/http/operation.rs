@@ -1,49 +1,76 @@
 //! How the cluster is: status, metrics, report, actors, events, and one file explained.
 
-use actix_web::{HttpRequest, HttpResponse, get, web};
+use actix_web::{HttpRequest, HttpResponse, web};
 
-use super::auth;
+use super::auth::{self, Bearer};
 use super::files::stat_path;
 use super::gauges::Gauges;
 use super::state::{App, Data};
+use crate::actors::context::takes_files;
 use crate::db::events::Filter;
 use crate::db::server::{self, ServerView};
-use crate::db::{cluster, events as stored_events, report as counts};
+use crate::db::{cluster, events as stored_events, report as counts, tree};
 use crate::decisions::repair::paused;
 use crate::types::api::*;
 use crate::types::limits::LIST_PAGE_ROWS_MAX;
-use crate::types::{Error, Result};
+use crate::types::{DfsPath, Error, Result};
 use crate::web::Metrics;
+use crate::web::route::note_sender;
 
 /// Events of one page, unless asked otherwise.
 const EVENTS_DEFAULT: usize = 50;
 /// A journal that is behind its copies for longer is a problem. In the ordinary course it is about a second.
 const JOURNAL_LAG_ALARM_SECONDS: f64 = 15.0;
 
-/// Whether this name server can serve.
-#[utoipa::path(tag = "operation", responses((status = 200, body = NameServerStatus)))]
-#[get("/status")]
-pub async fn status(app: Data) -> Result<HttpResponse> {
-    let state = app.context.db.read(cluster::state).await?;
-    let ready = |server: &&ServerView| server.health == Health::Live && !server.is_syncing();
-    let live = app.context.servers().await?.iter().filter(ready).count();
-    Ok(HttpResponse::Ok().json(NameServerStatus {
-        status: "ok".into(),
+/// Whether this name server can serve; how the cluster is, for those who show a valid token or credential.
+#[utoipa::path(get, path = "/status", tag = "operation", responses((status = 200, body = NameServerStatus)))]
+pub async fn status(request: HttpRequest, app: Data) -> Result<HttpResponse> {
+    let known = auth::shows_anything_valid(&request, &app).await?;
+    note_sender(&request, known);
+    let (ready, mode, details) = if known {
+        let (ready, details, mode) = look(&app).await?;
+        (ready, mode, Some(details))
+    } else {
+        let (ready, mode) = app.recent_readiness(look_plainly(&app)).await?;
+        (ready, mode, None)
+    };
+    Ok(HttpResponse::Ok().json(NameServerStatus { status: "ok".into(), ready, mode, details }))
+}
+
+async fn look_plainly(app: &App) -> Result<(bool, String)> {
+    look(app).await.map(|(ready, _, mode)| (ready, mode))
+}
+
+/// Whether it is ready, how the cluster is, and the mode.
+async fn look(app: &App) -> Result<(bool, NameServerDetails, String)> {
+    let (state, copies) = app
+        .context
+        .db
+        .read(|connection| {
+            let state = cluster::state(connection)?;
+            // There is no root while the metadata waits for a restore.
+            let copies = tree::walk(connection, &DfsPath::root()).map_or(1, |walk| walk.copies_wanted());
+            Ok((state, copies))
+        })
+        .await?;
+    let servers = app.context.servers().await?;
+    let live = servers.iter().filter(|server| server.health == Health::Live && !server.is_syncing()).count();
+    let usable = servers.iter().filter(|server| takes_files(server)).count();
+    let needed = app.context.settings.min_write_copies_of(copies as u32);
+    let details = NameServerDetails {
         program_version: env!("CARGO_PKG_VERSION").into(),
         cluster: state.cluster,
         epoch: state.epoch,
         version: state.version,
-        mode: state.mode,
         servers_live: live as u32,
         time: state.now,
-    }))
+    };
+    Ok((state.mode == "normal" && usable >= needed as usize, details, state.mode))
 }
 
 /// Whether data is in danger.
-#[utoipa::path(tag = "operation", responses((status = 200, body = Report)))]
-#[get("/report")]
-pub async fn report(request: HttpRequest, app: Data) -> Result<HttpResponse> {
-    auth::allow_cluster(&request, &app, Role::Reader).await?;
+#[utoipa::path(get, path = "/api/v1/report", tag = "operation", responses((status = 200, body = Report)))]
+pub async fn report(app: Data) -> Result<HttpResponse> {
     Ok(HttpResponse::Ok().json(make_report(&app).await?))
 }
 
@@ -125,18 +152,17 @@ fn server_problem(server: &ServerView) -> Option<String> {
 }
 
 /// The actors of this name server.
-#[utoipa::path(tag = "operation", responses((status = 200, body = ActorsResponse)))]
-#[get("/actors")]
-pub async fn actors_list(request: HttpRequest, app: Data) -> Result<HttpResponse> {
-    auth::allow_cluster(&request, &app, Role::Reader).await?;
+#[utoipa::path(get, path = "/api/v1/actors", tag = "operation", responses((status = 200, body = ActorsResponse)))]
+pub async fn actors_list(app: Data) -> Result<HttpResponse> {
     Ok(HttpResponse::Ok().json(ActorsResponse { actors: app.board.all() }))
 }
 
 /// What happened, the newest first.
-#[utoipa::path(tag = "operation", params(EventsQuery), responses((status = 200, body = EventsResponse)))]
-#[get("/events")]
-pub async fn events_list(request: HttpRequest, query: web::Query<EventsQuery>, app: Data) -> Result<HttpResponse> {
-    auth::allow_cluster(&request, &app, Role::Reader).await?;
+#[utoipa::path(
+    get, path = "/api/v1/events", tag = "operation", params(EventsQuery),
+    responses((status = 200, body = EventsResponse))
+)]
+pub async fn events_list(query: web::Query<EventsQuery>, app: Data) -> Result<HttpResponse> {
     let limit = query.limit.unwrap_or(EVENTS_DEFAULT).clamp(1, LIST_PAGE_ROWS_MAX);
     let EventsQuery { before, object, server: named, kind, .. } = query.into_inner();
     let events = app
@@ -153,10 +179,11 @@ pub async fn events_list(request: HttpRequest, query: web::Query<EventsQuery>, a
 }
 
 /// One file explained: where its copies are, whether it is in danger, what happened to it.
-#[utoipa::path(tag = "operation", params(PathQuery), responses((status = 200, body = Why)))]
-#[get("/why")]
-pub async fn why(request: HttpRequest, query: web::Query<PathQuery>, app: Data) -> Result<HttpResponse> {
-    auth::allow(&request, &app, Role::Reader, &query.path).await?;
+#[utoipa::path(
+    get, path = "/api/v1/why", tag = "operation", params(PathQuery), responses((status = 200, body = Why))
+)]
+pub async fn why(bearer: Bearer, query: web::Query<PathQuery>, app: Data) -> Result<HttpResponse> {
+    bearer.at(&query.path)?;
     let (entry, _) = stat_path(&app, &query.path).await?;
     let Some(object) = entry.object else {
         return Err(Error::invalid(format!("{} is a directory; ask about a file", query.path)));
@@ -184,8 +211,9 @@ pub async fn why(request: HttpRequest, query: web::Query<PathQuery>, app: Data) 
 }
 
 /// Prometheus metrics.
-#[utoipa::path(tag = "operation", responses((status = 200, body = String, content_type = "text/plain")))]
-#[get("/metrics")]
+#[utoipa::path(
+    get, path = "/metrics", tag = "operation", responses((status = 200, body = String, content_type = "text/plain"))
+)]
 pub async fn metrics_text(app: Data, metrics: web::Data<Metrics>, gauges: web::Data<Gauges>) -> Result<HttpResponse> {
     let counted = app.recent_counts().await?;
     let healths: Vec<Health> = app.context.servers().await?.iter().map(|server| server.health).collect();

@@ -26,6 +26,7 @@ use crate::db::{Db, cluster, migrate};
 use crate::security::{ClusterSecret, Signer};
 use crate::types::limits::REPLICATION_MAX;
 use crate::types::{Error, Result};
+use crate::web::auth::ScrapeOptions;
 use crate::web::{ListenOptions, Metrics, request};
 
 /// Port, unless it is said otherwise.
@@ -97,6 +98,9 @@ pub struct Options {
     pub ca_cert: Option<PathBuf>,
     #[structopt(flatten)]
     #[allow(missing_docs)]
+    pub scrape: ScrapeOptions,
+    #[structopt(flatten)]
+    #[allow(missing_docs)]
     pub listen: ListenOptions,
 }
 
@@ -140,6 +144,7 @@ impl Options {
 /// Serves until the end. Must be called inside an actix system.
 pub async fn run(options: Options) -> Result<()> {
     let settings = options.settings()?;
+    let scrape = options.scrape.load()?;
     let secret =
         ClusterSecret::from_text_or_file(options.cluster_secret.as_deref(), options.cluster_secret_file.as_deref())?;
     let url = crate::db::DatabaseUrl::parse(&options.database)?;
@@ -176,7 +181,7 @@ pub async fn run(options: Options) -> Result<()> {
     transfers.wakes(PassActor::supervise(&supervisor, &board, "ReplicationManager", Replicate::TIMING, work));
     let (gauges, acting) = (web::Data::new(Gauges::new(&metrics)?), context.clone());
     log::info!("name server listens at {} for cluster {}", options.listen.local_url(&listener)?, state.cluster);
-    let (app, metrics) = (web::Data::new(App::new(context, writer, monitor, board)), web::Data::new(metrics));
+    let (app, metrics) = (web::Data::new(App::new(context, writer, monitor, board, scrape)), web::Data::new(metrics));
     let server = crate::serve_http!(options.listen, listener, move || {
         WebApp::new()
             .app_data(app.clone())

@@ -14,6 +14,7 @@ use crate::actors::{Board, Handle, PassActor};
 use crate::db::report::Counts;
 use crate::security::token::Grant;
 use crate::types::{Error, Result, Sha256, Version};
+use crate::web::auth::Scrape;
 
 /// How long a change of the namespace may wait for its batch and its commit.
 const CHANGE_DEADLINE: Duration = Duration::from_secs(12);
@@ -21,6 +22,8 @@ const CHANGE_DEADLINE: Duration = Duration::from_secs(12);
 const TOKEN_TTL: Duration = Duration::from_secs(2);
 /// How old the counts in the metrics may be.
 const COUNTS_TTL: Duration = Duration::from_secs(5);
+/// How old may be what anybody is told of the state.
+const READINESS_TTL: Duration = Duration::from_millis(250);
 /// Tokens that are remembered.
 const TOKENS_MAX: usize = 10_000;
 
@@ -36,8 +39,11 @@ pub struct App {
     pub board: Board,
     /// Servers that have announced themselves, and the restore under way.
     pub restores: Arc<Restores>,
+    /// Who may read metrics.
+    pub scrape: Scrape,
     tokens: Mutex<HashMap<Sha256, (Instant, Option<Grant>)>>,
     counts: tokio::sync::Mutex<Option<(Instant, Counts)>>,
+    readiness: tokio::sync::Mutex<Option<(Instant, (bool, String))>>,
 }
 
 /// How handlers get it.
@@ -50,6 +56,7 @@ impl App {
         writer: Handle<MetadataWriter>,
         health_monitor: Handle<PassActor>,
         board: Board,
+        scrape: Scrape,
     ) -> Self {
         Self {
             context,
@@ -57,8 +64,10 @@ impl App {
             health_monitor,
             board,
             restores: Arc::default(),
+            scrape,
             tokens: Mutex::default(),
             counts: tokio::sync::Mutex::default(),
+            readiness: tokio::sync::Mutex::default(),
         }
     }
 
@@ -98,8 +107,8 @@ impl App {
         Ok(grant)
     }
 
-    /// Counts for the metrics, a few seconds old at most. They are counted by one caller at a time: anybody may
-    /// ask for metrics, and counting reads every live object.
+    /// Counts for the metrics, a few seconds old at most. They are counted by one caller at a time, because
+    /// counting reads every live object.
     pub async fn recent_counts(&self) -> Result<Counts> {
         let mut known = self.counts.lock().await;
         if let Some((at, counts)) = known.as_ref()
@@ -110,6 +119,20 @@ impl App {
         let counts = self.context.db.read(crate::db::report::counts).await?;
         *known = Some((Instant::now(), counts.clone()));
         Ok(counts)
+    }
+
+    /// Whether this server is ready and the mode, as `look` finds them. It is looked for by one caller at a time and a few
+    /// times a second at most: those who ask need not show anything.
+    pub async fn recent_readiness(&self, look: impl Future<Output = Result<(bool, String)>>) -> Result<(bool, String)> {
+        let mut known = self.readiness.lock().await;
+        if let Some((at, readiness)) = known.as_ref()
+            && at.elapsed() < READINESS_TTL
+        {
+            return Ok(readiness.clone());
+        }
+        let readiness = look.await?;
+        *known = Some((Instant::now(), readiness.clone()));
+        Ok(readiness)
     }
 
     /// Forgets tokens that were found, after one was revoked here.

@@ -1,22 +1,23 @@
 //! Bearer tokens.
 
-use actix_web::{HttpRequest, HttpResponse, delete, get, post, web};
+use actix_web::{HttpResponse, web};
 use chrono::TimeDelta;
 
-use super::auth;
 use super::state::Data;
 use crate::db::token as tokens;
 use crate::security::token;
 use crate::types::api::*;
 use crate::types::limits::COMPONENT_BYTES_MAX;
 use crate::types::{Error, Result};
+use crate::web::body::Json;
 
 /// Makes a token; its text is shown only now.
-#[utoipa::path(tag = "tokens", request_body = TokenRequest, responses((status = 201, body = TokenCreated)))]
-#[post("/tokens")]
-pub async fn create(request: HttpRequest, body: web::Json<TokenRequest>, app: Data) -> Result<HttpResponse> {
-    auth::allow_cluster(&request, &app, Role::Superuser).await?;
-    let TokenRequest { name, role, prefix, ttl_seconds } = body.into_inner();
+#[utoipa::path(
+    post, path = "/api/v1/tokens", tag = "tokens", request_body = TokenRequest,
+    responses((status = 201, body = TokenCreated))
+)]
+pub async fn create(Json(body): Json<TokenRequest>, app: Data) -> Result<HttpResponse> {
+    let TokenRequest { name, role, prefix, ttl_seconds } = body;
     if name.is_empty() || name.len() > COMPONENT_BYTES_MAX || name.chars().any(char::is_control) {
         return Err(Error::invalid(format!(
             "a token's name has 1 to {COMPONENT_BYTES_MAX} bytes and no control characters"
@@ -44,19 +45,18 @@ pub async fn create(request: HttpRequest, body: web::Json<TokenRequest>, app: Da
 }
 
 /// All tokens, without their texts.
-#[utoipa::path(tag = "tokens", responses((status = 200, body = TokensResponse)))]
-#[get("/tokens")]
-pub async fn list(request: HttpRequest, app: Data) -> Result<HttpResponse> {
-    auth::allow_cluster(&request, &app, Role::Superuser).await?;
+#[utoipa::path(get, path = "/api/v1/tokens", tag = "tokens", responses((status = 200, body = TokensResponse)))]
+pub async fn list(app: Data) -> Result<HttpResponse> {
     let tokens = app.context.db.read(tokens::list).await?;
     Ok(HttpResponse::Ok().json(TokensResponse { tokens }))
 }
 
 /// Revokes a token.
-#[utoipa::path(tag = "tokens", params(("name" = String, Path)), responses((status = 200, body = Changed)))]
-#[delete("/tokens/{name}")]
-pub async fn revoke(request: HttpRequest, name: web::Path<String>, app: Data) -> Result<HttpResponse> {
-    auth::allow_cluster(&request, &app, Role::Superuser).await?;
+#[utoipa::path(
+    delete, path = "/api/v1/tokens/{name}", tag = "tokens", params(("name" = String, Path)),
+    responses((status = 200, body = Changed))
+)]
+pub async fn revoke(name: web::Path<String>, app: Data) -> Result<HttpResponse> {
     let ((), version) = app.context.change(move |changes| tokens::revoke(changes, &name)).await?;
     app.forget_tokens();
     Ok(HttpResponse::Ok().json(Changed { version }))

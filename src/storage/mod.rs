@@ -7,6 +7,7 @@
 //! | [`reporter`] | the `CommitReporter`: reports uploads to the name server, many in one request |
 //! | [`registrar`] | the `Registrar`: announces the server, and again when the name server forgot |
 //! | [`collector`] | the `Collector`: asks about pending replicas |
+//! | [`readiness`] | how far the server has come since its start, for `/status` |
 //! | [`heard`] | what the server has heard of the cluster, for a restore |
 //! | [`scrubber`] | the `Scrubber`: reads everything again and puts aside what is corrupt |
 //! | [`suspects`] | copies that looked wrong when they were sent, on their way to the `Scrubber` |
@@ -18,6 +19,7 @@ pub mod collector;
 pub mod heard;
 pub mod http;
 pub mod identity;
+pub mod readiness;
 pub mod registrar;
 pub mod reporter;
 pub mod salvage;

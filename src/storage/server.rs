@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 use super::collector::Collect;
 use super::heard::{self, Heard};
 use super::identity::Identity;
+use super::readiness::Readiness;
 use super::registrar::Register;
 use super::reporter::{CommitReporter, ReportCommits};
 use super::scrubber::Scrub;
@@ -27,6 +28,7 @@ use crate::security::ticket::Sender;
 use crate::security::{ClusterSecret, Signer};
 use crate::types::storage_api::Told;
 use crate::types::{Error, Result, ServerId};
+use crate::web::auth::{Scrape, ScrapeOptions};
 use crate::web::metrics::ActorGauges;
 use crate::web::{ListenOptions, Metrics, metrics, request};
 
@@ -115,6 +117,8 @@ pub struct OptionalOptions {
     #[structopt(long, default_value = "16")]
     pub scrub_rate: f64,
     #[structopt(flatten)]
+    pub scrape: ScrapeOptions,
+    #[structopt(flatten)]
     pub listen: ListenOptions,
 }
 
@@ -169,6 +173,10 @@ pub struct Shared {
     pub upload_permits: Arc<Semaphore>,
     /// Copies that looked wrong when they were sent.
     pub suspects: Arc<Suspects>,
+    /// Who may read metrics.
+    pub scrape: Scrape,
+    /// How far it has come since its start.
+    pub readiness: Readiness,
     /// When, and in which epoch.
     registered: Mutex<Option<(Instant, i64)>>,
     gauges: Gauges,
@@ -288,6 +296,7 @@ async fn serve(typed: OptionalOptions) -> Result<()> {
     let secret =
         ClusterSecret::from_text_or_file(typed.cluster_secret.as_deref(), typed.cluster_secret_file.as_deref())?;
     let options = checked(&typed)?;
+    let scrape = typed.scrape.load()?;
     let listener = typed.listen.bind(DEFAULT_PORT)?;
     let url = match &typed.url {
         Some(url) => normal_base_url(url)?,
@@ -334,6 +343,8 @@ async fn serve(typed: OptionalOptions) -> Result<()> {
         storage: StorageClient::new(client, credentials),
         upload_permits: Arc::new(Semaphore::new(UPLOADS_MAX)),
         suspects: Arc::default(),
+        scrape,
+        readiness: Readiness::default(),
         registered: Mutex::new(None),
         gauges: Gauges::new(&metrics)?,
         layout,

@@ -9,6 +9,7 @@ pub mod failpoint;
 pub mod hash;
 pub mod id;
 pub mod limits;
+pub mod object;
 pub mod operation_api;
 pub mod path;
 pub mod storage_api;

@@ -2,10 +2,21 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::api::Target;
+use super::api::{ErrorBody, Target};
+use super::object::{object, objects};
 use super::{Error, Generation, ObjectId, Result, ServerId, Sha256, Time, Version};
 
-/// The answer to `GET /status`.
+/// The answer to `GET /status` for anybody: 200 when it is ready, else 503.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PlainStatus {
+    /// `ok`, or how far it has come: `unregistered`, `waiting` for the name server's first look, `syncing`.
+    pub status: String,
+    /// The same as an error.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub error: Option<ErrorBody>,
+}
+
+/// The answer to `GET /status` for a server of the cluster.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct StorageStatus {
     /// `ok`.
@@ -82,6 +93,7 @@ impl std::fmt::Display for ReplicaKey {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DeleteRequest {
     /// At most `DELETE_BATCH_ITEMS_MAX`.
+    #[serde(deserialize_with = "objects")]
     pub replicas: Vec<ReplicaKey>,
     /// Puts them into quarantine, with this reason, instead of removing them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -180,8 +192,10 @@ pub struct DeleteResponse {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ReplicateRequest {
     /// The copy to send.
+    #[serde(deserialize_with = "object")]
     pub replica: ReplicaKey,
     /// Where to.
+    #[serde(deserialize_with = "object")]
     pub target: Target,
     /// The target's permission to take it.
     pub ticket: String,

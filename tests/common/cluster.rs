@@ -3,13 +3,21 @@
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
 
+use holdfast::client::http::SignedAs;
+use holdfast::client::{Credentials, HttpClient, StorageClient};
+use holdfast::security::{ClusterSecret, Signer};
+use holdfast::types::storage_api::StorageStatus;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use super::wait_for;
 
 pub const SECRET: &str = "0123456789abcdef0123456789abcdef";
+/// What may read metrics.
+pub const SCRAPE_TOKEN: &str = "the-scrape-token-of-the-tests";
 
 /// How a cluster is started.
 #[derive(Clone)]
@@ -170,6 +178,9 @@ impl Cluster {
         let sqlite = format!("sqlite://{}", path("metadata.sqlite").display());
         let mut args = vec!["--database".to_string(), plan.database.clone().unwrap_or(sqlite)];
         args.extend(["--initialize", "--allow-same-host"].map(String::from));
+        std::fs::write(path("scrape-token"), SCRAPE_TOKEN).unwrap();
+        let scrape = ["--metrics-token-file".to_string(), path("scrape-token").to_str().unwrap().to_string()];
+        args.extend(scrape.clone());
         args.extend(plan.name_server_args.clone());
         let program = env!("CARGO_BIN_EXE_holdfast-name-server");
         let mut name_server = Process::new(program, args.clone(), path("name-server.log"));
@@ -193,7 +204,8 @@ impl Cluster {
                 &urls.join(","),
             ];
             let program = env!("CARGO_BIN_EXE_holdfast-storage-server");
-            let args = args.map(String::from).into_iter().chain(plan.storage_args.clone()).collect();
+            let args =
+                args.map(String::from).into_iter().chain(scrape.clone()).chain(plan.storage_args.clone()).collect();
             let mut process = Process::new(program, args, path(&format!("storage-{number}.log")));
             if let (0, Some(megabytes)) = (number, plan.small_disk_mb) {
                 std::fs::create_dir_all(&data).unwrap();
@@ -202,7 +214,7 @@ impl Cluster {
             process.start();
             storage.push(process);
         }
-        let secret = holdfast::security::ClusterSecret::from_text(SECRET).unwrap();
+        let secret = ClusterSecret::from_text(SECRET).unwrap();
         let cluster = Self { token: secret.superuser_token(), dir, name_server, other_name_servers, storage };
         cluster.wait_for_live(plan.storage_servers);
         cluster
@@ -267,6 +279,17 @@ impl Cluster {
         ended(self.command(args).current_dir(dir).output().unwrap())
     }
 
+    /// What a storage server tells a name server of itself.
+    pub fn storage_status(&self, number: usize) -> Option<StorageStatus> {
+        storage_status(&self.storage[number].url())
+    }
+
+    /// The metrics of the server at a URL.
+    pub fn metrics(&self, url: &str) -> Option<String> {
+        let http = Http { token: Some(SCRAPE_TOKEN.into()), base: url.into() };
+        Some(http.curl(&["--max-time", "5", &format!("{url}/metrics")])?.body)
+    }
+
     pub fn http(&self) -> Http {
         Http { token: Some(self.token.clone()), base: self.name_server.url() }
     }
@@ -291,6 +314,16 @@ impl Cluster {
     pub fn get(&self, path: &str) -> Value {
         self.try_get(path).unwrap_or_else(|| panic!("GET {path} gave no JSON"))
     }
+}
+
+/// What the storage server at a URL tells a name server of itself: no other one is told more than that it is ready.
+pub fn storage_status(url: &str) -> Option<StorageStatus> {
+    let standing = || SignedAs { cluster: uuid::Uuid::nil(), epoch: 0, term: 0 };
+    let signer = Signer::new(ClusterSecret::from_text(SECRET).unwrap());
+    let credentials = Credentials::NameServer { signer, standing: Arc::new(standing) };
+    let client = StorageClient::new(HttpClient::new(None).unwrap(), credentials);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(client.status(url, Duration::from_secs(5))).ok()
 }
 
 pub fn ended(output: Output) -> (i32, String, String) {

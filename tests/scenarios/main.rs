@@ -15,6 +15,7 @@ mod name_servers;
 mod overwrite;
 mod repair;
 mod restore;
+mod rights;
 mod scrub;
 mod storage_directory;
 mod trees;

@@ -211,13 +211,11 @@ impl ClusterDir {
         write_private(&self.client_config_path(), &text)
     }
 
-    /// The name server's URL and the token.
-    pub(super) fn client_config(&self) -> Result<(String, String)> {
-        let config = ClientConfig::read(&self.client_config_path())?;
-        match (config.name_servers.into_iter().next(), config.token) {
-            (Some(url), Some(token)) => Ok((url, token)),
-            _ => Err(Error::invalid(format!("{} lacks name_servers or token", self.client_config_path().display()))),
-        }
+    /// The name server's URL.
+    pub(super) fn name_server_url(&self) -> Result<String> {
+        let path = self.client_config_path();
+        let url = ClientConfig::read(&path)?.name_servers.into_iter().next();
+        url.ok_or_else(|| Error::invalid(format!("{} lacks name_servers", path.display())))
     }
 
     /// Notes a member's process.

@@ -35,8 +35,7 @@ use super::exit::Exit;
 use super::output::Output;
 use super::progress::say;
 use crate::client::{Credentials, HttpClient, NameServerClient, StorageClient};
-use crate::types::api::Health;
-use crate::types::storage_api::StorageStatus;
+use crate::storage::readiness::{UNREGISTERED, WAITING};
 use crate::types::{Error, ErrorCode, Result};
 
 /// How long a cluster may take until all its members serve.
@@ -179,11 +178,11 @@ pub(in crate::cli) enum Ready {
     WaitsForRestore,
 }
 
-/// Waits until the name server sees all storage servers live, and each of them has registered since its start:
-/// what the database remembers from before does not count. A name server without metadata takes no storage
-/// servers; then it is enough that they answer.
+/// Waits until the name server has found all storage servers live since their start, as they tell anybody: no token is
+/// needed. A name server that makes no changes compares no inventories; then it is enough that they have registered. One
+/// without metadata takes no storage servers; then it is enough that they answer.
 async fn wait_until_ready(dir: &ClusterDir, members: &[Member], started: &mut [Running]) -> Result<Ready> {
-    let client = client(dir)?;
+    let (client, members_client) = clients(dir)?;
     let storage: Vec<&Member> = members.iter().filter(|member| member.role == Role::StorageServer).collect();
     let deadline = tokio::time::Instant::now() + READY_TIMEOUT;
     loop {
@@ -195,10 +194,15 @@ async fn wait_until_ready(dir: &ClusterDir, members: &[Member], started: &mut [R
                 ));
             }
         }
-        let (ready, waiting) = match client.status().await {
-            Ok(status) if status.mode == "restoring" => (Ready::WaitsForRestore, silent(&storage).await),
-            Ok(_) => (Ready::ToServe, not_live(&client, &storage).await),
-            Err(_) => (Ready::ToServe, vec!["name-server"]),
+        let mode = client.status().await.ok().map(|status| status.mode);
+        let (ready, too_early): (_, &[&str]) = match mode.as_deref() {
+            Some("restoring") => (Ready::WaitsForRestore, &[]),
+            Some("normal") => (Ready::ToServe, &[UNREGISTERED, WAITING]),
+            _ => (Ready::ToServe, &[UNREGISTERED]),
+        };
+        let waiting = match mode {
+            Some(_) => not_ready(&members_client, &storage, too_early).await,
+            None => vec!["name-server"],
         };
         if waiting.is_empty() {
             return Ok(ready);
@@ -214,41 +218,24 @@ async fn wait_until_ready(dir: &ClusterDir, members: &[Member], started: &mut [R
     }
 }
 
-/// The members that the name server does not see live, or that have not registered since their start.
-async fn not_live<'m>(client: &NameServerClient, storage: &[&'m Member]) -> Vec<&'m str> {
-    let Ok(list) = client.servers().await else { return vec!["name-server"] };
+/// The members that do not answer, or with one of these words.
+async fn not_ready<'m>(client: &StorageClient, storage: &[&'m Member], too_early: &[&str]) -> Vec<&'m str> {
     let mut waiting = Vec::new();
     for member in storage {
-        let live =
-            list.servers.iter().any(|s| s.name == member.name && s.health == Health::Live && s.url == member.url());
-        let registered = member_status(member).await.is_some_and(|status| status.server.is_some());
-        if !live || !registered {
-            waiting.push(member.name.as_str());
+        match client.readiness(&member.url(), STATUS_TIMEOUT).await {
+            Ok(word) if !too_early.contains(&word.as_str()) => {}
+            _ => waiting.push(member.name.as_str()),
         }
     }
     waiting
 }
 
-/// The members that do not answer.
-async fn silent<'m>(storage: &[&'m Member]) -> Vec<&'m str> {
-    let mut waiting = Vec::new();
-    for member in storage {
-        if member_status(member).await.is_none() {
-            waiting.push(member.name.as_str());
-        }
-    }
-    waiting
-}
-
-/// What a storage server says of itself.
-async fn member_status(member: &Member) -> Option<StorageStatus> {
-    let http = HttpClient::new(None).ok()?;
-    StorageClient::new(http, Credentials::None).status(&member.url(), STATUS_TIMEOUT).await.ok()
-}
-
-fn client(dir: &ClusterDir) -> Result<NameServerClient> {
-    let (url, token) = dir.client_config()?;
-    Ok(NameServerClient::new(HttpClient::new(None)?, vec![url], Credentials::Token(token))?.with_retries(0))
+/// Clients of the name server and of storage servers, as nobody.
+fn clients(dir: &ClusterDir) -> Result<(NameServerClient, StorageClient)> {
+    let url = dir.name_server_url()?;
+    let http = HttpClient::new(None)?;
+    let name_server = NameServerClient::new(http.clone(), vec![url], Credentials::None)?.with_retries(0);
+    Ok((name_server, StorageClient::new(http, Credentials::None)))
 }
 
 /// Starts one member and waits until it serves.

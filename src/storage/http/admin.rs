@@ -7,23 +7,27 @@ use serde::Deserialize;
 
 use super::Daemon;
 use crate::client::storage::BodyFacts;
-use crate::security::ticket::Sender;
-use crate::storage::heard;
+use crate::security::ServerCredential;
+use crate::security::ticket::{Sender, Verified};
 use crate::storage::identity::Standing;
 use crate::storage::server::Shared;
 use crate::storage::store::{ReplicaRow, index, objects};
 use crate::storage::writer::{INDEX_DEADLINE, IndexChange};
+use crate::storage::{heard, readiness};
 use crate::types::limits::{DELETE_BATCH_ITEMS_MAX, INVENTORY_PAGE_ROWS_MAX};
 use crate::types::storage_api::*;
 use crate::types::{Error, ErrorCode, Result};
 use crate::web::auth;
+use crate::web::body::Json;
+use crate::web::error::body_of;
+use crate::web::request::RequestId;
+use crate::web::route::note_sender;
 
 /// Copies that go into quarantine in one change of the index: each costs some fsyncs, and uploads wait for them.
 const QUARANTINE_STEP_COPIES: usize = 32;
 
-/// Checks that a name server of this cluster asks, and that no newer one has asked before. Answers its epoch and term.
-fn judge(request: &HttpRequest, shared: &Shared) -> Result<(i64, i64)> {
-    let (epoch, term) = sender(request, shared)?;
+/// Checks that no newer name server than the one of this epoch and term has asked before.
+fn judge((epoch, term): (i64, i64), shared: &Shared) -> Result<(i64, i64)> {
     let standing = shared.identity.standing();
     if (epoch, term) < (standing.epoch, standing.term) {
         return Err(outdated(epoch, term, &standing));
@@ -42,8 +46,12 @@ fn outdated(epoch: i64, term: i64, standing: &Standing) -> Error {
 }
 
 /// Epoch and term of a name server of this cluster.
-fn sender(request: &HttpRequest, shared: &Shared) -> Result<(i64, i64)> {
-    let verified = auth::server(request, &shared.signer)?;
+pub(super) fn sender(request: &HttpRequest, shared: &Shared) -> Result<(i64, i64)> {
+    belongs(&auth::server(request, &shared.signer)?, shared)
+}
+
+/// As [`sender`], for a credential whose signature has been checked.
+fn belongs(verified: &Verified<ServerCredential>, shared: &Shared) -> Result<(i64, i64)> {
     let (cluster, _) = shared.identity.require_cluster()?;
     if verified.cluster != Some(cluster) {
         return Err(Error::new(ErrorCode::Forbidden, "the request comes from another cluster"));
@@ -61,18 +69,20 @@ fn sender(request: &HttpRequest, shared: &Shared) -> Result<(i64, i64)> {
 pub(super) async fn fence_reader(request: &HttpRequest, shared: &Shared) -> Result<()> {
     let (epoch, term) = sender(request, shared)?;
     let standing = shared.identity.standing();
-    if (epoch, term) > (standing.epoch, standing.term) {
-        return fence(request, shared).await;
-    }
     if epoch < standing.epoch {
         return Err(outdated(epoch, term, &standing));
     }
-    Ok(())
+    shut_out_older(epoch, term, shared).await
 }
 
-/// As [`judge`], and shuts out everything older from now on.
+/// Checks that a name server of this cluster asks, that no newer one has asked before, and shuts out everything older
+/// from now on.
 pub(super) async fn fence(request: &HttpRequest, shared: &Shared) -> Result<()> {
-    let (epoch, term) = judge(request, shared)?;
+    let (epoch, term) = judge(sender(request, shared)?, shared)?;
+    shut_out_older(epoch, term, shared).await
+}
+
+async fn shut_out_older(epoch: i64, term: i64, shared: &Shared) -> Result<()> {
     let standing = shared.identity.standing();
     if (epoch, term) > (standing.epoch, standing.term) {
         // Durable before it is believed: after a restart nothing older is accepted either.
@@ -83,13 +93,13 @@ pub(super) async fn fence(request: &HttpRequest, shared: &Shared) -> Result<()> 
     Ok(())
 }
 
-/// Remembers what a name server tells of the cluster, when it is one that may act here. Anybody else is
-/// answered all the same.
-fn note_head(request: &HttpRequest, daemon: &Daemon) {
+/// Remembers what a name server tells of the cluster, when it is one that may act here. Any other one is answered all
+/// the same.
+fn note_head(request: &HttpRequest, sender: &Verified<ServerCredential>, daemon: &Daemon) {
     let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok()?.parse::<i64>().ok());
     let Some(version) = header(JOURNAL_HEAD_HEADER) else { return };
     let told = Told { version, servers: header(SERVERS_HEADER).unwrap_or_default() };
-    match judge(request, daemon) {
+    match belongs(sender, daemon).and_then(|asks| judge(asks, daemon)) {
         Err(error) => log::debug!("a journal's head is not believed: {}", error.message()),
         Ok(_) => {
             let Some(Told { version, servers }) = daemon.heard.note(told) else { return };
@@ -107,8 +117,30 @@ fn note_head(request: &HttpRequest, daemon: &Daemon) {
     }
 }
 
-pub(super) async fn status(request: HttpRequest, daemon: Daemon) -> Result<HttpResponse> {
-    note_head(&request, &daemon);
+/// Whether the server is ready, for anybody; how it is, for whoever has the cluster's secret: a name server whose database
+/// was lost names another cluster, and must hear all the same.
+pub(super) async fn status(request: HttpRequest, id: web::ReqData<RequestId>, daemon: Daemon) -> Result<HttpResponse> {
+    match auth::server(&request, &daemon.signer) {
+        Ok(sender) => {
+            note_sender(&request, true);
+            note_head(&request, &sender, &daemon);
+            details(&daemon).await
+        }
+        Err(_) => Ok(plain_status(&daemon, &id.0)),
+    }
+}
+
+fn plain_status(daemon: &Shared, request_id: &str) -> HttpResponse {
+    let status = daemon.readiness.word(&daemon.identity.standing()).to_string();
+    if status == readiness::OK {
+        return HttpResponse::Ok().json(PlainStatus { status, error: None });
+    }
+    let error = Error::unavailable(format!("this storage server is not ready yet: {status}"));
+    let error = Some(body_of(&error, Some(request_id)));
+    HttpResponse::ServiceUnavailable().json(PlainStatus { status, error })
+}
+
+async fn details(daemon: &Shared) -> Result<HttpResponse> {
     let (journal, told) = (daemon.journal.position(), daemon.heard.told());
     let (capacity_bytes, free_bytes) = daemon.layout.room()?;
     let (objects, bytes) = daemon.index.read(index::sums).await?;
@@ -134,12 +166,7 @@ pub(super) async fn status(request: HttpRequest, daemon: Daemon) -> Result<HttpR
     }))
 }
 
-pub(super) async fn delete(
-    request: HttpRequest,
-    body: web::Json<DeleteRequest>,
-    daemon: Daemon,
-) -> Result<HttpResponse> {
-    fence(&request, &daemon).await?;
+pub(super) async fn delete(body: Json<DeleteRequest>, daemon: Daemon) -> Result<HttpResponse> {
     let DeleteRequest { replicas: keys, quarantine } = body.into_inner();
     if keys.len() > DELETE_BATCH_ITEMS_MAX {
         return Err(Error::new(
@@ -166,15 +193,11 @@ pub(super) struct InventoryQuery {
     limit: Option<usize>,
 }
 
-pub(super) async fn dump_tree(
-    request: HttpRequest,
-    query: web::Query<InventoryQuery>,
-    daemon: Daemon,
-) -> Result<HttpResponse> {
-    fence_reader(&request, &daemon).await?;
+pub(super) async fn dump_tree(query: web::Query<InventoryQuery>, daemon: Daemon) -> Result<HttpResponse> {
     let after = query.after.as_deref().map(str::parse).transpose()?;
     let limit = query.limit.unwrap_or(INVENTORY_PAGE_ROWS_MAX).clamp(1, INVENTORY_PAGE_ROWS_MAX);
     let rows = daemon.index.read(move |connection| index::page(connection, after, limit)).await?;
+    daemon.readiness.page_read(daemon.identity.standing().epoch, rows.len() < limit);
     let mut body = Vec::new();
     for row in &rows {
         serde_json::to_writer(&mut body, &line(row)?)
@@ -198,12 +221,7 @@ fn line(row: &ReplicaRow) -> Result<InventoryLine> {
 }
 
 /// Streams a copy of what is here to another server, which checks its digest.
-pub(super) async fn replicate(
-    request: HttpRequest,
-    body: web::Json<ReplicateRequest>,
-    daemon: Daemon,
-) -> Result<HttpResponse> {
-    fence(&request, &daemon).await?;
+pub(super) async fn replicate(body: Json<ReplicateRequest>, daemon: Daemon) -> Result<HttpResponse> {
     let ReplicateRequest { replica, target, ticket } = body.into_inner();
     let gone = move || Error::not_found(format!("{replica} is not on this server"));
     let (row, bytes) = daemon
