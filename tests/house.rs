@@ -25,7 +25,7 @@ const MAY_USE: [(&[&str], &[&str]); 2] = [
         &["diesel", "diesel_migrations", "r2d2"],
         &["db", "journal/staging.rs", "storage/store/index.rs", "storage/writer.rs", "storage/salvage"],
     ),
-    (&["actix", "actix_web", "actix_rt"], &["actors", "http", "storage", "web", "cli/daemon.rs"]),
+    (&["actix", "actix_web", "actix_rt", "actix_tls"], &["actors", "http", "storage", "web", "cli/daemon.rs"]),
 ];
 
 fn sources(dir: &Path) -> Vec<PathBuf> {

@@ -231,7 +231,8 @@ fn row(server: &ServerView, health: Health, found: Found, now: NaiveDateTime) ->
                 None => (None, None),
             };
             let certificate = status.certificate.as_ref();
-            row.reason = row.reason.or_else(|| certificate.and_then(|shown| certificate::trouble(shown, now.and_utc())));
+            row.reason =
+                row.reason.or_else(|| certificate.and_then(|shown| certificate::trouble(shown, now.and_utc())));
             if row.boot_id != status.boot_id.to_string() {
                 // It was started again; its registration, which notes the new boot, is on its way.
                 row.synced_boot.clear();

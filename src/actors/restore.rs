@@ -197,7 +197,9 @@ impl Run {
         self.shared.step("putting the damaged database aside");
         log::warn!("a restore begins an empty database: {}", trouble.sentence);
         if let Some(place) = self.context.db.begin_anew(self.context.signer.secret()).await? {
-            status.notes.push(format!("The damaged database was put aside: it is {place} now. Nothing of it was removed."));
+            status
+                .notes
+                .push(format!("The damaged database was put aside: it is {place} now. Nothing of it was removed."));
         }
         Ok(())
     }
@@ -408,7 +410,8 @@ impl Run {
         let Some(head) = head else { return Ok(None) };
         let url = self.context.db.url().clone();
         let task = tokio::task::spawn_blocking(move || former::find(&url, &head));
-        task.await.map_err(|error| Error::internal("reading the database that was put aside panicked").with_source(error))
+        task.await
+            .map_err(|error| Error::internal("reading the database that was put aside panicked").with_source(error))
     }
 
     /// Lays the changes that the former database proves over those of the journal's copies.
@@ -552,7 +555,8 @@ fn known_of(members: &[Member], newest: Version, former: Option<&Former>) -> Kno
         by: format!("the storage server {} has heard of version {}", member.name, member.status.heard_version),
         rows: Vec::new(),
     });
-    let copies = Known { version: newest, by: format!("a copy of the journal names version {newest}"), rows: Vec::new() };
+    let copies =
+        Known { version: newest, by: format!("a copy of the journal names version {newest}"), rows: Vec::new() };
     let former = former.map(|former| Known {
         version: former.knows,
         by: format!("the database that was put aside ({}) knew of version {}", former.place, former.knows),

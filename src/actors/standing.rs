@@ -154,7 +154,10 @@ mod tests {
         standing.took(7, Instant::now() + LEASE_TTL);
         assert!(standing.held().unwrap().looked_around, "a renewal forgets nothing");
         soundness.declare(&Damage::of_content("for a test"), false);
-        assert!(standing.held().is_none() && standing.signed_as()().sender == Sender::NameServer { term: 0 }, "the database is damaged");
+        assert!(
+            standing.held().is_none() && standing.signed_as()().sender == Sender::NameServer { term: 0 },
+            "the database is damaged"
+        );
         soundness.clear();
         assert!(standing.held().is_some());
         standing.took(7, Instant::now());

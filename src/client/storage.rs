@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::body::watched;
@@ -19,6 +20,14 @@ use crate::types::{Error, ErrorCode, Result, Sha256};
 pub struct StorageClient {
     http: HttpClient,
     credentials: Credentials,
+}
+
+/// The answer to `GET /status`.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Status {
+    Whole(Box<StorageStatus>),
+    Plain(#[allow(dead_code, reason = "it says less than nothing")] PlainStatus),
 }
 
 /// What a sender knows of the body that it sends.
@@ -128,19 +137,29 @@ impl StorageClient {
         self.check(peer, timeout, None).await
     }
 
-    /// What it tells everybody who asks.
-    pub async fn status_openly(&self, base: &str, timeout: std::time::Duration) -> Result<StorageStatus> {
-        let request = self.http.raw().get(format!("{base}/status")).timeout(timeout);
-        send_json(request, Envelope::NOBODY).await.map_err(error)
-    }
-
     /// As [`StorageClient::status`], and tells it what a restore must know, if this is a name server that may act.
     pub async fn check(&self, peer: &Peer, timeout: std::time::Duration, told: Option<Told>) -> Result<StorageStatus> {
         let request = self.http.raw().get(format!("{peer}/status")).query(&told);
         match tokio::time::timeout(timeout, send_json(request, self.to(peer))).await {
-            Ok(answer) => answer.map_err(error),
+            Ok(Ok(Status::Whole(status))) => Ok(*status),
+            Ok(Ok(Status::Plain(_))) => Err(Error::new(
+                ErrorCode::Unauthorized,
+                format!("{peer} answers as it answers strangers: it is of an older version, or no storage server"),
+            )),
+            Ok(Err(failure)) => Err(failure.error),
             Err(_) => Err(Error::unavailable(format!("{peer} did not answer within {} ms", timeout.as_millis()))),
         }
+    }
+
+    /// How far it has come since its start, as it tells anybody; see [`PlainStatus::status`].
+    pub async fn readiness(&self, base: &str, timeout: std::time::Duration) -> Result<String> {
+        let request = self.http.raw().get(format!("{base}/status")).timeout(timeout);
+        let broken = |error: reqwest::Error| {
+            Error::unavailable(format!("{base} did not say how it is")).with_source(error.without_url())
+        };
+        // That it is not ready yet is an answer too.
+        let status: PlainStatus = request.send().await.map_err(broken)?.json().await.map_err(broken)?;
+        Ok(status.status)
     }
 
     /// The state of its copy of the journal.

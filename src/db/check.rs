@@ -199,7 +199,10 @@ fn follow(rows: &[JournalRow], version: Version, tip: &[u8], history: &str) -> R
         };
     };
     if last.version != version || last.tip != tip {
-        return damaged(format!("it is at version {version}, and its journal ends with another version {}", last.version));
+        return damaged(format!(
+            "it is at version {version}, and its journal ends with another version {}",
+            last.version
+        ));
     }
     let mut before: Option<&JournalRow> = None;
     for row in rows {
@@ -302,9 +305,8 @@ fn same(told: &Value, row: &Value) -> bool {
     let is_time = |value: &Value| {
         value.as_str().is_some_and(|text| text.parse::<chrono::NaiveDateTime>().is_ok() || text.is_empty())
     };
-    told.iter().all(|(column, told)| {
-        row.get(column).is_none_or(|stored| stored == told || is_time(stored) && is_time(told))
-    })
+    told.iter()
+        .all(|(column, told)| row.get(column).is_none_or(|stored| stored == told || is_time(stored) && is_time(told)))
 }
 
 #[cfg(test)]

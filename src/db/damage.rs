@@ -223,7 +223,9 @@ fn of_postgres(name: &str, of_disk: bool) -> (String, String) {
     let by_hand = "start the name server on a new, empty database (--database, on a machine that is well) and run `holdfast \
                    restore`, which brings the metadata back from the storage servers";
     let out = if of_disk {
-        format!("Look at the disk of Postgres; when that is well, start the name server again. If the disk is lost, {by_hand}")
+        format!(
+            "Look at the disk of Postgres; when that is well, start the name server again. If the disk is lost, {by_hand}"
+        )
     } else {
         format!(
             "`holdfast restore` moves its tables aside, into a schema of their own, and brings the metadata back from the \

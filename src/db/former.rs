@@ -167,7 +167,13 @@ fn lost_rows(connection: &mut AnyConnection, after: Version) -> Vec<String> {
             Some(format!(", {name:?}"))
         });
         let gone = if row.content.is_none() { " (removed)" } else { "" };
-        format!("version {}: a row of {}, {}{}{gone}", row.version, row.table_name, row.row_key, name.unwrap_or_default())
+        format!(
+            "version {}: a row of {}, {}{}{gone}",
+            row.version,
+            row.table_name,
+            row.row_key,
+            name.unwrap_or_default()
+        )
     };
     rows.into_iter().map(row).collect()
 }

@@ -11,11 +11,10 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use actix_web::{HttpRequest, HttpResponse, post, web};
+use actix_web::HttpResponse;
 use chrono::TimeDelta;
 use tokio::sync::Semaphore;
 
-use super::auth;
 use super::state::Data;
 use crate::actors::context::Context;
 use crate::actors::sync_actor;
@@ -26,6 +25,7 @@ use crate::db::{AnyConnection, Step, cluster, repair};
 use crate::types::api::*;
 use crate::types::storage_api::ReplicaKey;
 use crate::types::{Error, ErrorCode, ObjectId, Result, Time};
+use crate::web::body::Json;
 
 /// Findings that are told one by one.
 const FINDINGS_MAX: usize = 1_000;
@@ -41,10 +41,11 @@ static ONE_AT_A_TIME: Semaphore = Semaphore::const_new(1);
 
 /// Compares the metadata with itself and with the inventories of all live storage servers. With `repair`, puts
 /// right what can be put right without a person. Takes as long as it takes.
-#[utoipa::path(tag = "operation", request_body = FsckRequest, responses((status = 200, body = FsckReport)))]
-#[post("/fsck")]
-pub async fn check(request: HttpRequest, body: web::Json<FsckRequest>, app: Data) -> Result<HttpResponse> {
-    auth::allow_cluster(&request, &app, Role::Superuser).await?;
+#[utoipa::path(
+    post, path = "/api/v1/fsck", tag = "operation", request_body = FsckRequest,
+    responses((status = 200, body = FsckReport))
+)]
+pub async fn check(Json(body): Json<FsckRequest>, app: Data) -> Result<HttpResponse> {
     if let Some(why) = app.waits_for_restore().await {
         return Err(Error::new(ErrorCode::ReadOnly, why));
     }

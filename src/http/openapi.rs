@@ -1,6 +1,6 @@
 //! The API's description, generated from the handlers.
 
-use actix_web::{HttpResponse, get};
+use actix_web::HttpResponse;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
@@ -24,27 +24,9 @@ use crate::types::api::ErrorBody;
         tokens::create, tokens::list, tokens::revoke, tokens::revoke_by_query,
     ),
     components(schemas(ErrorBody)),
-    modifiers(&Prefix, &Bearer)
+    modifiers(&Bearer)
 )]
 struct Description;
-
-/// The handlers' paths are those inside their scope.
-struct Prefix;
-
-impl Modify for Prefix {
-    fn modify(&self, description: &mut utoipa::openapi::OpenApi) {
-        let outside = ["/status", "/metrics"];
-        let paths = std::mem::take(&mut description.paths.paths);
-        description.paths.paths = paths
-            .into_iter()
-            .map(
-                |(path, item)| {
-                    if outside.contains(&path.as_str()) { (path, item) } else { (format!("/api/v1{path}"), item) }
-                },
-            )
-            .collect();
-    }
-}
 
 struct Bearer;
 
@@ -57,7 +39,6 @@ impl Modify for Bearer {
 }
 
 /// This description.
-#[get("/openapi.json")]
 pub async fn document() -> HttpResponse {
     HttpResponse::Ok().json(Description::openapi())
 }

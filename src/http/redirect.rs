@@ -4,7 +4,7 @@ use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
 use percent_encoding::percent_decode_str;
 
-use super::auth;
+use super::auth::Bearer;
 use super::files::{placements, stat_path};
 use super::state::{Data, version_of};
 use crate::actors::metadata_writer::Change;
@@ -55,9 +55,9 @@ fn redirect(url: String) -> HttpResponse {
 }
 
 /// `GET` and `HEAD`: to the best copy.
-pub async fn read(request: HttpRequest, app: Data) -> Result<HttpResponse> {
+pub async fn read(request: HttpRequest, bearer: Bearer, app: Data) -> Result<HttpResponse> {
     let path = path_of(&request)?;
-    auth::allow(&request, &app, Role::Reader, &path).await?;
+    bearer.at(&path)?;
     let (entry, _) = stat_path(&app, &path).await?;
     if entry.kind == Kind::Directory {
         return Err(Error::new(
@@ -74,9 +74,9 @@ pub async fn read(request: HttpRequest, app: Data) -> Result<HttpResponse> {
 }
 
 /// `PUT`: to the first of the servers chosen. Directories above the path are made when they are missing.
-pub async fn write(request: HttpRequest, app: Data) -> Result<HttpResponse> {
+pub async fn write(request: HttpRequest, bearer: Bearer, app: Data) -> Result<HttpResponse> {
     let path = path_of(&request)?;
-    auth::allow(&request, &app, Role::Writer, &path).await?;
+    bearer.at(&path)?;
     let size = match header_text(&request, &header::CONTENT_LENGTH)? {
         None => None,
         Some(text) => Some(text.parse().map_err(|_| Error::invalid("Content-Length is not a number"))?),
@@ -98,14 +98,14 @@ pub async fn write(request: HttpRequest, app: Data) -> Result<HttpResponse> {
 }
 
 /// `DELETE`: a file, or with `?recursive=true` a directory.
-pub async fn delete(request: HttpRequest, app: Data) -> Result<HttpResponse> {
+pub async fn delete(request: HttpRequest, bearer: Bearer, app: Data) -> Result<HttpResponse> {
     #[derive(serde::Deserialize)]
     struct Flags {
         #[serde(default)]
         recursive: bool,
     }
     let path = path_of(&request)?;
-    auth::allow(&request, &app, Role::Writer, &path).await?;
+    bearer.at(&path)?;
     let flags = web::Query::<Flags>::from_query(request.query_string()).map_err(|e| Error::invalid(e.to_string()))?;
     let (if_match, _) = conditions(&request)?;
     let change = Change::Remove { path, recursive: flags.recursive, if_match };

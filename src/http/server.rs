@@ -27,6 +27,7 @@ use crate::db::{Db, cluster};
 use crate::security::{ClusterSecret, Signer};
 use crate::types::limits::REPLICATION_MAX;
 use crate::types::{Error, Hidden, Result};
+use crate::web::auth::ScrapeOptions;
 use crate::web::{ListenOptions, Metrics, request};
 
 /// Port, unless it is said otherwise.
@@ -98,6 +99,9 @@ pub struct Options {
     pub ca_cert: Option<PathBuf>,
     #[structopt(flatten)]
     #[allow(missing_docs)]
+    pub scrape: ScrapeOptions,
+    #[structopt(flatten)]
+    #[allow(missing_docs)]
     pub listen: ListenOptions,
 }
 
@@ -141,6 +145,7 @@ impl Options {
 /// Serves until the end. Must be called inside an actix system.
 pub async fn run(options: Options) -> Result<()> {
     let settings = options.settings()?;
+    let scrape = options.scrape.load()?;
     let given = options.cluster_secret.as_ref().map(Hidden::reveal);
     let secret = ClusterSecret::from_text_or_file(given, options.cluster_secret_file.as_deref())?;
     let url = crate::db::DatabaseUrl::parse(options.database.reveal())?;
@@ -191,7 +196,7 @@ pub async fn run(options: Options) -> Result<()> {
     transfers.wakes(PassActor::supervise(&supervisor, &board, "ReplicationManager", Replicate::TIMING, work));
     let (gauges, acting) = (web::Data::new(Gauges::new(&metrics)?), context.clone());
     log::info!("name server listens at {} for cluster {cluster}", options.listen.local_url(&listener)?);
-    let app = App::new(context, writer, monitor, board).with_certificate(certificate.clone());
+    let app = App::new(context, writer, monitor, board, scrape).with_certificate(certificate.clone());
     let (app, metrics) = (web::Data::new(app), web::Data::new(metrics));
     let server = crate::serve_http!(certificate, listener, move || {
         WebApp::new()

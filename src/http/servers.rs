@@ -1,8 +1,8 @@
 //! Storage servers: registration, pending replicas, the list, what a person decides.
 
-use actix_web::{HttpRequest, HttpResponse, get, post, web};
+use actix_web::{HttpResponse, web};
 
-use super::auth;
+use super::auth::StorageServer;
 use super::state::{App, Data};
 use crate::actors::admission::admit;
 use crate::client::name_server::announced_url;
@@ -10,15 +10,18 @@ use crate::db::{cluster, corrupt, pending, report, restores, server};
 use crate::types::api::*;
 use crate::types::limits::PENDING_BATCH_ITEMS_MAX;
 use crate::types::{Error, ErrorCode, Result, ServerId};
+use crate::web::body::Json;
 
 /// From a registration to the check that is brought forward for it.
 const CHECK_SOON: std::time::Duration = std::time::Duration::from_millis(50);
 
 /// A storage server announces itself.
-#[utoipa::path(tag = "storage servers", request_body = RegisterRequest, responses((status = 200, body = RegisterResponse)))]
-#[post("/register")]
-pub async fn register(request: HttpRequest, body: web::Json<RegisterRequest>, app: Data) -> Result<HttpResponse> {
-    let identity = auth::any_storage_server(&request, &app)?;
+#[utoipa::path(
+    post, path = "/api/v1/register", tag = "storage servers", request_body = RegisterRequest,
+    responses((status = 200, body = RegisterResponse))
+)]
+pub async fn register(sender: StorageServer, body: Json<RegisterRequest>, app: Data) -> Result<HttpResponse> {
+    let StorageServer(identity) = sender;
     let body = body.into_inner();
     if identity != body.identity {
         return Err(Error::new(ErrorCode::Forbidden, "the request is signed by another identity than it announces"));
@@ -80,10 +83,12 @@ pub async fn register(request: HttpRequest, body: web::Json<RegisterRequest>, ap
 }
 
 /// A storage server asks about its pending replicas.
-#[utoipa::path(tag = "storage servers", request_body = PendingRequest, responses((status = 200, body = PendingResponse)))]
-#[post("/pending")]
-pub async fn pending_fates(request: HttpRequest, body: web::Json<PendingRequest>, app: Data) -> Result<HttpResponse> {
-    let identity = auth::storage_server(&request, &app)?;
+#[utoipa::path(
+    post, path = "/api/v1/pending", tag = "storage servers", request_body = PendingRequest,
+    responses((status = 200, body = PendingResponse))
+)]
+pub async fn pending_fates(sender: StorageServer, body: Json<PendingRequest>, app: Data) -> Result<HttpResponse> {
+    let StorageServer(identity) = sender;
     let PendingRequest { server, replicas } = body.into_inner();
     if ServerId::of_identity(identity) != server {
         return Err(Error::new(ErrorCode::Forbidden, "a storage server may only ask about its own replicas"));
@@ -115,10 +120,12 @@ pub async fn pending_fates(request: HttpRequest, body: web::Json<PendingRequest>
 }
 
 /// A storage server tells of copies of its own whose bytes are wrong or gone, and asks what to do with them.
-#[utoipa::path(tag = "storage servers", request_body = CorruptRequest, responses((status = 200, body = CorruptResponse)))]
-#[post("/corrupt")]
-pub async fn corrupt_fates(request: HttpRequest, body: web::Json<CorruptRequest>, app: Data) -> Result<HttpResponse> {
-    let identity = auth::storage_server(&request, &app)?;
+#[utoipa::path(
+    post, path = "/api/v1/corrupt", tag = "storage servers", request_body = CorruptRequest,
+    responses((status = 200, body = CorruptResponse))
+)]
+pub async fn corrupt_fates(sender: StorageServer, body: Json<CorruptRequest>, app: Data) -> Result<HttpResponse> {
+    let StorageServer(identity) = sender;
     let CorruptRequest { server, replicas, alarm } = body.into_inner();
     if ServerId::of_identity(identity) != server {
         return Err(Error::new(ErrorCode::Forbidden, "a storage server may only report its own replicas"));
@@ -134,10 +141,10 @@ pub async fn corrupt_fates(request: HttpRequest, body: web::Json<CorruptRequest>
 }
 
 /// All storage servers with their health.
-#[utoipa::path(tag = "operation", responses((status = 200, body = ServersResponse)))]
-#[get("/servers")]
-pub async fn list(request: HttpRequest, app: Data) -> Result<HttpResponse> {
-    auth::allow_cluster(&request, &app, Role::Reader).await?;
+#[utoipa::path(
+    get, path = "/api/v1/servers", tag = "operation", responses((status = 200, body = ServersResponse))
+)]
+pub async fn list(app: Data) -> Result<HttpResponse> {
     Ok(HttpResponse::Ok().json(ServersResponse { servers: server_infos(&app).await? }))
 }
 
@@ -178,21 +185,24 @@ async fn server_infos(app: &App) -> Result<Vec<ServerInfo>> {
 }
 
 /// Takes a server out of service: it gets no new files.
-#[utoipa::path(tag = "operation", params(("id" = String, Path, description = "id or name")), responses((status = 200, body = ServerInfo)))]
-#[post("/servers/{id}/drain")]
-pub async fn drain(request: HttpRequest, id: web::Path<String>, app: Data) -> Result<HttpResponse> {
-    set_admin_state(request, id.into_inner(), app, AdminState::Draining).await
+#[utoipa::path(
+    post, path = "/api/v1/servers/{id}/drain", tag = "operation",
+    params(("id" = String, Path, description = "id or name")), responses((status = 200, body = ServerInfo))
+)]
+pub async fn drain(id: web::Path<String>, app: Data) -> Result<HttpResponse> {
+    set_admin_state(id.into_inner(), app, AdminState::Draining).await
 }
 
 /// Puts a server back into service.
-#[utoipa::path(tag = "operation", params(("id" = String, Path, description = "id or name")), responses((status = 200, body = ServerInfo)))]
-#[post("/servers/{id}/undrain")]
-pub async fn undrain(request: HttpRequest, id: web::Path<String>, app: Data) -> Result<HttpResponse> {
-    set_admin_state(request, id.into_inner(), app, AdminState::InService).await
+#[utoipa::path(
+    post, path = "/api/v1/servers/{id}/undrain", tag = "operation",
+    params(("id" = String, Path, description = "id or name")), responses((status = 200, body = ServerInfo))
+)]
+pub async fn undrain(id: web::Path<String>, app: Data) -> Result<HttpResponse> {
+    set_admin_state(id.into_inner(), app, AdminState::InService).await
 }
 
-async fn set_admin_state(request: HttpRequest, id: String, app: Data, state: AdminState) -> Result<HttpResponse> {
-    auth::allow_cluster(&request, &app, Role::Superuser).await?;
+async fn set_admin_state(id: String, app: Data, state: AdminState) -> Result<HttpResponse> {
     let server = app.context.db.read(move |connection| server::resolve(connection, &id)).await?;
     app.context.change(move |changes| server::set_admin_state(changes, server, state)).await?;
     app.context.fresh_servers().await?;
@@ -206,10 +216,11 @@ async fn info_of(app: &App, server: ServerId) -> Result<HttpResponse> {
 }
 
 /// Forgets a server that holds no replicas.
-#[utoipa::path(tag = "operation", params(("id" = String, Path, description = "id or name")), responses((status = 200, body = ServerInfo)))]
-#[post("/servers/{id}/remove")]
-pub async fn remove(request: HttpRequest, id: web::Path<String>, app: Data) -> Result<HttpResponse> {
-    auth::allow_cluster(&request, &app, Role::Superuser).await?;
+#[utoipa::path(
+    post, path = "/api/v1/servers/{id}/remove", tag = "operation",
+    params(("id" = String, Path, description = "id or name")), responses((status = 200, body = ServerInfo))
+)]
+pub async fn remove(id: web::Path<String>, app: Data) -> Result<HttpResponse> {
     let server = app.context.db.read(move |connection| server::resolve(connection, &id)).await?;
     let last_look = info_of(&app, server).await?;
     app.context.change(move |changes| server::remove(changes, server)).await?;

@@ -18,7 +18,7 @@ use crate::security::tls::ServerCertificate;
 use crate::security::token::{self, Grant};
 use crate::types::api::Role;
 use crate::types::{Error, Result, Sha256, Version};
-use crate::web::auth::Gate;
+use crate::web::auth::{Gate, Scrape};
 
 /// How long a change of the namespace may wait for its batch and its commit.
 const CHANGE_DEADLINE: Duration = Duration::from_secs(12);
@@ -26,6 +26,8 @@ const CHANGE_DEADLINE: Duration = Duration::from_secs(12);
 const TOKEN_TTL: Duration = Duration::from_secs(2);
 /// How old the counts in the metrics may be.
 const COUNTS_TTL: Duration = Duration::from_secs(5);
+/// How old may be what anybody is told of the state.
+const READINESS_TTL: Duration = Duration::from_millis(250);
 /// Tokens that are remembered.
 const TOKENS_MAX: usize = 10_000;
 
@@ -45,8 +47,11 @@ pub struct App {
     pub restores: Arc<Restores>,
     /// The TLS certificate that this name server shows.
     pub certificate: Option<Arc<ServerCertificate>>,
+    /// Who may read metrics.
+    pub scrape: Scrape,
     tokens: Mutex<HashMap<Sha256, (Instant, Option<Grant>)>>,
     counts: tokio::sync::Mutex<Option<(Instant, Counts)>>,
+    readiness: tokio::sync::Mutex<Option<(Instant, (bool, String))>>,
 }
 
 /// How handlers get it.
@@ -59,6 +64,7 @@ impl App {
         writer: Handle<MetadataWriter>,
         health_monitor: Handle<PassActor>,
         board: Board,
+        scrape: Scrape,
     ) -> Self {
         let gate = Gate::new(context.signer.clone(), Recipient::NameServer);
         Self {
@@ -69,8 +75,10 @@ impl App {
             gate,
             restores: Arc::default(),
             certificate: None,
+            scrape,
             tokens: Mutex::default(),
             counts: tokio::sync::Mutex::default(),
+            readiness: tokio::sync::Mutex::default(),
         }
     }
 
@@ -146,8 +154,8 @@ impl App {
         (state.mode == "restoring").then(|| crate::db::cluster::refusal(state.mode_reason.as_deref()))
     }
 
-    /// Counts for the metrics, a few seconds old at most. They are counted by one caller at a time: anybody may
-    /// ask for metrics, and counting reads every live object.
+    /// Counts for the metrics, a few seconds old at most. They are counted by one caller at a time, because
+    /// counting reads every live object.
     pub async fn recent_counts(&self) -> Result<Counts> {
         let mut known = self.counts.lock().await;
         if let Some((at, counts)) = known.as_ref()
@@ -158,6 +166,20 @@ impl App {
         let counts = self.context.db.read(crate::db::report::counts).await?;
         *known = Some((Instant::now(), counts.clone()));
         Ok(counts)
+    }
+
+    /// Whether this server is ready and the mode, as `look` finds them. It is looked for by one caller at a time and a few
+    /// times a second at most: those who ask need not show anything.
+    pub async fn recent_readiness(&self, look: impl Future<Output = Result<(bool, String)>>) -> Result<(bool, String)> {
+        let mut known = self.readiness.lock().await;
+        if let Some((at, readiness)) = known.as_ref()
+            && at.elapsed() < READINESS_TTL
+        {
+            return Ok(readiness.clone());
+        }
+        let readiness = look.await?;
+        *known = Some((Instant::now(), readiness.clone()));
+        Ok(readiness)
     }
 
     /// Forgets tokens that were found, after one was revoked here.

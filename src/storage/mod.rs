@@ -9,6 +9,7 @@
 //! | [`condition`] | whether the server can keep what it is given, and if not, why |
 //! | [`prober`] | the `Prober`: proves every few seconds that the disk takes a file |
 //! | [`collector`] | the `Collector`: asks about pending replicas |
+//! | [`readiness`] | how far the server has come since its start, for `/status` |
 //! | [`heard`] | what the server has heard of the cluster, for a restore |
 //! | [`scrubber`] | the `Scrubber`: reads everything again and puts aside what is corrupt |
 //! | [`suspects`] | copies that looked wrong when they were sent, on their way to the `Scrubber` |

@@ -22,7 +22,7 @@ use super::scrubber::{Scrub, look_first};
 use super::store::{Index, Journal, Layout, index, sweep};
 use super::suspects::Suspects;
 use super::writer::{FORGOTTEN_ROWS_MAX, INDEX_DEADLINE, IndexChange, IndexWriter, WriteIndex};
-use super::{http, salvage};
+use super::{http, readiness, salvage};
 use crate::actors::{Batcher, Board, Handle, PassActor, Supervisor, certificate_keeper};
 use crate::client::name_server::{announced_url, host_of};
 use crate::client::{Credentials, HttpClient, NameServerClient, StorageClient};
@@ -31,7 +31,7 @@ use crate::security::tls::ServerCertificate;
 use crate::security::{ClusterSecret, Recipient, Signer};
 use crate::types::storage_api::{Told, Trouble};
 use crate::types::{Error, Hidden, Result, ServerId};
-use crate::web::auth::Gate;
+use crate::web::auth::{Gate, Scrape, ScrapeOptions};
 use crate::web::metrics::ActorGauges;
 use crate::web::{ListenOptions, Metrics, metrics, request};
 
@@ -129,6 +129,8 @@ pub struct OptionalOptions {
     #[structopt(long, default_value = "16")]
     pub scrub_rate: f64,
     #[structopt(flatten)]
+    pub scrape: ScrapeOptions,
+    #[structopt(flatten)]
     pub listen: ListenOptions,
 }
 
@@ -196,7 +198,9 @@ pub struct Shared {
     disk_looks: Arc<Semaphore>,
     /// The TLS certificate that it shows.
     pub certificate: Option<Arc<ServerCertificate>>,
-    /// What the cluster has asked since the registration.
+    /// Who may read metrics.
+    pub scrape: Scrape,
+    /// How far it has come since its start.
     pub readiness: Readiness,
     /// When, and in which epoch.
     registered: Mutex<Option<(Instant, i64)>>,
@@ -283,10 +287,12 @@ impl Shared {
         Ok((facts, trouble.or_else(|| self.condition.known())))
     }
 
-    /// `ok` once the cluster has taken it in since its start: it gets new files from then on. `joining` before.
+    /// How far it has come since its start, and whether it can keep what it is given: one of the words of [`readiness`].
     pub fn status_word(&self) -> &'static str {
-        let ready = self.registered_within(Duration::MAX) && self.readiness.is_taken_in();
-        if ready { "ok" } else { "joining" }
+        match self.condition.known() {
+            Some(_) => readiness::TROUBLE,
+            None => self.readiness.word(&self.identity.standing()),
+        }
     }
 
     /// Uploads under way.
@@ -373,6 +379,7 @@ async fn serve(typed: OptionalOptions) -> Result<()> {
     let secret = ClusterSecret::from_text_or_file(given, typed.cluster_secret_file.as_deref())?;
     let options = checked(&typed)?;
     let certificate = typed.listen.certificate()?;
+    let scrape = typed.scrape.load()?;
     let listener = typed.listen.bind(DEFAULT_PORT)?;
     let (url, public_url) = announced(&typed, &typed.listen.local_url(&listener)?)?;
     if let Some(certificate) = &certificate {
@@ -439,6 +446,7 @@ async fn serve(typed: OptionalOptions) -> Result<()> {
         disk,
         disk_looks: Arc::new(Semaphore::new(DISK_LOOKS_MAX)),
         certificate: certificate.clone(),
+        scrape,
         readiness: Readiness::default(),
         registered: Mutex::new(None),
         gauges: Gauges::new(&metrics)?,

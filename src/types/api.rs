@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use super::object::objects;
 pub use super::operation_api::*;
 use super::storage_api::TroubleCode;
 use super::{DfsPath, ErrorCode, Generation, ObjectId, ServerId, Sha256, Version};
@@ -131,6 +132,7 @@ pub struct CommitReport {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct CommitRequest {
     /// At most `COMMIT_BATCH_ITEMS_MAX`.
+    #[serde(deserialize_with = "objects")]
     pub reports: Vec<CommitReport>,
 }
 
@@ -200,6 +202,7 @@ pub struct PendingRequest {
     #[schema(value_type = String)]
     pub server: ServerId,
     /// At most `PENDING_BATCH_ITEMS_MAX`.
+    #[serde(deserialize_with = "objects")]
     pub replicas: Vec<PendingReplica>,
 }
 
@@ -578,8 +581,20 @@ pub struct TokensResponse {
 /// Whether a name server can serve.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct NameServerStatus {
-    /// `ok`; or the mode, while the cluster takes no changes: `read_only`, or `restoring` when it has no metadata.
+    /// `ok`: it answers, and so does its database.
     pub status: String,
+    /// It takes reads and writes: the mode is normal, and as many storage servers take files as a write needs.
+    pub ready: bool,
+    /// `normal`, `read_only`, `restoring`, or `damaged`: nothing is changed until the database is restored.
+    pub mode: String,
+    /// Only for whoever shows a valid token or a storage server's credential.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub details: Option<NameServerDetails>,
+}
+
+/// What a name server tells of itself and its cluster.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct NameServerDetails {
     /// The program's version.
     pub program_version: String,
     /// The cluster.
@@ -589,9 +604,7 @@ pub struct NameServerStatus {
     pub epoch: i64,
     /// The last version.
     pub version: Version,
-    /// `normal`, `read_only`, `restoring`, or `damaged`: nothing is changed until the database is restored.
-    pub mode: String,
-    /// Live storage servers.
+    /// Storage servers that are live and compared.
     pub servers_live: u32,
     /// The database's time.
     pub time: DateTime<Utc>,

@@ -10,6 +10,7 @@ pub mod hash;
 pub mod hidden;
 pub mod id;
 pub mod limits;
+pub mod object;
 pub mod operation_api;
 pub mod path;
 pub mod storage_api;

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::api::Entry;
+use super::object::objects;
 use super::{DfsPath, ObjectId, ServerId, Version};
 
 /// How many objects have how many copies.
@@ -333,6 +334,7 @@ pub struct CorruptRequest {
     #[schema(value_type = String)]
     pub server: ServerId,
     /// The copies.
+    #[serde(deserialize_with = "objects")]
     pub replicas: Vec<CorruptReplica>,
     /// So many were found at once that the sender no longer trusts its own disk or memory. It moves nothing; copies
     /// that other servers have too are no longer counted on.

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::api::Target;
+use super::api::{ErrorBody, Target};
+use super::object::{object, objects};
 use super::{Error, Generation, ObjectId, Result, ServerId, Sha256, Time, Version};
 
 /// A storage server as a recipient of requests: who it must be, and where it is.
@@ -38,10 +39,20 @@ pub struct IdentityProof {
     pub proof: String,
 }
 
-/// The answer to `GET /status`.
+/// The answer to `GET /status` for anybody: 200 when it is ready, else 503.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PlainStatus {
+    /// `ok`, or how far it has come: `unregistered`, `waiting` for the name server's first look, `syncing`; or `trouble`.
+    pub status: String,
+    /// The same as an error.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub error: Option<ErrorBody>,
+}
+
+/// The answer to `GET /status` for a server of the cluster.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct StorageStatus {
-    /// `trouble`; `joining` until the cluster has taken the server in since its start; `ok` after that.
+    /// As in [`PlainStatus::status`].
     pub status: String,
     /// Why it cannot keep what it would be given, if that is so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -206,6 +217,7 @@ impl std::fmt::Display for ReplicaKey {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DeleteRequest {
     /// At most `DELETE_BATCH_ITEMS_MAX`.
+    #[serde(deserialize_with = "objects")]
     pub replicas: Vec<ReplicaKey>,
     /// Puts them into quarantine, with this reason, instead of removing them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -300,8 +312,10 @@ pub struct DeleteResponse {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ReplicateRequest {
     /// The copy to send.
+    #[serde(deserialize_with = "object")]
     pub replica: ReplicaKey,
     /// Where to.
+    #[serde(deserialize_with = "object")]
     pub target: Target,
     /// The target's permission to take it.
     pub ticket: String,

@@ -214,7 +214,7 @@ impl World {
     pub fn wait_for_live(&self, count: usize) {
         wait_for("all storage servers are live", 60, || {
             let status = self.ask(self.client.status())?;
-            (status.servers_live as usize >= count).then_some(())
+            (status.details?.servers_live as usize >= count).then_some(())
         });
     }
 

@@ -3,13 +3,18 @@
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
+use holdfast::security::ClusterSecret;
+use holdfast::types::storage_api::StorageStatus;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use super::wait_for;
 
 pub const SECRET: &str = "0123456789abcdef0123456789abcdef";
+/// What may read metrics.
+pub const SCRAPE_TOKEN: &str = "the-scrape-token-of-the-tests";
 
 /// How a cluster is started.
 #[derive(Clone)]
@@ -212,6 +217,9 @@ impl Cluster {
         let sqlite = format!("sqlite://{}", path("metadata.sqlite").display());
         let mut args = vec!["--database".to_string(), plan.database.clone().unwrap_or(sqlite)];
         args.extend(["--initialize", "--allow-same-host"].map(String::from));
+        std::fs::write(path("scrape-token"), SCRAPE_TOKEN).unwrap();
+        let scrape = ["--metrics-token-file".to_string(), path("scrape-token").to_str().unwrap().to_string()];
+        args.extend(scrape.clone());
         args.extend(plan.name_server_args.clone());
         let program = env!("CARGO_BIN_EXE_holdfast-name-server");
         let mut name_server = Process::new(program, args.clone(), path("name-server.log"), plan);
@@ -235,7 +243,8 @@ impl Cluster {
                 &urls.join(","),
             ];
             let program = env!("CARGO_BIN_EXE_holdfast-storage-server");
-            let args = args.map(String::from).into_iter().chain(plan.storage_args.clone()).collect();
+            let args =
+                args.map(String::from).into_iter().chain(scrape.clone()).chain(plan.storage_args.clone()).collect();
             let mut process = Process::new(program, args, path(&format!("storage-{number}.log")), plan);
             if let (0, Some(megabytes)) = (number, plan.small_disk_mb) {
                 std::fs::create_dir_all(&data).unwrap();
@@ -244,7 +253,7 @@ impl Cluster {
             process.start();
             storage.push(process);
         }
-        let secret = holdfast::security::ClusterSecret::from_text(SECRET).unwrap();
+        let secret = ClusterSecret::from_text(SECRET).unwrap();
         let (token, ca_cert) = (secret.superuser_token(), plan.certs.as_ref().map(|certs| certs.join("ca.pem")));
         let cluster = Self { token, dir, name_server, other_name_servers, storage, ca_cert };
         cluster.wait_for_live(plan.storage_servers);
@@ -320,6 +329,19 @@ impl Cluster {
     /// Runs a command in another directory.
     pub fn run_in(&self, dir: &Path, args: &[&str]) -> (i32, String, String) {
         ended(self.command(args).current_dir(dir).output().unwrap())
+    }
+
+    /// What a storage server tells a name server of itself.
+    pub fn storage_status(&self, number: usize) -> Option<StorageStatus> {
+        let client = self.as_lost_name_server();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(client.status(&self.peer(number), Duration::from_secs(5))).ok()
+    }
+
+    /// The metrics of the server at a URL.
+    pub fn metrics(&self, url: &str) -> Option<String> {
+        let http = Http { token: Some(SCRAPE_TOKEN.into()), base: url.into() };
+        Some(http.curl(&["--max-time", "5", &format!("{url}/metrics")])?.body)
     }
 
     pub fn http(&self) -> Http {

@@ -25,7 +25,7 @@ pub fn storage_client(credentials: Credentials) -> StorageClient {
 }
 
 impl Cluster {
-    /// The cluster's id.
+    /// The cluster's id; the name server must run.
     pub fn id(&self) -> Uuid {
         self.get("/status")["cluster"].as_str().unwrap().parse().unwrap()
     }
@@ -40,6 +40,11 @@ impl Cluster {
     /// A client that speaks as a name server of this cluster, under an epoch and a term.
     pub fn as_name_server(&self, epoch: i64, term: i64) -> StorageClient {
         storage_client(credentials(Some(self.id()), epoch, Sender::NameServer { term }))
+    }
+
+    /// A client that speaks as a name server whose database is lost: it may ask how a storage server is.
+    pub fn as_lost_name_server(&self) -> StorageClient {
+        storage_client(credentials(None, 0, Sender::NameServer { term: 0 }))
     }
 
     /// A client that speaks to the name server as the storage server of this identity.

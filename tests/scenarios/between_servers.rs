@@ -105,8 +105,8 @@ fn inventories_replication_deletion_and_fences() {
     cluster.storage[0].start();
     // The name server itself is shut out now; the storage server has registered all the same.
     wait_for("it has joined again", 20, || {
-        let status = cluster.http().curl(&[&format!("{}/status", cluster.storage[0].url())])?.json();
-        (status["server"].is_string() && status["term"] == 5).then_some(())
+        let status = cluster.storage_status(0)?;
+        (status.server.is_some() && status.term == 5).then_some(())
     });
     runtime.block_on(async {
         let nothing = DeleteRequest { replicas: Vec::new(), quarantine: None };

@@ -17,6 +17,7 @@ mod network;
 mod overwrite;
 mod repair;
 mod restore;
+mod rights;
 mod scrub;
 mod storage_directory;
 mod tls;

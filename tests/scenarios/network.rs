@@ -8,9 +8,6 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use holdfast::client::{Credentials, HttpClient, NameServerClient};
-use holdfast::security::ticket::Sender;
-use holdfast::security::{ClusterSecret, Signer};
 use holdfast::types::ErrorCode;
 use holdfast::types::api::RegisterRequest;
 
@@ -76,7 +73,9 @@ fn nothing_goes_to_a_proxy_between_servers_and_on_this_machine() {
     let cluster = Cluster::start(&Plan { env: recorder.variables(), ..Plan::default() });
     let body = cluster.path("body");
     fs::write(&body, vec![3; 300_000]).unwrap();
-    let holdfast = |variables: Vec<(String, String)>, args: &[&str]| ended(cluster.command(args).envs(variables).output().unwrap());
+    let holdfast = |variables: Vec<(String, String)>, args: &[&str]| {
+        ended(cluster.command(args).envs(variables).output().unwrap())
+    };
     for (number, variables) in [recorder.variables(), variables(dead_port())].into_iter().enumerate() {
         for args in [
             &["import", body.to_str().unwrap(), &format!("/f{number}")][..],
@@ -100,14 +99,20 @@ fn a_proxy_is_obeyed_elsewhere_and_named_when_it_fails() {
     let home = tempfile::tempdir().unwrap();
     let run = |url: &str, variables: &[(&str, String)]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast"));
-        command.args(["ls", "/", "--name-server", url, "--token", "hf_x"]).current_dir(home.path()).env("HOME", home.path());
+        command
+            .args(["ls", "/", "--name-server", url, "--token", "hf_x"])
+            .current_dir(home.path())
+            .env("HOME", home.path());
         command.envs(variables.iter().map(|(name, value)| (name, value)));
         ended(command.output().unwrap())
     };
     let dead = dead_port();
-    let (code, _, errors) = run("http://ns.invalid:7400", &[("http_proxy", format!("http://me:geheim@127.0.0.1:{dead}"))]);
+    let (code, _, errors) =
+        run("http://ns.invalid:7400", &[("http_proxy", format!("http://me:geheim@127.0.0.1:{dead}"))]);
     assert_eq!(code, 6);
-    for words in [&format!("the proxy http://127.0.0.1:{dead} that http_proxy names"), "http://ns.invalid:7400", "NO_PROXY"] {
+    for words in
+        [&format!("the proxy http://127.0.0.1:{dead} that http_proxy names"), "http://ns.invalid:7400", "NO_PROXY"]
+    {
         assert!(errors.contains(words), "{words:?} is not in {errors}");
     }
     assert!(!errors.contains("geheim"), "{errors}");
@@ -146,13 +151,7 @@ fn an_address_that_leads_nowhere_is_never_announced() {
     // An older storage server does not know that; then the name server refuses it.
     let cluster = Cluster::start(&Plan { storage_servers: 1, ..Plan::default() });
     let identity = uuid::Uuid::new_v4();
-    let credentials = Credentials::Server {
-        signer: Signer::new(ClusterSecret::from_text(SECRET).unwrap()),
-        sender: Sender::Storage { identity },
-        membership: Arc::new(|| (None, 0)),
-    };
-    let client =
-        NameServerClient::new(HttpClient::new(None).unwrap(), cluster.urls(), credentials).unwrap().with_retries(0);
+    let client = cluster.as_storage(identity, 1);
     let request = |url: &str, public_url: &str| RegisterRequest {
         identity,
         name: "old".into(),
@@ -163,6 +162,8 @@ fn an_address_that_leads_nowhere_is_never_announced() {
         boot_id: uuid::Uuid::new_v4(),
         cluster: None,
         epoch: 0,
+        index_changes: 0,
+        replace_newer: false,
         capacity_bytes: 1,
         free_bytes: 1,
     };
@@ -199,8 +200,9 @@ fn a_storage_server_that_clients_cannot_reach_is_named_with_the_remedy() {
         servers["servers"].as_array()?.iter().all(|server| server["public_url"] == dead.as_str()).then_some(())
     });
     cluster.wait_for_live(2);
+    let imported = ["import", body.to_str().unwrap(), "/g"];
     std::thread::scope(|scope| {
-        for args in [&["cat", "/f"][..], &["import", body.to_str().unwrap(), "/g"]] {
+        for args in [&["cat", "/f"][..], &imported] {
             let cluster = &cluster;
             let dead = &dead;
             scope.spawn(move || {

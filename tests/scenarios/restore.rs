@@ -244,13 +244,10 @@ fn one_server_without_the_journal_is_not_taken_for_the_whole_cluster() {
     fill(&cluster, 40);
     settle(&cluster);
     let before = tree(&cluster);
-    let status = |cluster: &Cluster, number: usize| {
-        cluster.http().curl(&[&format!("{}/status", cluster.storage[number].url())]).unwrap().json()
-    };
     let without = wait_for("one of four has no copy of the journal, and knows how many they are", 20, || {
         (0..4).find(|number| {
-            let status = status(&cluster, *number);
-            status["journal"].is_null() && status["heard_servers"] == 4
+            let status = cluster.storage_status(*number).unwrap();
+            status.journal.is_none() && status.heard_servers == 4
         })
     });
     wait_for("it is written down", 20, || {

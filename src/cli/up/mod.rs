@@ -39,9 +39,9 @@ use super::args::GlobalArgs;
 use super::exit::Exit;
 use super::output::Output;
 use super::progress::say;
-use crate::client::HttpClient;
-use crate::client::name_server::open_status;
+use crate::client::{Credentials, HttpClient, NameServerClient, StorageClient};
 use crate::db::url::has_password;
+use crate::storage::readiness::{UNREGISTERED, WAITING};
 use crate::types::{Error, ErrorCode, Hidden, Result};
 
 /// How long a cluster may take until all its members serve.
@@ -260,8 +260,8 @@ pub(in crate::cli) enum Ready {
 }
 
 /// Waits until the name server answers, and the cluster has taken each storage server in since its start: what the
-/// database remembers from before does not count. A name server that takes no changes takes no storage servers either;
-/// then it is enough that they answer.
+/// database remembers from before does not count. A name server that makes no changes compares no inventories; then it is
+/// enough that they have registered. One without metadata takes no storage servers; then it is enough that they answer.
 ///
 /// All that is asked is what servers tell anybody. Tokens come and go, and a cluster starts whatever tokens there are.
 async fn wait_until_ready(
@@ -270,7 +270,7 @@ async fn wait_until_ready(
     members: &[Member],
     started: &mut [Running],
 ) -> Result<Ready> {
-    let http = HttpClient::new(None)?;
+    let (client, members_client) = clients(config)?;
     let storage: Vec<&Member> = members.iter().filter(|member| member.role == Role::StorageServer).collect();
     let deadline = tokio::time::Instant::now() + READY_TIMEOUT;
     loop {
@@ -282,11 +282,15 @@ async fn wait_until_ready(
                 ));
             }
         }
-        let (ready, waiting) = match open_status(&http, &config.name_server_url(), STATUS_TIMEOUT).await {
-            Ok(word) if word == "ok" => (Ready::ToServe, waiting(&http, &storage, |word| word == "ok").await),
-            Ok(word) if word == "restoring" || word == "damaged" => (Ready::WaitsForRestore, waiting(&http, &storage, |_| true).await),
-            Ok(_) => (Ready::TakesNoChanges, waiting(&http, &storage, |_| true).await),
-            Err(_) => (Ready::ToServe, vec!["name-server"]),
+        let mode = client.status().await.ok().map(|status| status.mode);
+        let (ready, too_early): (_, &[&str]) = match mode.as_deref() {
+            Some("restoring" | "damaged") => (Ready::WaitsForRestore, &[]),
+            Some("normal") => (Ready::ToServe, &[UNREGISTERED, WAITING]),
+            _ => (Ready::TakesNoChanges, &[UNREGISTERED]),
+        };
+        let waiting = match mode {
+            Some(_) => not_ready(&members_client, &storage, too_early).await,
+            None => vec!["name-server"],
         };
         if waiting.is_empty() {
             return Ok(ready);
@@ -302,16 +306,24 @@ async fn wait_until_ready(
     }
 }
 
-/// The members that do not say a word that will do.
-async fn waiting<'m>(http: &HttpClient, storage: &[&'m Member], will_do: fn(&str) -> bool) -> Vec<&'m str> {
+/// The members that do not answer, or with one of these words.
+async fn not_ready<'m>(client: &StorageClient, storage: &[&'m Member], too_early: &[&str]) -> Vec<&'m str> {
     let mut waiting = Vec::new();
     for member in storage {
-        let word = open_status(http, &member.url(), STATUS_TIMEOUT).await;
-        if !word.is_ok_and(|word| will_do(&word)) {
-            waiting.push(member.name.as_str());
+        match client.readiness(&member.url(), STATUS_TIMEOUT).await {
+            Ok(word) if !too_early.contains(&word.as_str()) => {}
+            _ => waiting.push(member.name.as_str()),
         }
     }
     waiting
+}
+
+/// Clients of the name server and of storage servers, as nobody.
+fn clients(config: &ClusterConfig) -> Result<(NameServerClient, StorageClient)> {
+    let http = HttpClient::new(None)?;
+    let urls = vec![config.name_server_url()];
+    let name_server = NameServerClient::new(http.clone(), urls, Credentials::None)?.with_retries(0);
+    Ok((name_server, StorageClient::new(http, Credentials::None)))
 }
 
 /// Starts one member and waits until it serves.

@@ -134,8 +134,11 @@ impl Rebuild<'_> {
     /// were found at the storage servers.
     pub(super) fn changes_lost(&mut self, marked: &[Marked]) {
         let (head, known) = (self.plan.head, &self.plan.known);
-        let behind: HashSet<Version> =
-            marked.iter().map(|copy| copy.version).filter(|version| (head + 1..=known.version).contains(version)).collect();
+        let behind: HashSet<Version> = marked
+            .iter()
+            .map(|copy| copy.version)
+            .filter(|version| (head + 1..=known.version).contains(version))
+            .collect();
         let lost = (known.version - head - behind.len() as Version).max(0);
         if lost == 0 {
             return;

@@ -1,7 +1,6 @@
 //! What servers ask each other: status, inventory, deletions, replication.
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
@@ -13,15 +12,19 @@ use crate::client::storage::BodyFacts;
 use crate::security::credential::{Challenge, Proof};
 use crate::security::ticket::Verified;
 use crate::security::{Sender, ServerCredential};
-use crate::storage::heard;
 use crate::storage::identity::Standing;
 use crate::storage::server::{DiskFacts, Shared};
 use crate::storage::store::{ReplicaRow, index, objects};
 use crate::storage::writer::{INDEX_DEADLINE, IndexChange};
+use crate::storage::{heard, readiness};
 use crate::types::limits::{DELETE_BATCH_ITEMS_MAX, INVENTORY_PAGE_ROWS_MAX};
 use crate::types::storage_api::*;
 use crate::types::{Error, ErrorCode, Result, Version};
 use crate::web::auth;
+use crate::web::body::Json;
+use crate::web::error::body_of;
+use crate::web::request::RequestId;
+use crate::web::route::note_sender;
 
 /// Copies that go into quarantine in one change of the index: each costs some fsyncs, and uploads wait for them.
 const QUARANTINE_STEP_COPIES: usize = 32;
@@ -30,7 +33,7 @@ const QUARANTINE_STEP_COPIES: usize = 32;
 type Rank = (i64, i64);
 
 /// Epoch and term of the name server of this cluster that asks. To be asked once for each request.
-fn sender(request: &HttpRequest, shared: &Shared) -> Result<Rank> {
+pub(super) fn sender(request: &HttpRequest, shared: &Shared) -> Result<Rank> {
     rank(any_server(request, shared)?, shared)
 }
 
@@ -89,6 +92,14 @@ pub(super) async fn fence_reader(request: &HttpRequest, shared: &Shared) -> Resu
     raise_to_read(rank, shared).await
 }
 
+/// As [`fence`], for a server that has a copy sent from here: only the target writes, so that a disk which takes no writes
+/// is no hindrance.
+pub(super) async fn fence_source(request: &HttpRequest, shared: &Shared) -> Result<()> {
+    let rank = sender(request, shared)?;
+    judge(rank, shared)?;
+    raise_to_read(rank, shared).await
+}
+
 async fn raise(rank: Rank, shared: &Shared) -> Result<()> {
     judge(rank, shared)?;
     let (epoch, term) = rank;
@@ -132,19 +143,24 @@ fn note_told(told: Told, daemon: &Daemon) {
     });
 }
 
-#[derive(Deserialize)]
-pub(super) struct IdentityQuery {
-    challenge: String,
+/// The question in a request's query, signed by a server of the cluster. It opens nothing but [`identity`].
+pub(super) fn challenge(request: &HttpRequest, shared: &Shared) -> Result<Verified<Challenge>> {
+    #[derive(Deserialize)]
+    struct IdentityQuery {
+        challenge: String,
+    }
+    let query = web::Query::<IdentityQuery>::from_query(request.query_string())
+        .map_err(|_| Error::new(ErrorCode::Unauthorized, "this is only for servers of the cluster"))?;
+    shared.signer.verify::<Challenge>(&query.challenge)
 }
 
-/// Proves to a name server who answers here. The question is signed too, but opens nothing; the proof names this server's
-/// own URL, so that it is worth nothing to anybody who passes the question on.
-pub(super) async fn identity(query: web::Query<IdentityQuery>, daemon: Daemon) -> Result<HttpResponse> {
-    let challenge = daemon.signer.verify::<Challenge>(&query.challenge)?;
+/// Proves to a name server who answers here. The proof names this server's own URL, so that it is worth nothing to anybody
+/// who passes the question on.
+pub(super) async fn identity(challenge: web::ReqData<Verified<Challenge>>, daemon: Daemon) -> Result<HttpResponse> {
+    let Verified { cluster, epoch, claims: Challenge { nonce, expires } } = challenge.into_inner();
     let answerer =
         Answerer { identity: daemon.identity.identity, boot_id: daemon.identity.boot_id, url: daemon.url.clone() };
-    let Challenge { nonce, expires } = challenge.claims;
-    let proof = daemon.signer.sign(challenge.cluster, challenge.epoch, &Proof { nonce, answerer, expires })?;
+    let proof = daemon.signer.sign(cluster, epoch, &Proof { nonce, answerer, expires })?;
     Ok(HttpResponse::Ok().json(IdentityProof { proof }))
 }
 
@@ -155,31 +171,44 @@ pub(super) struct StatusQuery {
     servers: Option<i64>,
 }
 
+/// Whether the server is ready, for anybody; how it is, for whoever has the cluster's secret: a name server whose database
+/// was lost names another cluster, and must hear all the same.
 pub(super) async fn status(
     request: HttpRequest,
     query: web::Query<StatusQuery>,
+    id: web::ReqData<RequestId>,
     daemon: Daemon,
 ) -> Result<HttpResponse> {
-    if auth::credential(&request, "Holdfast").is_some() {
-        // Who it is may be asked under any cluster's name: a name server whose database is lost does not know its own.
-        let verified = any_server(&request, &daemon)?;
-        if let (Some(version), Some(servers)) = (query.journal_head, query.servers) {
-            match rank(verified, &daemon).and_then(|rank| judge(rank, &daemon)) {
-                Ok(()) => {
-                    if daemon.registered_within(Duration::MAX) {
-                        daemon.readiness.note_check();
-                    }
-                    note_told(Told { version, servers }, &daemon);
-                }
-                Err(error) => log::debug!("what is told of the journal is not believed: {}", error.message()),
-            }
+    if auth::credential(&request, "Holdfast").is_none() {
+        return Ok(plain_status(&daemon, &id.0));
+    }
+    let verified = any_server(&request, &daemon)?;
+    note_sender(&request, true);
+    if let (Some(version), Some(servers)) = (query.journal_head, query.servers) {
+        match rank(verified, &daemon).and_then(|rank| judge(rank, &daemon)) {
+            Ok(()) => note_told(Told { version, servers }, &daemon),
+            Err(error) => log::debug!("what is told of the journal is not believed: {}", error.message()),
         }
     }
+    details(&daemon).await
+}
+
+fn plain_status(daemon: &Shared, request_id: &str) -> HttpResponse {
+    let status = daemon.status_word().to_string();
+    if status == readiness::OK {
+        return HttpResponse::Ok().json(PlainStatus { status, error: None });
+    }
+    let error = Error::unavailable(format!("this storage server is not ready: {status}"));
+    let error = Some(body_of(&error, Some(request_id)));
+    HttpResponse::ServiceUnavailable().json(PlainStatus { status, error })
+}
+
+async fn details(daemon: &Daemon) -> Result<HttpResponse> {
     let (journal, told) = (daemon.journal.position(), daemon.heard.told());
     let (DiskFacts { capacity_bytes, free_bytes, objects, bytes }, trouble) = daemon.get_ref().look_at_disk().await?;
     let standing = daemon.identity.standing();
     Ok(HttpResponse::Ok().json(StorageStatus {
-        status: if trouble.is_some() { "trouble" } else { daemon.status_word() }.into(),
+        status: if trouble.is_some() { readiness::TROUBLE } else { daemon.status_word() }.into(),
         trouble,
         identity: daemon.identity.identity,
         cluster: standing.cluster,
@@ -202,12 +231,7 @@ pub(super) async fn status(
     }))
 }
 
-pub(super) async fn delete(
-    request: HttpRequest,
-    body: web::Json<DeleteRequest>,
-    daemon: Daemon,
-) -> Result<HttpResponse> {
-    fence(&request, &daemon).await?;
+pub(super) async fn delete(body: Json<DeleteRequest>, daemon: Daemon) -> Result<HttpResponse> {
     let DeleteRequest { replicas: keys, quarantine } = body.into_inner();
     if keys.len() > DELETE_BATCH_ITEMS_MAX {
         return Err(Error::new(
@@ -237,19 +261,12 @@ pub(super) struct InventoryQuery {
     files: bool,
 }
 
-pub(super) async fn dump_tree(
-    request: HttpRequest,
-    query: web::Query<InventoryQuery>,
-    daemon: Daemon,
-) -> Result<HttpResponse> {
-    fence_reader(&request, &daemon).await?;
+pub(super) async fn dump_tree(query: web::Query<InventoryQuery>, daemon: Daemon) -> Result<HttpResponse> {
     let after = query.after.as_deref().map(str::parse).transpose()?;
     let limit = query.limit.unwrap_or(INVENTORY_PAGE_ROWS_MAX).clamp(1, INVENTORY_PAGE_ROWS_MAX);
     let rows = daemon.index.read(move |connection| index::page(connection, after, limit)).await?;
     let gone = if query.files { without_file(&daemon, &rows).await? } else { Vec::new() };
-    if rows.len() < limit {
-        daemon.readiness.note_inventory();
-    }
+    daemon.readiness.page_read(daemon.identity.standing().epoch, rows.len() < limit);
     let mut body = Vec::new();
     for row in &rows {
         let line = InventoryLine { gone: gone.contains(&row.key()), ..line(row)? };
@@ -298,15 +315,7 @@ fn line(row: &ReplicaRow) -> Result<InventoryLine> {
 }
 
 /// Streams a copy of what is here to another server, which checks its digest.
-pub(super) async fn replicate(
-    request: HttpRequest,
-    body: web::Json<ReplicateRequest>,
-    daemon: Daemon,
-) -> Result<HttpResponse> {
-    let rank = sender(&request, &daemon)?;
-    judge(rank, &daemon)?;
-    // Only the target writes.
-    raise_to_read(rank, &daemon).await?;
+pub(super) async fn replicate(body: Json<ReplicateRequest>, daemon: Daemon) -> Result<HttpResponse> {
     let ReplicateRequest { replica, target, ticket } = body.into_inner();
     let gone = move || Error::not_found(format!("{replica} is not on this server"));
     let (row, bytes) = daemon

@@ -24,25 +24,32 @@ use crate::types::api::SHA256_HEADER;
 use crate::types::hash::Hasher;
 use crate::types::storage_api::ReplicaKey;
 use crate::types::{Error, ErrorCode, Result, Sha256};
+use crate::web::route::found;
 
 /// Bytes that are read from the disk at a time.
 const READ_BYTES: usize = 256 << 10;
 
 #[derive(Deserialize)]
-pub(super) struct DownloadQuery {
+struct DownloadQuery {
     ticket: String,
 }
 
-pub(super) async fn send(
-    request: HttpRequest,
-    query: web::Query<DownloadQuery>,
-    daemon: Daemon,
-) -> Result<HttpResponse> {
-    let (cluster, server, epoch) = daemon.identity.require_member()?;
-    let ticket = daemon.signer.verify::<ReadTicket>(&query.ticket)?.valid(cluster, epoch, daemon.identity.now())?;
+/// Judges a request's ticket: signature, cluster, epoch, time, and that it is for this server.
+pub(super) fn ticket(request: &HttpRequest, shared: &Shared) -> Result<ReadTicket> {
+    let refuse = |message: &str| Error::new(ErrorCode::Unauthorized, message);
+    let query = web::Query::<DownloadQuery>::from_query(request.query_string())
+        .map_err(|_| refuse("a ticket is needed (?ticket=…); the name server hands them out"))?;
+    let verified = shared.signer.verify::<ReadTicket>(&query.ticket)?;
+    let (cluster, server, epoch) = shared.identity.require_member()?;
+    let ticket = verified.valid(cluster, epoch, shared.identity.now())?;
     if ticket.server != server {
-        return Err(Error::new(ErrorCode::Unauthorized, "the ticket is for another storage server"));
+        return Err(refuse("the ticket is for another storage server"));
     }
+    Ok(ticket)
+}
+
+pub(super) async fn send(request: HttpRequest, daemon: Daemon) -> Result<HttpResponse> {
+    let ticket: ReadTicket = found(&request)?;
     let etag = format!("\"{}\"", ticket.version);
     if header_text(&request, &header::IF_NONE_MATCH).is_some_and(|text| text.split(',').any(|tag| tag.trim() == etag)) {
         return Ok(HttpResponse::NotModified().insert_header((header::ETAG, etag)).finish());

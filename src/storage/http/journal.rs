@@ -8,14 +8,13 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Deserialize;
 
 use super::Daemon;
-use super::admin::{fence, fence_reader};
 use super::upload::{ROOM_CHECK_BYTES, check_room, next_piece};
 use crate::storage::server::Shared;
 use crate::storage::store::incoming::not_stored;
 use crate::storage::store::{Content, Dir, Incoming, TempFile};
 use crate::types::limits::JOURNAL_SNAPSHOT_BYTES_MAX;
 use crate::types::{Error, ErrorCode, Result};
-use crate::web::auth::SignedDigest;
+use crate::web::body::SignedDigest;
 
 /// Bytes that are read from a file at once.
 const READ_BYTES: usize = 256 << 10;
@@ -26,8 +25,7 @@ pub(super) struct FileQuery {
 }
 
 /// Without a name the state of the copy, with one that file.
-pub(super) async fn read(request: HttpRequest, query: web::Query<FileQuery>, daemon: Daemon) -> Result<HttpResponse> {
-    fence_reader(&request, &daemon).await?;
+pub(super) async fn read(query: web::Query<FileQuery>, daemon: Daemon) -> Result<HttpResponse> {
     let shared: Arc<Shared> = daemon.get_ref().clone();
     let Some(name) = query.into_inner().file else {
         return Ok(HttpResponse::Ok().json(blocking(move || Ok(shared.journal.status())).await?));
@@ -39,7 +37,6 @@ pub(super) async fn read(request: HttpRequest, query: web::Query<FileQuery>, dae
 
 /// Takes a segment or a snapshot.
 pub(super) async fn receive(request: HttpRequest, payload: web::Payload, daemon: Daemon) -> Result<HttpResponse> {
-    fence(&request, &daemon).await?;
     let shared: Arc<Shared> = daemon.get_ref().clone();
     let (cluster, _) = shared.identity.require_cluster()?;
     let permit = shared.journal.permits.clone().try_acquire_owned().map_err(|_| {
@@ -89,7 +86,7 @@ async fn take_body(
         incoming.write(piece).await?;
     }
     let received = incoming.finish().await?;
-    SignedDigest::check(request, received.sha256)?;
+    SignedDigest::check(request, || received.sha256)?;
     match received.content {
         Content::File(file) => Ok(file),
         Content::Small(bytes) => blocking(move || write_small(&dir, &bytes)).await,

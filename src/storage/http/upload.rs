@@ -21,6 +21,7 @@ use crate::types::api::{CommitReport, Committed, SHA256_HEADER, Target};
 use crate::types::limits::{FORWARD_TIMEOUT, REPORT_TIMEOUT, STALL_TIMEOUT};
 use crate::types::storage_api::{CopyStored, ReplicaKey};
 use crate::types::{Error, ErrorCode, Result, ServerId, Sha256, Time};
+use crate::web::route::found;
 
 /// Pieces that wait for a slower target.
 const FORWARD_PIECES_MAX: usize = 16;
@@ -37,7 +38,10 @@ pub(super) struct UploadQuery {
 }
 
 /// What the bytes are for, from either kind of ticket.
-struct Order {
+#[derive(Clone)]
+pub(super) struct Order {
+    ticket: String,
+    is_copy: bool,
     key: ReplicaKey,
     label: String,
     size: Option<u64>,
@@ -48,15 +52,10 @@ struct Order {
     write: Option<WriteTicket>,
 }
 
-pub(super) async fn receive(
-    request: HttpRequest,
-    query: web::Query<UploadQuery>,
-    payload: web::Payload,
-    daemon: Daemon,
-) -> Result<HttpResponse> {
+pub(super) async fn receive(request: HttpRequest, payload: web::Payload, daemon: Daemon) -> Result<HttpResponse> {
     let shared: Arc<Shared> = daemon.get_ref().clone();
-    let is_copy = query.role.as_deref() == Some("copy");
-    let order = order(&shared, &query.ticket, is_copy)?;
+    let order: Order = found(&request)?;
+    let is_copy = order.is_copy;
     let facts = facts(&request, &order)?;
     let permit = shared.upload_permits.clone().try_acquire_owned().map_err(|_| {
         Error::new(ErrorCode::Busy, "this storage server has as many uploads under way as it takes; try again")
@@ -67,13 +66,13 @@ pub(super) async fn receive(
     let key = order.key;
     let stored = shared.index.read(move |connection| index::find(connection, key)).await?;
     let forwards = match &order.write {
-        Some(ticket) if !is_copy => Forwards::start(&shared, ticket, order.server, &query.ticket, facts),
+        Some(ticket) if !is_copy => Forwards::start(&shared, ticket, order.server, &order.ticket, facts),
         _ => Forwards::default(),
     };
     let (received, forwards) = take_body(&shared, payload, facts, forwards).await?;
+    let ticket = order.ticket.clone();
     let upload = Upload { shared, order, received, stored, claim };
     // From here on the work goes on even if the client hangs up.
-    let ticket = query.into_inner().ticket;
     let task = tokio::spawn(async move {
         let _permit = permit;
         if is_copy {
@@ -98,18 +97,24 @@ enum Outcome {
     Committed(Committed),
 }
 
-/// Judges the ticket: signature, cluster, epoch, time, and that it is for this server.
-fn order(shared: &Shared, ticket: &str, is_copy: bool) -> Result<Order> {
-    let (cluster, server, epoch) = shared.identity.require_member()?;
-    let now = shared.identity.now();
-    let not_here = || Error::new(ErrorCode::Unauthorized, "the ticket is for other storage servers");
-    match shared.signer.verify::<WriteTicket>(ticket) {
+/// Judges a request's ticket: signature, cluster, epoch, time, and that it is for this server.
+pub(super) fn order(request: &HttpRequest, shared: &Shared) -> Result<Order> {
+    let refuse = |message: &str| Error::new(ErrorCode::Unauthorized, message);
+    let query = web::Query::<UploadQuery>::from_query(request.query_string())
+        .map_err(|_| refuse("a ticket is needed (?ticket=…); the name server hands them out"))?;
+    let UploadQuery { ticket, role } = query.into_inner();
+    let is_copy = role.as_deref() == Some("copy");
+    let not_here = || refuse("the ticket is for other storage servers");
+    match shared.signer.verify::<WriteTicket>(&ticket) {
         Ok(verified) => {
-            let write = verified.valid(cluster, epoch, now)?;
+            let (cluster, server, epoch) = shared.identity.require_member()?;
+            let write = verified.valid(cluster, epoch, shared.identity.now())?;
             if !write.targets.iter().any(|target| target.server == server) {
                 return Err(not_here());
             }
             Ok(Order {
+                ticket,
+                is_copy,
                 key: ReplicaKey { object: write.object, generation: write.generation },
                 label: write.path.to_string(),
                 size: write.size,
@@ -121,11 +126,15 @@ fn order(shared: &Shared, ticket: &str, is_copy: bool) -> Result<Order> {
             })
         }
         Err(_) if is_copy => {
-            let copy = shared.signer.verify::<ReplicateTicket>(ticket)?.valid(cluster, epoch, now)?;
+            let verified = shared.signer.verify::<ReplicateTicket>(&ticket)?;
+            let (cluster, server, epoch) = shared.identity.require_member()?;
+            let copy = verified.valid(cluster, epoch, shared.identity.now())?;
             if copy.target != server {
                 return Err(not_here());
             }
             Ok(Order {
+                ticket,
+                is_copy,
                 key: copy.replica,
                 label: copy.label,
                 size: Some(copy.size),
