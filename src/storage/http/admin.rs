@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 use futures_util::TryStreamExt;
 use serde::Deserialize;
@@ -20,11 +20,9 @@ use crate::storage::{heard, readiness};
 use crate::types::limits::{DELETE_BATCH_ITEMS_MAX, INVENTORY_PAGE_ROWS_MAX};
 use crate::types::storage_api::*;
 use crate::types::{Error, ErrorCode, Result, Version};
-use crate::web::auth;
 use crate::web::body::Json;
 use crate::web::error::body_of;
 use crate::web::request::RequestId;
-use crate::web::route::note_sender;
 
 /// Copies that go into quarantine in one change of the index: each costs some fsyncs, and uploads wait for them.
 const QUARANTINE_STEP_COPIES: usize = 32;
@@ -38,7 +36,7 @@ pub(super) fn sender(request: &HttpRequest, shared: &Shared) -> Result<Rank> {
 }
 
 /// The server that asks, with this cluster's secret, whatever cluster it names. To be asked once for each request.
-fn any_server(request: &HttpRequest, shared: &Shared) -> Result<Verified<ServerCredential>> {
+pub(super) fn any_server(request: &HttpRequest, shared: &Shared) -> Result<Verified<ServerCredential>> {
     shared.gate.server(request, shared.identity.now()).inspect_err(|error| {
         if error.code() == ErrorCode::TicketExpired {
             // Perhaps it is the clock here that is wrong: a registration brings the cluster's time.
@@ -179,11 +177,9 @@ pub(super) async fn status(
     id: web::ReqData<RequestId>,
     daemon: Daemon,
 ) -> Result<HttpResponse> {
-    if auth::credential(&request, "Holdfast").is_none() {
+    let Some(verified) = request.extensions().get::<Verified<ServerCredential>>().cloned() else {
         return Ok(plain_status(&daemon, &id.0));
-    }
-    let verified = any_server(&request, &daemon)?;
-    note_sender(&request, true);
+    };
     if let (Some(version), Some(servers)) = (query.journal_head, query.servers) {
         match rank(verified, &daemon).and_then(|rank| judge(rank, &daemon)) {
             Ok(()) => note_told(Told { version, servers }, &daemon),

@@ -6,11 +6,12 @@ use actix_web::http::Method;
 use actix_web::web::{ServiceConfig, to};
 use actix_web::{HttpMessage, HttpRequest};
 
-use self::Access::{NameServer, Open, Scrape, Ticket};
+use self::Access::{NameServer, OpenOrServer, Scrape, Ticket};
 use super::{admin, download, journal, metrics, upload};
 use crate::storage::server::Shared;
 use crate::types::ErrorCode::{self, *};
 use crate::types::{Error, Result};
+use crate::web::auth;
 use crate::web::route::{self, Admitted, Body, Route, mount};
 
 /// Who may ask an endpoint of a storage server. It knows no tokens of people.
@@ -18,6 +19,8 @@ use crate::web::route::{self, Admitted, Body, Route, mount};
 pub enum Access {
     /// Anybody.
     Open,
+    /// Anybody, and a server of the cluster, who is told more; a credential that is shown must be right.
+    OpenOrServer,
     /// Whoever scrapes metrics.
     Scrape,
     /// A name server of this cluster.
@@ -54,6 +57,11 @@ impl route::Access for Access {
     async fn judge(self, request: &HttpRequest, shared: &Arc<Shared>) -> Result<Admitted> {
         match self {
             Self::Open => return Ok(Admitted::Anybody),
+            Self::OpenOrServer if auth::credential(request, "Holdfast").is_none() => return Ok(Admitted::Anybody),
+            Self::OpenOrServer => {
+                let verified = admin::any_server(request, shared)?;
+                request.extensions_mut().insert(verified);
+            }
             Self::Scrape if shared.scrape.lets_in(request) => return Ok(shared.scrape.admitted()),
             Self::Scrape => {
                 admin::sender(request, shared).map_err(|error| match error.code() {
@@ -86,7 +94,7 @@ impl route::Access for Access {
 
     fn schemes(self) -> &'static [&'static str] {
         match self {
-            Self::Open => &[],
+            Self::Open | Self::OpenOrServer => &[],
             Self::Scrape => &["scrape", "server"],
             Self::NameServer(_) => &["server"],
             Self::Ticket(_) => &["ticket"],
@@ -142,7 +150,7 @@ pub const ROUTES: &[Route<Access>] = &[
         to(journal::receive)
     }),
     row(GET, "/identity", Ticket(Kind::Challenge), Body::None, &[], || to(admin::identity)),
-    row(GET, "/status", Open, Body::None, &[], || to(admin::status)),
+    row(GET, "/status", OpenOrServer, Body::None, &[], || to(admin::status)),
     row(GET, "/metrics", Scrape, Body::None, &[], || to(metrics)),
 ];
 
