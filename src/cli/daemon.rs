@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use structopt::StructOpt;
 use structopt::clap::ErrorKind;
 
+use super::args::utf8::read;
 use super::exit::Exit;
 use crate::http::server as name_server;
 use crate::storage::server as storage_server;
@@ -32,7 +33,7 @@ where
     F: Future<Output = Result<()>> + 'static,
     W: FnOnce(O) -> F,
 {
-    let options = match O::from_iter_safe(args) {
+    let options = match read::<O>(args.into_iter().collect()) {
         Ok(options) => options,
         Err(error) => {
             let helpful = matches!(error.kind, ErrorKind::HelpDisplayed | ErrorKind::VersionDisplayed);

@@ -34,13 +34,25 @@ pub enum AnyConnection {
     Sqlite(SqliteConnection),
 }
 
+/// How a database is named.
+const DATABASE_URLS: &str = "postgres://USER@HOST/NAME or sqlite://PATH";
+
 /// Where the metadata is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum DatabaseUrl {
     /// A libpq URL.
     Postgres(String),
     /// A file.
     Sqlite(PathBuf),
+}
+
+impl std::fmt::Debug for DatabaseUrl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Postgres(_) => f.write_str("Postgres(…)"),
+            Self::Sqlite(path) => write!(f, "Sqlite({})", path.display()),
+        }
+    }
 }
 
 impl DatabaseUrl {
@@ -52,12 +64,13 @@ impl DatabaseUrl {
         match text.strip_prefix("sqlite://") {
             Some("") => Err(Error::invalid("sqlite:// needs the path of a file behind it")),
             Some(path) => Ok(Self::Sqlite(path.into())),
-            None => {
-                let scheme = text.split("://").next().unwrap_or_default();
-                Err(Error::invalid(format!(
-                    "the database URL starts with {scheme:?}; it must be postgres://USER@HOST/NAME or sqlite://PATH"
-                )))
-            }
+            // What was typed is not shown: it may hold a password.
+            None => Err(Error::invalid(match text.split_once("://") {
+                Some((scheme, _)) if scheme.bytes().all(|byte| byte.is_ascii_alphanumeric()) => {
+                    format!("the database URL starts with {scheme:?}; it must be {DATABASE_URLS}")
+                }
+                _ => format!("the database URL must be {DATABASE_URLS}"),
+            })),
         }
     }
 }
@@ -200,6 +213,13 @@ mod tests {
         for wrong in ["mysql://h/d", "a.sqlite", "sqlite://", ""] {
             assert!(DatabaseUrl::parse(wrong).is_err(), "{wrong}");
         }
+        let message = DatabaseUrl::parse("mysql://u:geheim@h/d").unwrap_err().message().to_string();
+        assert!(message.contains("\"mysql\"") && !message.contains("geheim"), "{message}");
+        for mistyped in ["postgres:/u:geheim@h/d", "u:geheim@h://d", "geheim"] {
+            let error = DatabaseUrl::parse(mistyped).unwrap_err();
+            assert!(!error.message().contains("geheim") && error.message().contains("sqlite://"), "{error}");
+        }
+        assert!(!format!("{:?}", DatabaseUrl::parse("postgres://u:geheim@h/d").unwrap()).contains("geheim"));
     }
 
     #[test]

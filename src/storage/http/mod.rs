@@ -1,7 +1,7 @@
 //! The storage server's endpoints.
 
 mod admin;
-mod download;
+pub mod download;
 mod journal;
 mod upload;
 

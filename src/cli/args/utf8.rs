@@ -1,0 +1,98 @@
+//! Arguments that are not UTF-8. clap 2 panics when it meets one where it wants text, and structopt when a field is
+//! text; a name in another encoding on the command line must not end in a panic.
+
+use std::ffi::OsString;
+
+use structopt::StructOpt;
+use structopt::clap::{ArgMatches, Error, ErrorKind};
+
+/// The arguments that may be any bytes: paths on this machine that structopt takes as they are, by command and
+/// argument. Those without a command may stand anywhere. Everything else is text.
+const HOST_PATHS: [(&str, &str); 12] = [
+    ("", "config"),
+    ("", "ca-cert"),
+    ("up", "data-dir"),
+    ("down", "data-dir"),
+    ("import", "host-path"),
+    ("export", "host-path"),
+    ("init", "dir"),
+    ("status", "paths"),
+    ("push", "paths"),
+    ("pull", "paths"),
+    ("demo", "dir"),
+    ("demo", "data-dir"),
+];
+
+/// Reads arguments, the first of which is the program's name. Prints nothing.
+pub(crate) fn read<T: StructOpt>(args: Vec<OsString>) -> Result<T, Error> {
+    if args.iter().any(|arg| arg.to_str().is_none()) {
+        // What is wrong with the line is found out with text in their places.
+        T::clap().get_matches_from_safe(args.iter().map(|arg| arg.to_string_lossy().into_owned()))?;
+    }
+    let matches = T::clap().get_matches_from_safe(args)?;
+    check(&matches, "")?;
+    Ok(T::from_clap(&matches))
+}
+
+fn check(matches: &ArgMatches<'_>, command: &str) -> Result<(), Error> {
+    for (name, arg) in &matches.args {
+        let any_bytes = HOST_PATHS.contains(&("", name)) || HOST_PATHS.contains(&(command, name));
+        if let Some(wrong) = arg.vals.iter().find(|value| !any_bytes && value.to_str().is_none()) {
+            let message = format!("error: {} is not UTF-8, as {name} must be", wrong.to_string_lossy());
+            return Err(Error::with_description(&message, ErrorKind::InvalidUtf8));
+        }
+    }
+    match matches.subcommand() {
+        (command, Some(matches)) => check(matches, command),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStringExt;
+
+    use super::*;
+    use crate::cli::args::Cli;
+
+    fn parse(line: &[&[u8]]) -> Result<String, String> {
+        let args = std::iter::once(&b"holdfast"[..]).chain(line.iter().copied());
+        let cli = read::<Cli>(args.map(|arg| OsString::from_vec(arg.to_vec())).collect());
+        cli.map(|cli| format!("{:?}", cli.command)).map_err(|error| error.message)
+    }
+
+    #[test]
+    fn what_is_not_text_is_taken_for_host_paths_and_refused_elsewhere() {
+        let odd = b"caf\xe9";
+        for line in [
+            &[b"import", odd, b"/x"][..],
+            &[b"export", b"/x", odd],
+            &[b"init", odd],
+            &[b"push", odd],
+            &[b"up", b"--data-dir", odd],
+            &[b"--config", odd, b"ls"],
+            &[b"ls", b"--ca-cert", odd],
+        ] {
+            let read = parse(line).unwrap();
+            assert!(read.contains("caf\\xE9") || read.starts_with("Ls"), "{read}");
+        }
+        // Each of these was a panic.
+        for line in [
+            &[&b"ls"[..], odd][..],
+            &[b"import", odd, odd],
+            &[b"rm", b"--froce", odd],
+            &[b"rm", b"--\xe9"],
+            &[b"-\xe9"],
+            &[b"\xe9"],
+            &[b"--token", odd, b"ls"],
+            &[b"events", b"--kind", odd],
+            &[b"up", b"--database", odd],
+            &[b"setrep", odd, odd],
+        ] {
+            let error = parse(line).unwrap_err();
+            assert!(!error.is_empty(), "{line:?}");
+        }
+        let server = [&b"x"[..], b"--data-dir", odd].map(|arg| OsString::from_vec(arg.to_vec()));
+        assert!(read::<crate::storage::server::Command>(server.into()).is_err());
+    }
+}
