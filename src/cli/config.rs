@@ -44,28 +44,29 @@ impl std::fmt::Debug for ClientConfig {
 impl ClientConfig {
     /// Reads a file that must be there. A relative `ca_cert` is relative to it.
     pub(crate) fn read(path: &Path) -> Result<Self> {
-        let shown = path.display();
         let text = std::fs::read_to_string(path).map_err(|error| {
-            let message = format!("cannot read the configuration {shown}: {error}");
+            let message = format!("cannot read the configuration {}: {error}", path.display());
             match error.kind() {
                 std::io::ErrorKind::NotFound => Error::invalid(message),
                 _ => Error::internal(message),
             }
         })?;
-        let mut config =
-            Self::parse(&text).map_err(|why| Error::invalid(format!("{shown} is not a valid configuration: {why}")))?;
+        Self::parse(&text, path)
+    }
+
+    /// Reads the text of a file.
+    pub(crate) fn parse(text: &str, path: &Path) -> Result<Self> {
+        let shown = path.display();
+        // The parser's message shows the line; it may hold the token, so only its place is told.
+        let mut config: Self = toml::from_str(text).map_err(|error| {
+            let line = error.span().map_or(1, |span| text[..span.start].lines().count().max(1));
+            let why = without_values(error.message());
+            Error::invalid(format!("{shown} is not a valid configuration: {why} (line {line})"))
+        })?;
         if let (Some(ca_cert), Some(directory)) = (&mut config.ca_cert, path.parent()) {
             *ca_cert = directory.join(&ca_cert);
         }
         Ok(config)
-    }
-
-    /// Reads the content of a file. The error tells what is wrong and where, and none of the values.
-    pub(crate) fn parse(text: &str) -> std::result::Result<Self, String> {
-        toml::from_str(text).map_err(|error| {
-            let line = error.span().map_or(1, |span| text[..span.start].lines().count().max(1));
-            format!("{} (line {line})", without_values(error.message()))
-        })
     }
 
     fn read_if_there(path: &Path) -> Result<Option<Self>> {
@@ -217,8 +218,8 @@ mod tests {
         for text in
             ["name_servers = \"hf_geheim\"", "token = 4711", "name_servers = []\n\"hf_geheim", "token = ge.heim"]
         {
-            let error = ClientConfig::parse(text).unwrap_err();
-            assert!(!["geheim", "heim", "4711"].iter().any(|value| error.contains(value)), "{error}");
+            let error = ClientConfig::parse(text, &path).unwrap_err();
+            assert!(!["geheim", "heim", "4711"].iter().any(|value| error.message().contains(value)), "{error}");
         }
         assert_eq!(
             without_values("invalid type: string \"a\"b\", expected a sequence"),

@@ -24,7 +24,7 @@ use crate::types::Result;
 
 /// `client.toml`.
 pub fn client_config(text: &str) -> Result<String, String> {
-    canonical(&ClientConfig::parse(text)?)
+    canonical(&ClientConfig::parse(text, Path::new("")).map_err(|error| error.chain())?)
 }
 
 /// A workspace's `config.toml`.

@@ -17,7 +17,7 @@ use proptest::test_runner::{Config, TestRunner};
 use targets::{ALL, Target};
 
 /// Changed seeds of each target, unless `HOLDFAST_FUZZ_CASES` says how many.
-const CASES: u32 = 2_000;
+const CASES: u32 = 1_000;
 
 fn short_run(name: &str) {
     let target = ALL.iter().find(|target| target.name == name).expect("a target of that name");

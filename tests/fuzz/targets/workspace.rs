@@ -32,7 +32,7 @@ pub fn states(data: &[u8]) {
             put(&control.join("journal.ndjson"), journal);
             runtime.block_on(workspace_state(control, scope))
         };
-        check(state, journal, &read);
+        check(state, journal, read);
     });
 }
 
@@ -42,7 +42,7 @@ fn put(path: &Path, content: &[u8]) {
 
 type Lines = Vec<(String, String)>;
 
-fn check(state: &[u8], journal: &[u8], read: &dyn Fn(&[u8], &[u8], &str) -> Result<Lines>) {
+fn check(state: &[u8], journal: &[u8], read: impl Fn(&[u8], &[u8], &str) -> Result<Lines>) {
     let lines = match read(state, journal, "") {
         Ok(lines) => lines,
         Err(error) => {
