@@ -1,6 +1,7 @@
 //! The command line: what may be typed, and the help that explains it.
 
 mod administration;
+pub(super) mod utf8;
 
 use std::path::PathBuf;
 
@@ -403,8 +404,8 @@ pub(crate) struct CompletionsArgs {
 /// Reads a command line. What clap has to say about it (help, version, wrong usage) is printed here, and the
 /// exit code is the answer: clap itself would leave with 1 for wrong usage.
 pub(crate) fn parse_from(args: Vec<std::ffi::OsString>) -> Result<Cli, Exit> {
-    match Cli::clap().get_matches_from_safe(find_spelled_short(args)) {
-        Ok(matches) => Ok(Cli::from_clap(&matches)),
+    match read(args) {
+        Ok(cli) => Ok(cli),
         Err(error) => match error.kind {
             ErrorKind::HelpDisplayed | ErrorKind::VersionDisplayed => {
                 // Whether anyone reads the help to its end is their business.
@@ -417,6 +418,11 @@ pub(crate) fn parse_from(args: Vec<std::ffi::OsString>) -> Result<Cli, Exit> {
             }
         },
     }
+}
+
+/// Reads a command line and prints nothing.
+pub(crate) fn read(args: Vec<std::ffi::OsString>) -> Result<Cli, structopt::clap::Error> {
+    utf8::read(find_spelled_short(args))
 }
 
 fn say_lines(text: &str) {

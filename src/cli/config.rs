@@ -44,18 +44,24 @@ impl std::fmt::Debug for ClientConfig {
 impl ClientConfig {
     /// Reads a file that must be there. A relative `ca_cert` is relative to it.
     pub(crate) fn read(path: &Path) -> Result<Self> {
-        let shown = path.display();
         let text = std::fs::read_to_string(path).map_err(|error| {
-            let message = format!("cannot read the configuration {shown}: {error}");
+            let message = format!("cannot read the configuration {}: {error}", path.display());
             match error.kind() {
                 std::io::ErrorKind::NotFound => Error::invalid(message),
                 _ => Error::internal(message),
             }
         })?;
+        Self::parse(&text, path)
+    }
+
+    /// Reads the text of a file.
+    pub(crate) fn parse(text: &str, path: &Path) -> Result<Self> {
+        let shown = path.display();
         // The parser's message shows the line; it may hold the token, so only its place is told.
-        let mut config: Self = toml::from_str(&text).map_err(|error| {
+        let mut config: Self = toml::from_str(text).map_err(|error| {
             let line = error.span().map_or(1, |span| text[..span.start].lines().count().max(1));
-            Error::invalid(format!("{shown} is not a valid configuration: {} (line {line})", error.message()))
+            let why = without_values(error.message());
+            Error::invalid(format!("{shown} is not a valid configuration: {why} (line {line})"))
         })?;
         if let (Some(ca_cert), Some(directory)) = (&mut config.ca_cert, path.parent()) {
             *ca_cert = directory.join(&ca_cert);
@@ -114,6 +120,24 @@ fn choose(sources: &[ClientConfig]) -> Option<ClientConfig> {
     let token = trusted.clone().find_map(|source| source.token.clone());
     let ca_cert = trusted.find_map(|source| source.ca_cert.clone());
     Some(ClientConfig { name_servers: chosen.name_servers.clone(), token, ca_cert })
+}
+
+/// What a parser says, without what it quotes from the file: that may be a token, or a URL with a password.
+pub(crate) fn without_values(message: &str) -> String {
+    // The name of a field is no value.
+    if message.starts_with("missing field") {
+        return message.into();
+    }
+    let (mut shown, mut rest) = (String::new(), message);
+    while let Some((before, after)) = rest.split_once(['"', '`']) {
+        // The quoted text may hold quotes itself, so everything up to the last one that closes it goes.
+        let quote = rest.as_bytes()[before.len()];
+        let end = after.as_bytes().iter().rposition(|byte| *byte == quote);
+        shown.push_str(before);
+        shown.push('…');
+        rest = end.map_or("", |end| &after[end + 1..]);
+    }
+    shown + rest
 }
 
 fn same_url(a: &str, b: &str) -> bool {
@@ -191,5 +215,16 @@ mod tests {
         std::fs::write(&path, "name_servers = []\ntoken = hf_geheim\n").unwrap();
         let error = ClientConfig::read(&path).unwrap_err();
         assert!(error.message().contains("client.toml") && !error.chain().contains("geheim"), "{}", error.chain());
+        for text in
+            ["name_servers = \"hf_geheim\"", "token = 4711", "name_servers = []\n\"hf_geheim", "token = ge.heim"]
+        {
+            let error = ClientConfig::parse(text, &path).unwrap_err();
+            assert!(!["geheim", "heim", "4711"].iter().any(|value| error.message().contains(value)), "{error}");
+        }
+        assert_eq!(
+            without_values("invalid type: string \"a\"b\", expected a sequence"),
+            "invalid type: string …, expected a sequence"
+        );
+        assert_eq!(without_values("missing field `port`"), "missing field `port`");
     }
 }

@@ -10,6 +10,7 @@ use structopt::StructOpt;
 use structopt::clap::ErrorKind;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::args::utf8::read;
 use super::exit::Exit;
 use crate::db::url::has_password;
 use crate::http::server as name_server;
@@ -50,7 +51,7 @@ where
     W: FnOnce(O) -> F,
 {
     let args: Vec<OsString> = args.into_iter().collect();
-    let options = match O::from_iter_safe(&args) {
+    let options = match read::<O>(args.clone()) {
         Ok(options) => options,
         Err(error) => {
             let helpful = matches!(error.kind, ErrorKind::HelpDisplayed | ErrorKind::VersionDisplayed);

@@ -17,6 +17,7 @@ mod demo;
 mod exit;
 mod export;
 mod import;
+pub mod inputs;
 mod local;
 mod merge;
 mod output;

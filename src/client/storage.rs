@@ -15,6 +15,10 @@ use crate::types::limits::{
 use crate::types::storage_api::*;
 use crate::types::{Error, ErrorCode, Result, Sha256};
 
+/// Longest page of an inventory that is read, in bytes: its lines, each with a path of the greatest length in which
+/// every byte is escaped for JSON.
+const INVENTORY_PAGE_BYTES_MAX: usize = 32 << 20;
+
 /// Calls storage servers. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct StorageClient {
@@ -237,19 +241,95 @@ impl StorageClient {
             body.extend_from_slice(&piece.map_err(|e| {
                 Error::unavailable(format!("the inventory of {peer} broke off")).with_source(e.without_url())
             })?);
+            if body.len() > INVENTORY_PAGE_BYTES_MAX {
+                let message =
+                    format!("a page of the inventory of {peer} has more than {INVENTORY_PAGE_BYTES_MAX} bytes");
+                return Err(Error::new(ErrorCode::TooLarge, message));
+            }
         }
-        body.split(|byte| *byte == b'\n')
-            .filter(|line| !line.is_empty())
-            .map(|line| {
-                serde_json::from_slice(line).map_err(|e| {
-                    Error::new(ErrorCode::Internal, format!("{peer} sent a line of inventory that is none"))
-                        .with_source(e)
-                })
-            })
-            .collect()
+        inventory_page(&body, after).map_err(|error| error.context(&peer.url))
     }
+}
+
+/// Reads one page of an inventory, a line for each copy, after a copy. What a page lacks between its ends counts as
+/// lost on that server, so one that is torn, or not in order, is an error.
+pub fn inventory_page(body: &[u8], after: Option<ReplicaKey>) -> Result<Vec<InventoryLine>> {
+    let (mut page, mut last) = (Vec::new(), after);
+    for line in body.split_inclusive(|byte| *byte == b'\n') {
+        if page.len() == INVENTORY_PAGE_ROWS_MAX {
+            return Err(Error::internal(format!(
+                "a page of an inventory has more than {INVENTORY_PAGE_ROWS_MAX} lines"
+            )));
+        }
+        let Some(whole) = line.strip_suffix(b"\n") else {
+            return Err(Error::internal("a page of an inventory ends in the middle of a line"));
+        };
+        let line: InventoryLine = serde_json::from_slice(whole)
+            .map_err(|error| Error::internal("a line of an inventory is not what it must be").with_source(error))?;
+        if last.is_some_and(|last| line.replica <= last) {
+            return Err(Error::internal(format!("an inventory is not in order: {} comes too late", line.replica)));
+        }
+        last = Some(line.replica);
+        page.push(line);
+    }
+    Ok(page)
 }
 
 fn error(failure: Failure) -> Error {
     failure.error
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{Generation, ObjectId};
+
+    fn key(object: i64, generation: i64) -> ReplicaKey {
+        ReplicaKey { object: ObjectId(object), generation: Generation(generation) }
+    }
+
+    fn page(keys: &[ReplicaKey]) -> Vec<u8> {
+        let mut body = Vec::new();
+        for replica in keys {
+            let (time, label) = (chrono::DateTime::UNIX_EPOCH, "/a\nb".to_string());
+            let (sha256, version) = (Sha256::of(b""), Some(7));
+            let line = InventoryLine {
+                replica: *replica,
+                size: 0,
+                sha256,
+                label,
+                epoch: 1,
+                version,
+                ticket_expires: time,
+                verified: time,
+                gone: false,
+            };
+            serde_json::to_writer(&mut body, &line).unwrap();
+            body.push(b'\n');
+        }
+        body
+    }
+
+    #[test]
+    fn a_page_is_whole_and_in_order() {
+        let keys = [key(1, 2), key(1, 3), key(2, 1)];
+        let body = page(&keys);
+        let read = inventory_page(&body, Some(key(1, 1))).unwrap();
+        assert_eq!(read.iter().map(|line| line.replica).collect::<Vec<_>>(), keys);
+        assert!(inventory_page(b"", None).unwrap().is_empty());
+        for length in 1..body.len() {
+            let whole = body[..length].ends_with(b"\n");
+            assert_eq!(inventory_page(&body[..length], None).is_ok(), whole, "{length}");
+        }
+        for after in [key(1, 2), key(5, 0)] {
+            assert!(inventory_page(&body, Some(after)).is_err(), "what was asked before comes again");
+        }
+        for wrong in [[key(2, 1), key(1, 2)], [key(1, 2), key(1, 2)]] {
+            assert!(inventory_page(&page(&wrong), None).is_err(), "{wrong:?}");
+        }
+        assert!(inventory_page(b"\n", None).is_err());
+        let many: Vec<_> = (0..INVENTORY_PAGE_ROWS_MAX as i64 + 1).map(|object| key(object, 0)).collect();
+        assert!(inventory_page(&page(&many), None).is_err());
+        assert!(inventory_page(&page(&many[1..]), None).is_ok());
+    }
 }

@@ -11,9 +11,13 @@ use crate::actors::metadata_writer::Change;
 use crate::types::api::*;
 use crate::types::{DfsPath, Error, ErrorCode, Result, Version};
 
-/// The path behind `/files`, decoded once.
+/// The path behind `/files`.
 fn path_of(request: &HttpRequest) -> Result<DfsPath> {
-    let raw = request.uri().path().strip_prefix("/files").unwrap_or_default();
+    path_in_url(request.uri().path().strip_prefix("/files").unwrap_or_default())
+}
+
+/// The DFS path that a URL's path names, decoded once.
+pub fn path_in_url(raw: &str) -> Result<DfsPath> {
     let text = percent_decode_str(raw)
         .decode_utf8()
         .map_err(|_| Error::new(ErrorCode::InvalidPath, "the path in the URL is not UTF-8"))?;
@@ -31,7 +35,7 @@ fn version_in(tag: &str) -> Result<Version> {
 }
 
 /// `If-Match` and `If-None-Match` as a version and a wish for absence.
-fn conditions(request: &HttpRequest) -> Result<(Option<Version>, bool)> {
+pub fn conditions(request: &HttpRequest) -> Result<(Option<Version>, bool)> {
     let if_match = match header_text(request, &header::IF_MATCH)? {
         None => None,
         Some("*") => {

@@ -113,7 +113,11 @@ impl Options {
                 .filter(|duration| (0.01..=86_400.0).contains(&duration.as_secs_f64()))
                 .ok_or_else(|| Error::invalid(format!("--{name} {value} must be 0.01 to 86400 seconds")))
         };
-        let days = |days: f64| TimeDelta::milliseconds((days.clamp(0.0, 36_500.0) * 86_400_000.0) as i64);
+        let days = |name: &str, days: f64| {
+            let milliseconds = (0.0..=36_500.0).contains(&days).then_some((days * 86_400_000.0) as i64);
+            let delta = milliseconds.and_then(TimeDelta::try_milliseconds);
+            delta.ok_or_else(|| Error::invalid(format!("--{name} {days} must be 0 to 36500 days")))
+        };
         let delta = |duration: Duration| TimeDelta::from_std(duration).unwrap_or(TimeDelta::MAX);
         for (name, copies) in [("replicas", Some(self.replicas)), ("min-write-copies", self.min_write_copies)] {
             if copies.is_some_and(|copies| !(1..=REPLICATION_MAX).contains(&copies)) {
@@ -123,6 +127,9 @@ impl Options {
         let share = self.mass_down_share;
         if !(0.0..=1.0).contains(&share) {
             return Err(Error::invalid(format!("--mass-down-share {share} must be 0 to 1")));
+        }
+        if self.repair_rate.is_some_and(|rate| rate.is_nan() || rate <= 0.0) {
+            return Err(Error::invalid("--repair-rate must be more than 0 MiB per second"));
         }
         Ok(Settings {
             min_write_copies: self.min_write_copies,
@@ -136,8 +143,8 @@ impl Options {
             repair_transfers: (self.repair_transfers.max(1), self.repair_transfers_per_server.max(1)),
             repair_bytes_per_second: self.repair_rate.map_or(0, |rate| (rate * f64::from(1 << 20)).max(1.0) as u64),
             journal_copies: self.journal_copies.max(1),
-            journal_keep: days(self.journal_keep),
-            events_keep: days(self.events_keep),
+            journal_keep: days("journal-keep", self.journal_keep)?,
+            events_keep: days("events-keep", self.events_keep)?,
         })
     }
 }
@@ -211,4 +218,26 @@ pub async fn run(options: Options) -> Result<()> {
     let served = server.await.map_err(|error| Error::io("serving", error));
     let_go(&acting).await;
     served
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_and_rates_that_mean_nothing_are_refused() {
+        let settings = |option: &str| {
+            Options::from_iter_safe(["x", "--database", "sqlite://x", option]).unwrap().settings().map(drop)
+        };
+        for name in ["journal-keep", "events-keep", "health-interval", "down-after", "repair-delay", "repair-rate"] {
+            // "Keep the journal for NaN days" removed it as soon as it was copied.
+            for value in ["NaN", "-1", "-inf"] {
+                let option = format!("--{name}={value}");
+                let message = settings(&option).unwrap_err().message().to_string();
+                assert!(message.contains(name), "{option}: {message}");
+            }
+            settings(&format!("--{name}=1")).unwrap();
+        }
+        settings("--journal-keep=0").unwrap();
+    }
 }

@@ -37,6 +37,8 @@ use crate::web::{ListenOptions, Metrics, metrics, request};
 
 /// Port, unless it is said otherwise.
 const DEFAULT_PORT: u16 = 7401;
+/// The longest time that quarantine lasts, in days.
+const QUARANTINE_DAYS_MAX: u64 = 36_500;
 /// Uploads at the same time; one more is answered `busy`.
 const UPLOADS_MAX: usize = 256;
 /// Looks at the disk for `GET /status` at the same time. When all of them hang, nobody looks any more.
@@ -533,9 +535,16 @@ fn checked(typed: &OptionalOptions) -> Result<Options> {
         host: typed.host.clone().unwrap_or_else(host_name),
         zone: typed.zone.clone(),
         replace_newer: typed.replace_newer,
-        quarantine: Duration::from_secs(typed.quarantine_days * 24 * 3_600),
+        quarantine: quarantine(typed.quarantine_days)?,
         scrub: pace(typed.scrub_period, typed.scrub_rate)?,
     })
+}
+
+fn quarantine(days: u64) -> Result<Duration> {
+    if days > QUARANTINE_DAYS_MAX {
+        return Err(Error::invalid(format!("--quarantine-days {days} must be 0 to {QUARANTINE_DAYS_MAX}")));
+    }
+    Ok(Duration::from_secs(days * 24 * 3_600))
 }
 
 /// At least a second and at most ten years; at least a KiB and at most a TiB in a second.
@@ -574,5 +583,22 @@ async fn clean_each_day(shared: Arc<Shared>) {
             }
         }
         tokio::time::sleep(Duration::from_secs(24 * 3_600)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_without_end_are_refused() {
+        assert_eq!(quarantine(7).unwrap(), Duration::from_secs(604_800));
+        // In seconds these are beyond the range, and became short times.
+        for days in [u64::MAX, u64::MAX / 86_400 + 1, QUARANTINE_DAYS_MAX + 1] {
+            assert!(quarantine(days).is_err(), "{days}");
+        }
+        for (period, rate) in [(f64::NAN, 16.0), (30.0, f64::NAN), (-1.0, 16.0), (f64::INFINITY, 16.0), (30.0, 0.0)] {
+            assert!(pace(period, rate).is_err(), "{period} {rate}");
+        }
     }
 }

@@ -488,7 +488,8 @@ fn storage_server(cluster: &Cluster, runtime: &tokio::runtime::Runtime) {
         other_methods(&mut walk, table).await;
     });
     walk.finish();
-    for route in table.iter().filter(|route| !matches!(route.access, StorageAccess::Open | StorageAccess::OpenOrServer)) {
+    for route in table.iter().filter(|route| !matches!(route.access, StorageAccess::Open | StorageAccess::OpenOrServer))
+    {
         refused_before_the_body(cluster.storage[0].port, route.method.as_str(), route.pattern);
     }
 }

@@ -1,6 +1,6 @@
 //! `du` and `find`: over a recursive listing, as its pages come.
 
-use super::glob;
+use super::glob::Pattern;
 use super::{Each, about};
 use crate::cli::args::{DuArgs, FindArgs};
 use crate::cli::context::{Cluster, Context};
@@ -129,8 +129,8 @@ async fn du_one(
 
 /// What `find` looks for.
 struct Filter {
-    name: Option<String>,
-    iname: Option<String>,
+    name: Option<Pattern>,
+    iname: Option<Pattern>,
     kind: Option<Kind>,
     size: Option<(std::cmp::Ordering, u64)>,
     depth: usize,
@@ -140,8 +140,8 @@ impl Filter {
     fn of(args: &FindArgs) -> Result<Self> {
         let kind = args.kind.as_deref().map(|kind| if kind == "d" { Kind::Directory } else { Kind::File });
         Ok(Self {
-            name: args.name.clone(),
-            iname: args.iname.as_ref().map(|pattern| pattern.to_lowercase()),
+            name: args.name.as_deref().map(Pattern::new),
+            iname: args.iname.as_ref().map(|pattern| Pattern::new(&pattern.to_lowercase())),
             kind,
             size: args.size.as_deref().map(size).transpose()?,
             depth: args.max_depth.unwrap_or(usize::MAX),
@@ -151,14 +151,14 @@ impl Filter {
     fn takes(&self, entry: &Entry, depth: usize, name: &str) -> bool {
         depth <= self.depth
             && self.kind.is_none_or(|kind| kind == entry.kind)
-            && self.name.as_ref().is_none_or(|pattern| glob::matches(pattern, name))
-            && self.iname.as_ref().is_none_or(|pattern| glob::matches(pattern, &name.to_lowercase()))
+            && self.name.as_ref().is_none_or(|pattern| pattern.matches(name))
+            && self.iname.as_ref().is_none_or(|pattern| pattern.matches(&name.to_lowercase()))
             && self.size.is_none_or(|(order, bytes)| entry.size.is_some_and(|size| size.cmp(&bytes) == order))
     }
 }
 
 /// `10k`, `+1M`, `-5`.
-fn size(text: &str) -> Result<(std::cmp::Ordering, u64)> {
+pub(in crate::cli) fn size(text: &str) -> Result<(std::cmp::Ordering, u64)> {
     use std::cmp::Ordering::*;
     let wrong = || Error::invalid(format!("{text:?} is not a size, for instance 10k, +1M or -512"));
     let (order, rest) = match text.as_bytes().first() {

@@ -31,9 +31,11 @@ use std::time::Duration;
 use serde::Serialize;
 use structopt::StructOpt;
 
-use self::cluster::{ClusterConfig, ClusterDir};
+pub(in crate::cli) use self::cluster::ClusterConfig;
+use self::cluster::ClusterDir;
 pub(in crate::cli) use self::local::LocalCluster;
 use self::member::{Member, Role, Timings};
+pub(in crate::cli) use self::process::Recorded;
 use self::process::Running;
 use super::args::GlobalArgs;
 use super::exit::Exit;

@@ -10,7 +10,7 @@ mod apply_pull;
 mod apply_push;
 pub(crate) mod decide;
 pub(crate) mod rows;
-mod state;
+pub(super) mod state;
 mod status;
 mod sync;
 
@@ -48,6 +48,13 @@ pub(crate) struct WorkspaceConfig {
     pub(crate) client: ClientConfig,
 }
 
+impl WorkspaceConfig {
+    /// Reads the content of `config.toml`. The error has none of the values, of which one is the token.
+    pub(crate) fn parse(text: &str) -> std::result::Result<Self, String> {
+        toml::from_str(text).map_err(|error| config::without_values(error.message()))
+    }
+}
+
 /// A workspace on this machine.
 #[derive(Debug, Clone)]
 pub(crate) struct Workspace {
@@ -72,9 +79,8 @@ impl Workspace {
             }
             let shown = path.display();
             let text = std::fs::read_to_string(&path).io_context(|| format!("reading {shown}"))?;
-            let config = toml::from_str(&text).map_err(|error| {
-                // The parser's whole message would show the line, and with it perhaps the token.
-                Error::invalid(format!("{shown} is damaged: {}; `holdfast init` elsewhere and pull", error.message()))
+            let config = WorkspaceConfig::parse(&text).map_err(|why| {
+                Error::invalid(format!("{shown} is damaged: {why}; `holdfast init` elsewhere and pull"))
             })?;
             return Ok(Some(Self { root: root.into(), config }));
         }

@@ -51,7 +51,7 @@ pub(super) fn ticket(request: &HttpRequest, shared: &Shared) -> Result<ReadTicke
 pub(super) async fn send(request: HttpRequest, daemon: Daemon) -> Result<HttpResponse> {
     let ticket: ReadTicket = found(&request)?;
     let etag = format!("\"{}\"", ticket.version);
-    if header_text(&request, &header::IF_NONE_MATCH).is_some_and(|text| text.split(',').any(|tag| tag.trim() == etag)) {
+    if header_text(&request, &header::IF_NONE_MATCH).is_some_and(|text| has_tag(text, &etag)) {
         return Ok(HttpResponse::NotModified().insert_header((header::ETAG, etag)).finish());
     }
     let suspicion = Suspicion { key: ticket.replica, suspects: daemon.suspects.clone() };
@@ -103,6 +103,12 @@ pub(super) async fn send(request: HttpRequest, daemon: Daemon) -> Result<HttpRes
 
 fn header_text<'r>(request: &'r HttpRequest, name: &header::HeaderName) -> Option<&'r str> {
     request.headers().get(name)?.to_str().ok()
+}
+
+/// Whether a list of entity tags has this one. Proxies that compress weaken a tag to `W/"7"`; for what the caller
+/// has already they mean the same (RFC 9110, section 13.1.2).
+pub fn has_tag(list: &str, etag: &str) -> bool {
+    list.split(',').map(str::trim).any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag)
 }
 
 /// Shows in the browser, and is saved under its name.
@@ -172,14 +178,24 @@ impl Suspicion {
     }
 }
 
-enum Range {
+/// What of a file is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Range {
+    /// All of it.
     Whole,
-    Part { start: u64, length: u64 },
+    /// Some bytes, at least one.
+    Part {
+        /// The place of the first.
+        start: u64,
+        /// How many.
+        length: u64,
+    },
+    /// Nothing that it has.
     Outside,
 }
 
 /// A single range of bytes; several at once, or other units, are answered with the whole, as RFC 9110 allows.
-fn range(text: &str, size: u64) -> Range {
+pub fn range(text: &str, size: u64) -> Range {
     match text.parse::<header::Range>() {
         Ok(header::Range::Bytes(specs)) => match specs[..] {
             [ref spec @ (ByteRangeSpec::FromTo(..) | ByteRangeSpec::From(_) | ByteRangeSpec::Last(_))] => {
@@ -252,6 +268,16 @@ impl Sending {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tag_is_found_in_a_list_and_when_it_was_weakened() {
+        for list in ["\"7\"", "\"1\", \"7\"", "W/\"7\"", "\"1\",W/\"7\" ", "*"] {
+            assert!(has_tag(list, "\"7\""), "{list}");
+        }
+        for list in ["", "7", "\"77\"", "\"7", "W/", "w/\"7\""] {
+            assert!(!has_tag(list, "\"7\""), "{list}");
+        }
+    }
 
     #[test]
     fn ranges() {

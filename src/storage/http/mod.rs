@@ -2,7 +2,7 @@
 //! handler sees the request.
 
 mod admin;
-mod download;
+pub mod download;
 mod journal;
 mod routes;
 mod upload;

@@ -74,6 +74,23 @@ impl Place {
     }
 }
 
+impl ServerFile {
+    /// Reads the content of `server.json`, which lies at `path`.
+    pub fn parse(text: &str, path: &Path) -> Result<Self> {
+        let value: serde_json::Value = serde_json::from_str(text).map_err(|error| damaged(path, error))?;
+        if let Some(version) = value["format_version"].as_u64().filter(|version| *version > FORMAT_VERSION.into()) {
+            let shown = path.display();
+            return Err(Error::new(
+                ErrorCode::InvalidRequest,
+                format!(
+                    "{shown} has format {version}, this program knows formats up to {FORMAT_VERSION}: use the newer program"
+                ),
+            ));
+        }
+        serde_json::from_value(value).map_err(|error| damaged(path, error))
+    }
+}
+
 /// A locked data directory.
 #[derive(Debug)]
 pub struct Layout {
@@ -249,17 +266,7 @@ impl Layout {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(Error::io(format!("reading {}", path.display()), error)),
         };
-        let version: serde_json::Value = serde_json::from_str(&text).map_err(|error| damaged(&path, error))?;
-        if let Some(version) = version["format_version"].as_u64().filter(|version| *version > FORMAT_VERSION.into()) {
-            return Err(Error::new(
-                ErrorCode::InvalidRequest,
-                format!(
-                    "{} has format {version}, this program knows formats up to {FORMAT_VERSION}: use the newer program",
-                    self.root.path().display()
-                ),
-            ));
-        }
-        serde_json::from_value(version).map(Some).map_err(|error| damaged(&path, error))
+        ServerFile::parse(&text, &path).map(Some)
     }
 
     /// Replaces `server.json` whole.
