@@ -31,6 +31,7 @@ pub async fn status(app: Data) -> Result<HttpResponse> {
         status: "ok".into(),
         program_version: env!("CARGO_PKG_VERSION").into(),
         cluster: state.cluster,
+        history: Some(state.history),
         epoch: state.epoch,
         version: state.version,
         mode: state.mode,

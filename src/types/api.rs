@@ -549,6 +549,10 @@ pub struct NameServerStatus {
     /// The cluster.
     #[schema(value_type = String)]
     pub cluster: uuid::Uuid,
+    /// The branch of its history; a restore begins another.
+    #[schema(value_type = Option<String>)]
+    #[serde(default)]
+    pub history: Option<uuid::Uuid>,
     /// The cluster's epoch.
     pub epoch: i64,
     /// The last version.

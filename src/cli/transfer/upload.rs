@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::Source;
 use super::source::{Facts, Reading};
 use crate::cli::context::Cluster;
-use crate::cli::local::FileStat;
+use crate::cli::host::FileStat;
 use crate::cli::progress::Meter;
 use crate::client::http::backoff;
 use crate::types::api::{AvailableQuery, Committed, Condition, Kind, Placement};
