@@ -229,6 +229,7 @@ fn runs_that_are_told_to_end_leave_nothing_and_what_killed_ones_leave_is_swept()
     let cluster = Cluster::start(&Plan { storage_servers: 2, ..Plan::default() });
     let big = cluster.path("big");
     fs::File::create(&big).unwrap().set_len(192 << 20).unwrap();
+    cluster.ok(&["mkdir", "/d"]);
     cluster.ok(&["import", big.to_str().unwrap(), "/d/big"]);
     fs::remove_file(&big).unwrap();
     let (out, workspace) = (cluster.path("out"), cluster.path("workspace"));
@@ -345,7 +346,7 @@ fn control_directories_of_strangers_do_not_count_and_get_no_token() {
         assert!(code == 2 && errors.contains("HOLDFAST_TOKEN"), "{}: {code} {errors}", dir.display());
     }
     assert_eq!(*heard.lock().unwrap(), "", "a stranger was asked");
-    let (code, _, errors) = run(&mine, &["ls", "/", "--token", "hf_typed"]);
+    let (code, _, errors) = run(&mine, &["stat", "/", "--token", "hf_typed"]);
     assert_eq!(code, 3, "{errors}");
     let heard = heard.lock().unwrap();
     assert!(heard.contains("hf_typed") && !heard.contains(&cluster.token), "{heard}");
@@ -387,4 +388,79 @@ fn what_was_typed_comes_first_and_a_wrong_configuration_is_an_error() {
     assert_eq!(*heard.lock().unwrap(), "");
     let both = ["ls", "/", "--config", wrong.to_str().unwrap(), "--name-server", &cluster.name_server.url()];
     assert_eq!(run(&both, &[]).0, 2);
+}
+
+/// A file below directories that are opened one after the other: its path may be longer than the system's limit.
+fn write_deep(root: &Path, names: &[String], text: &str) {
+    use rustix::fs::{Mode, OFlags, mkdirat, openat};
+    let directory = OFlags::RDONLY | OFlags::DIRECTORY;
+    let mut at = openat(rustix::fs::CWD, root, directory, Mode::empty()).unwrap();
+    for name in names {
+        let _ = mkdirat(&at, name.as_str(), 0o755.into());
+        at = openat(&at, name.as_str(), directory, Mode::empty()).unwrap();
+    }
+    let file = openat(&at, "f", OFlags::WRONLY | OFlags::CREATE, 0o644.into()).unwrap();
+    fs::File::from(file).write_all(text.as_bytes()).unwrap();
+}
+
+fn read_deep(root: &Path, names: &[String]) -> String {
+    use rustix::fs::{Mode, OFlags, openat};
+    let mut at = openat(rustix::fs::CWD, root, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
+    for name in names {
+        at = openat(&at, name.as_str(), OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
+    }
+    let file = openat(&at, "f", OFlags::RDONLY, Mode::empty()).unwrap();
+    let mut text = String::new();
+    fs::File::from(file).read_to_string(&mut text).unwrap();
+    text
+}
+
+#[test]
+fn paths_beyond_the_limit_of_the_system_go_in_and_out_and_those_of_the_cluster_are_named() {
+    let cluster = Cluster::start(&Plan { storage_servers: 2, ..Plan::default() });
+    let far = (0..5).fold(cluster.path("far"), |path, _| path.join("r".repeat(100)));
+    let root = |name: &str| {
+        let root = far.join(name);
+        fs::create_dir_all(&root).unwrap();
+        root
+    };
+    // As deep as the cluster allows, and with that deeper than the host's limit.
+    let names = vec!["n".repeat(200); 20];
+    let source = root("source");
+    write_deep(&source, &names, "deep");
+    cluster.ok(&["import", source.to_str().unwrap(), "/i"]);
+    let out = root("out");
+    cluster.ok(&["export", "/i", out.to_str().unwrap()]);
+    assert_eq!(read_deep(&out, &names), "deep");
+    let (one, two) = (root("one"), root("two"));
+    for dir in [&one, &two] {
+        cluster.ok(&["init", dir.to_str().unwrap(), "--remote", "/i"]);
+        assert_eq!(cluster.run_in(dir, &["pull"]).0, 0);
+        assert_eq!(read_deep(dir, &names), "deep");
+    }
+    write_deep(&one, &names, "changed");
+    assert_eq!(cluster.run_in(&one, &["push"]).0, 0);
+    assert_eq!(cluster.run_in(&two, &["pull"]).0, 0);
+    assert_eq!(read_deep(&two, &names), "changed");
+    assert_eq!(cluster.run_in(&two, &["status"]).0, 0);
+    // Deeper than the cluster allows: it is named, and what comes after it goes all the same.
+    let deeper = vec!["n".repeat(200); 25];
+    for dir in [&source, &one] {
+        write_deep(dir, &deeper, "too deep");
+        fs::write(dir.join("z"), "after it").unwrap();
+    }
+    for (args, dir) in [(&["import", ".", "/too"][..], &source), (&["push"], &one)] {
+        let (code, _, errors) = cluster.run_in(dir, args);
+        assert!(code == 7 && errors.contains("longer than 4096"), "{args:?}: {code} {errors}");
+    }
+    assert_eq!(cluster.ok(&["cat", "/too/z", "/i/z"]), "after itafter it");
+    // What a move has made too long, where it does, holds up nothing that comes after it.
+    if cluster.run(&["mv", "/i", &format!("/{}", "l".repeat(200))]).0 == 0 {
+        for args in [&["find", "/"][..], &["tree", "/"], &["du", "/"], &["export", "/", out.to_str().unwrap()]] {
+            let (_, output, errors) = cluster.run(args);
+            assert!(errors.contains("longer than 4096"), "{args:?}: {errors}");
+            assert!(args[0] == "export" || output.contains("too"), "{args:?}: {output}");
+        }
+        assert_eq!(fs::read_to_string(out.join("too/z")).unwrap(), "after it");
+    }
 }

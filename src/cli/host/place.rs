@@ -13,6 +13,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{File, Permissions};
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
+use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{AtFlags, RenameFlags, linkat, renameat, renameat_with, unlinkat};
 use rustix::io::Errno;
@@ -24,6 +25,9 @@ use super::tree::HostDir;
 use crate::types::error::IoContext;
 use crate::types::hash::Hasher;
 use crate::types::{Error, ErrorCode, Result, Sha256};
+
+/// Held between a look and the rename that relies on it.
+static ALONE: Mutex<()> = Mutex::new(());
 
 /// Bytes that are read at once.
 const PIECE_BYTES: usize = 256 << 10;
@@ -94,11 +98,10 @@ pub(crate) fn folded_twin(dir: &HostDir, name: &OsStr) -> Result<Option<OsString
     if names.iter().any(|other| other == name) {
         return Ok(None);
     }
-    let same = |other: &OsStr| dir.look(other).is_ok_and(|look| look.is_some_and(|look| look.is_same_thing(&there)));
     let alike = |other: &OsStr| folded(&other.to_string_lossy()) == folded(&name.to_string_lossy());
-    // Those that look alike first: each look at a name costs.
-    let (likely, rest): (Vec<_>, Vec<_>) = names.into_iter().partition(|other| alike(other));
-    Ok(likely.into_iter().chain(rest).find(|other| same(other)))
+    let same = |other: &OsStr| dir.look(other).is_ok_and(|look| look.is_some_and(|look| look.is_same_thing(&there)));
+    let twin = names.iter().find(|other| alike(other)).or_else(|| names.iter().find(|other| same(other)));
+    Ok(Some(twin.cloned().unwrap_or_else(|| OsString::from("another one"))))
 }
 
 /// Says that a name cannot be used beside another one.
@@ -207,7 +210,9 @@ fn rename_to_free(dir: &HostDir, from: &OsStr, to: &OsStr) -> rustix::io::Result
         Err(error) if is_unknown(error) || error == Errno::MLINK => {}
         Err(error) => return Err(error),
     }
-    // The file system can do neither. What is left is a look just before.
+    // The file system can do neither. What is left is a look just before, one transfer at a time: of two names that
+    // it takes for one, both would be free.
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     match Look::at(dir, to) {
         Err(Errno::NOENT) => renameat(dir, from, dir, to),
         Err(error) => Err(error),
