@@ -68,6 +68,7 @@ async fn look(app: &App) -> Result<(bool, Option<NameServerDetails>, String)> {
     let details = NameServerDetails {
         program_version: env!("CARGO_PKG_VERSION").into(),
         cluster: state.cluster,
+        history: Some(state.history),
         epoch: state.epoch,
         version: state.version,
         servers_live: live as u32,

@@ -600,6 +600,10 @@ pub struct NameServerDetails {
     /// The cluster.
     #[schema(value_type = String)]
     pub cluster: uuid::Uuid,
+    /// The branch of its history; a restore begins another.
+    #[schema(value_type = Option<String>)]
+    #[serde(default)]
+    pub history: Option<uuid::Uuid>,
     /// The cluster's epoch.
     pub epoch: i64,
     /// The last version.

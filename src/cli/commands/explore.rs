@@ -90,11 +90,19 @@ async fn du_one(
     output: &mut Output,
 ) -> Result<()> {
     let levels = if args.summarize { 0 } else { args.max_depth.unwrap_or(usize::MAX) };
+    let mut unnamed = None;
     let mut print = |relative: &str, depth: usize, usage: Usage| -> Result<()> {
         if depth > levels {
             return Ok(());
         }
-        let full = path.join_relative(relative)?;
+        // One directory whose path has become too long is no reason to stop: the rest is told first.
+        let full = match path.join_relative(relative) {
+            Ok(full) => full,
+            Err(error) => {
+                unnamed = Some(error);
+                return Ok(());
+            }
+        };
         if context.json() {
             let Usage { bytes, files, stored } = usage;
             return output.array_item(
@@ -124,7 +132,7 @@ async fn du_one(
     while let Some((directory, depth, usage)) = sums.leave(None) {
         print(&directory, depth, usage)?;
     }
-    Ok(())
+    unnamed.map_or(Ok(()), Err)
 }
 
 /// What `find` looks for.
@@ -195,12 +203,21 @@ pub(crate) async fn find(context: &Context, args: &FindArgs) -> Result<Exit> {
     if filter.takes(&top, 0, path.name()) {
         print(&top, &path)?;
     }
+    let mut exit = Exit::Done;
     if top.kind == Kind::Directory && filter.depth > 0 {
         let listing = if filter.depth == 1 { Listing::of(&path) } else { Listing::below(&path) };
         let mut entries = listing.start(&cluster);
         while let Some(entry) = entries.next().await? {
             let depth = 1 + entry.path.matches('/').count();
-            let full = entry_path(&path, &entry)?;
+            let full = match entry_path(&path, &entry) {
+                Ok(full) => full,
+                // A path that has become too long is named, and the rest is looked through.
+                Err(error) => {
+                    crate::cli::complain(&error.context(&entry.path));
+                    exit = Exit::Partly;
+                    continue;
+                }
+            };
             if filter.takes(&entry, depth, full.name()) {
                 print(&entry, &full)?;
             }
@@ -210,7 +227,7 @@ pub(crate) async fn find(context: &Context, args: &FindArgs) -> Result<Exit> {
         output.array_end()?;
     }
     output.flush()?;
-    Ok(Exit::Done)
+    Ok(exit)
 }
 
 #[cfg(test)]

@@ -39,6 +39,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
         version,
         ticket_expires: chrono::DateTime::UNIX_EPOCH,
         verified: chrono::DateTime::UNIX_EPOCH,
+        gone: false,
     };
     let lines = [line(1, 2, "/a", Some(3)), line(1, 3, "/ü\n\"", None), line(i64::MAX, i64::MAX, "", Some(i64::MAX))];
     vec![Vec::new(), written(&lines[..1]), written(&lines)]

@@ -2,8 +2,10 @@
 
 use arbitrary::{Result, Unstructured};
 use chrono::{DateTime, TimeDelta};
-use holdfast::security::ticket::{Claims, Sender};
-use holdfast::security::{ClusterSecret, ReadTicket, ReplicateTicket, ServerCredential, Signer, WriteTicket};
+use holdfast::security::ticket::Claims;
+use holdfast::security::{
+    ClusterSecret, ReadTicket, Recipient, ReplicateTicket, Sender, ServerCredential, Signer, WriteTicket,
+};
 use holdfast::types::api::{Condition, Target};
 use holdfast::types::storage_api::ReplicaKey;
 use holdfast::types::{DfsPath, Generation, ObjectId, ServerId, Sha256, Time};
@@ -167,7 +169,19 @@ fn credential(choices: &mut Unstructured) -> Result<ServerCredential> {
         true => Sender::NameServer { term: choices.arbitrary()? },
         false => Sender::Storage { identity: Uuid::from_u128(choices.arbitrary()?) },
     };
-    Ok(ServerCredential { sender, expires: time(choices)? })
+    let recipient = match choices.arbitrary()? {
+        true => Recipient::NameServer,
+        false => Recipient::Storage(Uuid::from_u128(choices.arbitrary()?)),
+    };
+    Ok(ServerCredential {
+        sender,
+        recipient,
+        method: choices.arbitrary()?,
+        target: choices.arbitrary()?,
+        body: Some(Sha256(choices.arbitrary()?)),
+        nonce: choices.arbitrary()?,
+        expires: time(choices)?,
+    })
 }
 
 pub fn seeds() -> Vec<Vec<u8>> {
