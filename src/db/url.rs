@@ -87,7 +87,9 @@ impl<'t> Parts<'t> {
             match option.split_once('=') {
                 Some((name, value)) if is_option(name) && !value.contains('=') => pairs.push((name, value)),
                 _ => {
-                    return wrong("its options are NAME=VALUE with & between; in a value = is written %3D and & is %26");
+                    return wrong(
+                        "its options are NAME=VALUE with & between; in a value = is written %3D and & is %26",
+                    );
                 }
             }
         }

@@ -17,6 +17,7 @@ mod overwrite;
 mod repair;
 mod restore;
 mod scrub;
+mod secrets;
 mod storage_directory;
 mod tls;
 mod trees;

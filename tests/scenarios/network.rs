@@ -76,7 +76,9 @@ fn nothing_goes_to_a_proxy_between_servers_and_on_this_machine() {
     let cluster = Cluster::start(&Plan { env: recorder.variables(), ..Plan::default() });
     let body = cluster.path("body");
     fs::write(&body, vec![3; 300_000]).unwrap();
-    let holdfast = |variables: Vec<(String, String)>, args: &[&str]| ended(cluster.command(args).envs(variables).output().unwrap());
+    let holdfast = |variables: Vec<(String, String)>, args: &[&str]| {
+        ended(cluster.command(args).envs(variables).output().unwrap())
+    };
     for (number, variables) in [recorder.variables(), variables(dead_port())].into_iter().enumerate() {
         for args in [
             &["import", body.to_str().unwrap(), &format!("/f{number}")][..],
@@ -100,14 +102,20 @@ fn a_proxy_is_obeyed_elsewhere_and_named_when_it_fails() {
     let home = tempfile::tempdir().unwrap();
     let run = |url: &str, variables: &[(&str, String)]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast"));
-        command.args(["ls", "/", "--name-server", url, "--token", "hf_x"]).current_dir(home.path()).env("HOME", home.path());
+        command
+            .args(["ls", "/", "--name-server", url, "--token", "hf_x"])
+            .current_dir(home.path())
+            .env("HOME", home.path());
         command.envs(variables.iter().map(|(name, value)| (name, value)));
         ended(command.output().unwrap())
     };
     let dead = dead_port();
-    let (code, _, errors) = run("http://ns.invalid:7400", &[("http_proxy", format!("http://me:geheim@127.0.0.1:{dead}"))]);
+    let (code, _, errors) =
+        run("http://ns.invalid:7400", &[("http_proxy", format!("http://me:geheim@127.0.0.1:{dead}"))]);
     assert_eq!(code, 6);
-    for words in [&format!("the proxy http://127.0.0.1:{dead} that http_proxy names"), "http://ns.invalid:7400", "NO_PROXY"] {
+    for words in
+        [&format!("the proxy http://127.0.0.1:{dead} that http_proxy names"), "http://ns.invalid:7400", "NO_PROXY"]
+    {
         assert!(errors.contains(words), "{words:?} is not in {errors}");
     }
     assert!(!errors.contains("geheim"), "{errors}");
@@ -199,8 +207,9 @@ fn a_storage_server_that_clients_cannot_reach_is_named_with_the_remedy() {
         servers["servers"].as_array()?.iter().all(|server| server["public_url"] == dead.as_str()).then_some(())
     });
     cluster.wait_for_live(2);
+    let imported = ["import", body.to_str().unwrap(), "/g"];
     std::thread::scope(|scope| {
-        for args in [&["cat", "/f"][..], &["import", body.to_str().unwrap(), "/g"]] {
+        for args in [&["cat", "/f"][..], &imported] {
             let cluster = &cluster;
             let dead = &dead;
             scope.spawn(move || {

@@ -97,7 +97,8 @@ fn certificates_are_renewed_while_clients_go_on() {
         // The authority itself is replaced: first everybody trusts both, then certificates change, then the old one goes.
         let other = dir.join("other");
         tls::init(&other);
-        let (old, new) = (fs::read_to_string(dir.join("ca.pem")).unwrap(), fs::read_to_string(other.join("ca.pem")).unwrap());
+        let (old, new) =
+            (fs::read_to_string(dir.join("ca.pem")).unwrap(), fs::read_to_string(other.join("ca.pem")).unwrap());
         fs::write(dir.join("ca.pem"), format!("{old}{new}")).unwrap();
         servers(&cluster).iter().for_each(|server| server.signal(Signal::HUP));
         for server in servers(&cluster) {
@@ -109,7 +110,9 @@ fn certificates_are_renewed_while_clients_go_on() {
                 fs::rename(other.join(format!("{name}.{end}")), dir.join(format!("{name}.{end}"))).unwrap();
             }
             server.signal(Signal::HUP);
-            wait_for("it shows the new authority's", 15, || (ends(&cluster, server)? > now + 300.0 * day).then_some(()));
+            wait_for("it shows the new authority's", 15, || {
+                (ends(&cluster, server)? > now + 300.0 * day).then_some(())
+            });
         }
         fs::write(dir.join("ca.pem"), new).unwrap();
         servers(&cluster).iter().for_each(|server| server.signal(Signal::HUP));
@@ -149,7 +152,8 @@ fn what_is_wrong_with_a_certificate_is_said_and_whose_it_is() {
     let mut cluster = Cluster::start(&plan(dir.clone()));
     wait_for("both are in the report", 15, || {
         let report = cluster.get("/api/v1/report");
-        let problems: Vec<&str> = report["problems"].as_array()?.iter().filter_map(|problem| problem.as_str()).collect();
+        let problems: Vec<&str> =
+            report["problems"].as_array()?.iter().filter_map(|problem| problem.as_str()).collect();
         let told = |whose: &str| problems.iter().any(|told| told.contains(whose) && told.contains("ends on"));
         (report["verdict"] == "degraded" && told("this name server") && told("storage server storage-0")).then_some(())
     });
