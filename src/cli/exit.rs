@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use crate::client::is_of_tls;
 use crate::types::{Error, ErrorCode};
 
 /// How a command ended; the number is the process's exit code.
@@ -54,6 +55,7 @@ impl From<ErrorCode> for Exit {
 pub(crate) fn remedy(error: &Error) -> Option<&'static str> {
     match error.code() {
         ErrorCode::Unauthorized => Some("give a valid token by --token, HOLDFAST_TOKEN or a client.toml"),
+        ErrorCode::Unavailable if is_of_tls(error) => None,
         ErrorCode::Unavailable => Some("is the cluster running? `holdfast up` starts one on this machine"),
         ErrorCode::NotEnoughServers => Some("`holdfast servers` shows which storage servers are live"),
         _ => None,

@@ -9,5 +9,5 @@ pub mod storage;
 
 pub use http::{Credentials, HttpClient};
 pub use name_server::NameServerClient;
-pub use reach::is_unreached;
+pub use reach::{is_of_tls, is_unreached};
 pub use storage::StorageClient;

@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::http::{Credentials, Envelope, Failure, HttpClient, backoff, send, send_json};
+use super::reach::is_of_tls;
 use crate::security::Recipient;
 use crate::types::api::*;
 use crate::types::limits::{LONG_REQUEST_TIMEOUT, REQUEST_TIMEOUT};
@@ -88,7 +89,7 @@ impl NameServerClient {
                 Repeat::IfNotDone => done_for_certain_not,
             };
             match waits.next() {
-                Some(wait) if may_repeat => tokio::time::sleep(wait).await,
+                Some(wait) if may_repeat && !is_of_tls(&failure.error) => tokio::time::sleep(wait).await,
                 _ => return Err(failure.error),
             }
         }

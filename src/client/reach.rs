@@ -26,7 +26,7 @@ pub(super) fn explain(error: &reqwest::Error) -> String {
 /// How a request went, when not directly.
 pub(super) fn through(url: Option<&Url>) -> String {
     match url.and_then(proxy::of) {
-        Some(proxy) => format!(" through {proxy} (NO_PROXY names hosts that need none)"),
+        Some(proxy) => format!(" through {proxy} (`NO_PROXY` names hosts that need none)"),
         None => String::new(),
     }
 }
@@ -35,6 +35,13 @@ pub(super) fn through(url: Option<&Url>) -> String {
 pub fn is_unreached(error: &Error) -> bool {
     let cause = error.source().and_then(|cause| cause.downcast_ref::<reqwest::Error>());
     cause.is_some_and(reqwest::Error::is_connect)
+}
+
+/// Whether a failure is that a server's certificate, or its TLS, was not accepted: it is there, and trying again will not
+/// help.
+pub fn is_of_tls(error: &Error) -> bool {
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<reqwest::Error>());
+    cause.is_some_and(|cause| tls_error(cause).is_some())
 }
 
 /// A URL as it may be shown: tickets are in the query.

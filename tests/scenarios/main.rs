@@ -21,6 +21,7 @@ mod repair;
 mod restore;
 mod rights;
 mod scrub;
+mod secrets;
 mod storage_directory;
 mod tls;
 mod trees;

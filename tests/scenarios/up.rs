@@ -1,6 +1,7 @@
 //! `holdfast up`, `--detach`, `--only`, `down`.
 
-use std::net::TcpListener;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -10,7 +11,7 @@ use crate::common::cluster::ended;
 use crate::common::wait_for;
 
 /// Four neighbouring ports that are free now.
-fn free_ports() -> u16 {
+pub fn free_ports() -> u16 {
     loop {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let all: Vec<_> =
@@ -22,14 +23,14 @@ fn free_ports() -> u16 {
 }
 
 /// A directory for clusters; what still runs in it ends with it, also when a test fails.
-struct Home(tempfile::TempDir);
+pub struct Home(tempfile::TempDir);
 
 impl Home {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
 
-    fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         self.0.path()
     }
 }
@@ -45,20 +46,20 @@ impl Drop for Home {
     }
 }
 
-fn holdfast(dir: &Path, args: &[&str]) -> Command {
+pub fn holdfast(dir: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast"));
     command.args(args).current_dir(dir).env("HOME", dir).stdin(Stdio::null());
-    for name in ["HOLDFAST_CONFIG", "HOLDFAST_NAME_SERVER", "HOLDFAST_TOKEN"] {
+    for name in ["HOLDFAST_CONFIG", "HOLDFAST_NAME_SERVER", "HOLDFAST_TOKEN", "HOLDFAST_DATABASE"] {
         command.env_remove(name);
     }
     command
 }
 
-fn run(dir: &Path, args: &[&str]) -> (i32, String, String) {
+pub fn run(dir: &Path, args: &[&str]) -> (i32, String, String) {
     ended(holdfast(dir, args).output().unwrap())
 }
 
-fn members(dir: &Path) -> Vec<i32> {
+pub fn members(dir: &Path) -> Vec<i32> {
     let Ok(notes) = std::fs::read_dir(dir.join("holdfast-data/run")) else { return Vec::new() };
     let pid = |note: std::fs::DirEntry| {
         let note: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(note.path()).ok()?).ok()?;
@@ -200,5 +201,199 @@ fn a_lost_database_is_not_made_anew_but_waits_for_a_restore() {
     assert!(restored.contains("from the copies of the journal"), "{restored}");
     wait_for("its bytes are there", 30, || (run(dir, &["cat", "/photo"]).1 == "p").then_some(()));
     assert!(run(dir, &["restore", "--status"]).1.contains("The metadata is restored"));
+    assert_eq!(run(dir, &["down"]).0, 0);
+}
+
+/// The file by which clients find the cluster.
+fn client_toml(dir: &Path) -> std::path::PathBuf {
+    dir.join("holdfast-data/client.toml")
+}
+
+fn restart(dir: &Path) -> (i32, String) {
+    assert_eq!(run(dir, &["down"]).0, 0);
+    let (code, _, notes) = run(dir, &["up", "--detach"]);
+    (code, notes)
+}
+
+#[test]
+fn a_cluster_starts_whatever_tokens_there_are() {
+    let home = Home::new();
+    let dir = home.path();
+    let port = free_ports().to_string();
+    assert_eq!(run(dir, &["up", "--detach", "--port", &port]).0, 0);
+    let path = client_toml(dir);
+    let first = std::fs::read_to_string(&path).unwrap();
+    let mut text = first.clone();
+    // As SECURITY.md recommends: an own superuser, and the first one is revoked.
+    let token = run(dir, &["token", "create", "su2", "--role", "superuser"]).1.trim().to_string();
+    let first_token =
+        first.lines().find_map(|line| line.strip_prefix("token = ")).unwrap().trim_matches('"').to_string();
+    text = text.replace(&first_token, &token);
+    let own = format!("# mine\n{text}");
+    std::fs::write(&path, &own).unwrap();
+    assert_eq!(run(dir, &["token", "revoke", "superuser"]).0, 0);
+    let (code, notes) = restart(dir);
+    assert_eq!((code, notes.as_str()), (0, ""));
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), own, "a file whose token works is not touched");
+    assert_eq!(run(dir, &["ls", "/"]).0, 0);
+    assert_eq!(run(dir, &["up", "--only", "storage-1"]).0, 4, "it runs");
+    // The last superuser stays, unless somebody insists.
+    let (code, _, errors) = run(dir, &["token", "revoke", "su2"]);
+    assert!(code == 4 && errors.contains("last superuser") && errors.contains("--force"), "{code} {errors}");
+    assert_eq!(run(dir, &["token", "create", "reader", "--role", "reader", "--prefix", "/lab"]).0, 0);
+    assert_eq!(run(dir, &["token", "revoke", "su2", "--force"]).0, 0);
+    // Nobody can do anything any more, and it starts all the same, and says so.
+    let (code, notes) = restart(dir);
+    assert!(code == 0 && notes.contains("not valid") && notes.contains("revoked"), "{code} {notes}");
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), own, "there is no better one");
+    let (code, _, errors) = run(dir, &["ls", "/"]);
+    assert!(code == 5 && errors.contains("revoked"), "{code} {errors}");
+    // Without a file there is one that names the servers.
+    std::fs::remove_file(&path).unwrap();
+    let (code, notes) = restart(dir);
+    assert!(code == 0 && notes.contains("no token"), "{code} {notes}");
+    assert!(!std::fs::read_to_string(&path).unwrap().contains("hf_"));
+    assert_eq!(run(dir, &["down"]).0, 0);
+}
+
+#[test]
+fn a_worthless_token_is_replaced_by_the_first_and_what_cannot_be_judged_stays() {
+    let home = Home::new();
+    let dir = home.path();
+    let port = free_ports();
+    assert_eq!(run(dir, &["up", "--detach", "--port", &port.to_string()]).0, 0);
+    let path = client_toml(dir);
+    let first = std::fs::read_to_string(&path).unwrap();
+    let with = |token: &str| {
+        let line = first.lines().find(|line| line.starts_with("token = ")).unwrap();
+        first.replace(line, &format!("token = \"{token}\""))
+    };
+    std::fs::write(&path, with("hf_old")).unwrap();
+    let (code, notes) = restart(dir);
+    assert!(code == 0 && notes.contains("client.toml.old"), "{code} {notes}");
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), first);
+    assert_eq!(std::fs::read_to_string(path.with_extension("toml.old")).unwrap(), with("hf_old"));
+    // A token for a part of the namespace works.
+    let part = run(dir, &["token", "create", "part", "--prefix", "/lab"]).1.trim().to_string();
+    std::fs::write(&path, with(&part)).unwrap();
+    let (code, notes) = restart(dir);
+    assert_eq!((code, notes.as_str(), std::fs::read_to_string(&path).unwrap()), (0, "", with(&part)));
+    // Damaged, or of another cluster: a person's business.
+    for strange in ["no toml [".to_string(), first.replace("127.0.0.1", "elsewhere.example")] {
+        std::fs::write(&path, &strange).unwrap();
+        let (code, notes) = restart(dir);
+        assert!(code == 0 && notes.contains("left as it is") && !notes.contains("hf_"), "{code} {notes}");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), strange);
+    }
+    // A database that is gone knows no token; it may again after a restore.
+    std::fs::write(&path, with(&part)).unwrap();
+    assert_eq!(run(dir, &["down"]).0, 0);
+    std::fs::remove_dir_all(dir.join("holdfast-data/name-server")).unwrap();
+    let (code, _, notes) = run(dir, &["up", "--detach"]);
+    assert!(code == 0 && notes.contains("holdfast restore") && notes.contains("token first"), "{notes}");
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), with(&part));
+    assert_eq!(run(dir, &["down"]).0, 0);
+    // On another port the token is kept.
+    let other = free_ports();
+    assert_eq!(run(dir, &["up", "--detach", "--port", &other.to_string()]).0, 0);
+    let moved = with(&part).replace(&port.to_string(), &other.to_string());
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), moved);
+    assert_eq!(run(dir, &["down"]).0, 0);
+}
+
+#[test]
+fn names_that_urls_lose_are_refused_and_can_be_revoked() {
+    let home = Home::new();
+    let dir = home.path();
+    assert_eq!(run(dir, &["up", "--detach", "--port", &free_ports().to_string(), "--storage-servers", "2"]).0, 0);
+    for name in [".", "..", "a/b", "%2e%2e"] {
+        let (code, _, errors) = run(dir, &["token", "create", name]);
+        assert!(code == 2 && errors.contains("cannot be a token's name"), "{name}: {code} {errors}");
+        // One that an older program made: the command reaches it.
+        let (code, _, errors) = run(dir, &["token", "revoke", name]);
+        assert!(code == 3 && errors.contains(&format!("no token named {name:?}")), "{name}: {code} {errors}");
+    }
+    for name in ["a b", "50%", "Ärzte", "...", "a?b#c&d=e+f"] {
+        assert_eq!(run(dir, &["token", "create", name]).0, 0, "{name}");
+        assert_eq!(run(dir, &["token", "revoke", name]).0, 0, "{name}");
+    }
+    assert_eq!(run(dir, &["down"]).0, 0);
+}
+
+#[test]
+fn without_its_secret_nothing_of_a_cluster_is_changed() {
+    let home = Home::new();
+    let dir = home.path();
+    assert_eq!(run(dir, &["up", "--detach", "--port", &free_ports().to_string(), "--storage-servers", "2"]).0, 0);
+    assert_eq!(run(dir, &["down"]).0, 0);
+    let data = dir.join("holdfast-data");
+    let aside = dir.join("secret-aside");
+    std::fs::rename(data.join("secret"), &aside).unwrap();
+    let files = || {
+        let mut all: Vec<_> = walkdir::WalkDir::new(&data)
+            .into_iter()
+            .flatten()
+            .filter(|entry| entry.file_type().is_file())
+            .map(|entry| (entry.path().to_path_buf(), std::fs::read(entry.path()).unwrap()))
+            .collect();
+        all.sort();
+        all
+    };
+    let before = files();
+    for args in [&["up", "--detach"][..], &["up", "--detach", "--port", "9000"], &["up", "--only", "storage-1"]] {
+        let (code, _, errors) = run(dir, args);
+        assert!(
+            code == 2 && errors.contains("secret is missing") && errors.contains("backup"),
+            "{args:?}: {code} {errors}"
+        );
+        assert!(files() == before, "{args:?} changed something");
+    }
+    std::fs::rename(&aside, data.join("secret")).unwrap();
+    assert_eq!(run(dir, &["up", "--detach"]).0, 0);
+    assert_eq!(run(dir, &["down"]).0, 0);
+}
+
+#[test]
+fn all_that_is_written_is_private_and_logs_are_bounded() {
+    use std::os::unix::fs::PermissionsExt;
+    let home = Home::new();
+    let dir = home.path();
+    let port = free_ports().to_string();
+    // Whatever the umask.
+    let script = "umask 000; exec \"$@\"";
+    let mut up = Command::new("sh");
+    up.args(["-c", script, "sh", env!("CARGO_BIN_EXE_holdfast"), "up", "--detach", "--log-size", "1", "--port", &port]);
+    up.args(["--storage-servers", "2"]).current_dir(dir).env("HOME", dir).env("RUST_LOG", "trace").stdin(Stdio::null());
+    let (code, _, errors) = ended(up.output().unwrap());
+    assert_eq!(code, 0, "{errors}");
+    let log = dir.join("holdfast-data/logs/name-server.log");
+    let size = |path: &Path| std::fs::metadata(path).map_or(0, |metadata| metadata.len());
+    // Each request is logged, whoever sends it.
+    wait_for("the log was begun anew three times", 60, || {
+        let mut stream = TcpStream::connect(("127.0.0.1", port.parse().unwrap())).unwrap();
+        let request = format!("GET /{} HTTP/1.1\r\nHost: h\r\n\r\n", "x".repeat(900));
+        for _ in 0..200 {
+            stream.write_all(request.as_bytes()).unwrap();
+            let mut answer = [0; 4_096];
+            assert!(stream.read(&mut answer).unwrap() > 0);
+        }
+        log.with_extension("log.3").exists().then_some(())
+    });
+    let pid_before = members(dir);
+    std::fs::write(dir.join("photo"), "p").unwrap();
+    assert_eq!(run(dir, &["import", "photo", "/photo"]).0, 0);
+    wait_for("the new log is written to", 10, || (size(&log) > 0).then_some(()));
+    assert_eq!(members(dir), pid_before, "the same processes go on");
+    let logs: Vec<_> =
+        std::fs::read_dir(dir.join("holdfast-data/logs")).unwrap().flatten().map(|file| file.path()).collect();
+    let of_name_server = logs.iter().filter(|path| path.to_string_lossy().contains("name-server")).count();
+    assert!(of_name_server <= 4, "{logs:?}");
+    for path in &logs {
+        assert!(size(path) <= 1 << 20, "{} has {} bytes", path.display(), size(path));
+    }
+    for entry in walkdir::WalkDir::new(dir.join("holdfast-data")).into_iter().flatten() {
+        let metadata = entry.metadata().unwrap();
+        assert_eq!(metadata.permissions().mode() & 0o077, 0, "{} can be read by others", entry.path().display());
+    }
     assert_eq!(run(dir, &["down"]).0, 0);
 }
