@@ -153,6 +153,14 @@ impl Soundness {
         }
     }
 
+    /// As [`Self::require`], in the words for storage servers: they wait, whatever happened, and say so every second.
+    pub fn require_for_servers(&self) -> Result<()> {
+        match self.trouble() {
+            Some(_) => Err(Error::unavailable("the name server's database is damaged; it waits for `holdfast restore`")),
+            None => Ok(()),
+        }
+    }
+
     /// Stops everything. The first sign counts: what follows from it is not told again. A disk that is merely full is
     /// no damage; then nothing is answered.
     pub fn declare(&self, damage: &Damage, unreadable: bool) -> Option<Arc<Trouble>> {
