@@ -137,18 +137,11 @@ impl Soundness {
         self.trouble.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Refuses what changes, deletes or decides anything while the database is damaged.
+    /// Refuses what changes, deletes or decides anything while the database is damaged, and what would tell that something
+    /// is not there.
     pub fn require(&self) -> Result<()> {
         match self.trouble() {
-            Some(trouble) => Err(Error::new(ErrorCode::ReadOnly, trouble.sentence.clone())),
-            None => Ok(()),
-        }
-    }
-
-    /// Refuses what would tell that something is not there, while the database is damaged.
-    pub fn require_whole(&self) -> Result<()> {
-        match self.trouble() {
-            Some(trouble) => Err(unanswered(&trouble)),
+            Some(trouble) => Err(refusal(&trouble)),
             None => Ok(()),
         }
     }
@@ -193,9 +186,9 @@ impl Soundness {
     }
 }
 
-/// The refusal of a read that a damaged database cannot answer.
-pub fn unanswered(trouble: &Trouble) -> Error {
-    Error::unavailable(trouble.sentence.clone())
+/// The refusal of what a damaged database must not or cannot do. It is not tried again: it needs a person.
+pub fn refusal(trouble: &Trouble) -> Error {
+    Error::new(ErrorCode::ReadOnly, trouble.sentence.clone())
 }
 
 /// What happened to a database, and the way out: a person reads this at night, in an error, in `report`, in the log.
@@ -283,7 +276,7 @@ mod tests {
     #[test]
     fn the_first_sign_counts_and_names_file_and_way_out() {
         let soundness = Soundness::of(&DatabaseUrl::Sqlite("/srv/m.sqlite".into()));
-        assert!(soundness.require().is_ok() && soundness.require_whole().is_ok());
+        assert!(soundness.require().is_ok());
         let told = soundness.declare(&Damage::of_content("malformed"), false).unwrap().sentence.clone();
         for part in ["/srv/m.sqlite is damaged (malformed)", "/srv/m.sqlite-wal", "`holdfast restore`"] {
             assert!(told.contains(part), "{part}: {told}");
@@ -292,7 +285,6 @@ mod tests {
         assert_eq!(later.sentence, told);
         assert!(soundness.trouble().unwrap().unreadable);
         assert_eq!(soundness.require().unwrap_err().code(), ErrorCode::ReadOnly);
-        assert_eq!(soundness.require_whole().unwrap_err().code(), ErrorCode::Unavailable);
         soundness.clear();
         assert!(soundness.require().is_ok());
     }

@@ -15,7 +15,7 @@ use crate::db::migrate::FIRST_TOKEN;
 use crate::db::report::Counts;
 use crate::security::token::{self, Grant};
 use crate::types::api::Role;
-use crate::types::{Error, Result, Sha256, Version};
+use crate::types::{Error, ErrorCode, Result, Sha256, Version};
 
 /// How long a change of the namespace may wait for its batch and its commit.
 const CHANGE_DEADLINE: Duration = Duration::from_secs(12);
@@ -25,6 +25,9 @@ const TOKEN_TTL: Duration = Duration::from_secs(2);
 const COUNTS_TTL: Duration = Duration::from_secs(5);
 /// Tokens that are remembered.
 const TOKENS_MAX: usize = 10_000;
+
+/// What the first token is told after the restore that it has started.
+const REVOKED_AGAIN: &str = "the token is not valid: it was revoked. It has started the last restore, and may see what came of that";
 
 /// The state of the application.
 pub struct App {
@@ -96,8 +99,11 @@ impl App {
         let found = self.context.db.read(move |connection| crate::db::token::find(connection, hash)).await;
         if waiting.is_some() || is_first && matches!(found, Ok(None)) && self.restores.was_started_by_first_token() {
             // Not remembered: when the restore is done, the journal says what it is.
-            let why = waiting.unwrap_or_else(|| "it has started the last one and may see what came of it".into());
-            return Ok(Some(found.ok().flatten().unwrap_or_else(|| only_restore(why))));
+            let answer = match waiting {
+                Some(why) => (ErrorCode::ReadOnly, why),
+                None => (ErrorCode::Unauthorized, REVOKED_AGAIN.into()),
+            };
+            return Ok(Some(found.ok().flatten().unwrap_or_else(|| only_restore(answer))));
         }
         let grant = match found {
             // Anybody may ask with any token: where the database is, is not for them.
@@ -152,8 +158,8 @@ impl App {
 }
 
 /// What the first token allows where it is not known or revoked, and the cluster waits for its restore.
-fn only_restore(why: String) -> Grant {
-    Grant { name: FIRST_TOKEN.into(), role: Role::Superuser, prefix: None, only_restore: Some(why) }
+fn only_restore(answer: (ErrorCode, String)) -> Grant {
+    Grant { name: FIRST_TOKEN.into(), role: Role::Superuser, prefix: None, only_restore: Some(answer) }
 }
 
 /// The version of a change that always has one.
