@@ -108,16 +108,21 @@ impl Context {
     /// asked yet whether they know more than the database, or the cluster takes no changes.
     pub async fn hindrance(&self) -> Result<Option<PassReport>> {
         let waiting = |why| Some(PassReport { counts: vec![(why, 1)], more: false });
-        if self.db.soundness().trouble().is_some() {
-            return Ok(waiting("waiting: the database is damaged"));
-        }
         match self.standing.held() {
-            None => return Ok(Some(PassReport::standby())),
+            None => return Ok(Some(self.standby())),
             Some(held) if !held.looked_around => return Ok(waiting("waiting: the servers are asked first")),
             Some(_) => {}
         }
         let normal = self.db.read(cluster::state).await?.mode == "normal";
         Ok(if normal { None } else { waiting("waiting: the cluster takes no changes") })
+    }
+
+    /// What a pass of an acting actor reports when the lease is not held.
+    pub fn standby(&self) -> PassReport {
+        match self.db.soundness().trouble() {
+            Some(_) => PassReport { counts: vec![("waiting: the database is damaged", 1)], more: false },
+            None => PassReport::standby(),
+        }
     }
 
     /// A transaction of an acting actor, in any mode: refused unless the lease is held until its end.

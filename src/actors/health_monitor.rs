@@ -89,7 +89,7 @@ impl Found {
 }
 
 async fn round(context: Context, memory: Arc<Mutex<Memory>>) -> Result<PassReport> {
-    let Some(held) = context.standing.held() else { return Ok(PassReport::standby()) };
+    let Some(held) = context.standing.held() else { return Ok(context.standby()) };
     memory.lock().unwrap_or_else(PoisonError::into_inner).begin(held.term);
     let late = started_late(&context, &memory);
     let servers = context.fresh_servers().await?;

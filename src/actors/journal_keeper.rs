@@ -103,7 +103,7 @@ struct Served {
 async fn pass(context: Context, memory: Arc<Mutex<Memory>>) -> Result<PassReport> {
     if context.standing.held().is_none() {
         *lock(&memory) = Memory::default();
-        return Ok(PassReport::standby());
+        return Ok(context.standby());
     }
     let state = context.db.read(cluster::state).await?;
     if state.mode != "normal" {

@@ -138,7 +138,7 @@ pub fn rules(context: &Context) -> Rules {
 async fn pass(context: Context, transfers: Transfers, scans: Arc<Mutex<Scans>>) -> Result<PassReport> {
     let Some(held) = context.standing.held() else {
         drop(transfers.take_ended());
-        return Ok(PassReport::standby());
+        return Ok(context.standby());
     };
     if let Some(report) = context.hindrance().await? {
         return Ok(report);

@@ -137,18 +137,19 @@ impl Soundness {
         self.trouble.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Refuses what changes, deletes or decides anything while the database is damaged.
+    /// Refuses what changes, deletes or decides anything while the database is damaged, and what would tell that something
+    /// is not there.
     pub fn require(&self) -> Result<()> {
         match self.trouble() {
-            Some(trouble) => Err(Error::new(ErrorCode::ReadOnly, trouble.sentence.clone())),
+            Some(trouble) => Err(refusal(&trouble)),
             None => Ok(()),
         }
     }
 
-    /// Refuses what would tell that something is not there, while the database is damaged.
-    pub fn require_whole(&self) -> Result<()> {
+    /// As [`Self::require`], in the words for storage servers: they wait, whatever happened, and say so every second.
+    pub fn require_for_servers(&self) -> Result<()> {
         match self.trouble() {
-            Some(trouble) => Err(unanswered(&trouble)),
+            Some(_) => Err(Error::unavailable("the name server's database is damaged; it waits for `holdfast restore`")),
             None => Ok(()),
         }
     }
@@ -185,9 +186,9 @@ impl Soundness {
     }
 }
 
-/// The refusal of a read that a damaged database cannot answer.
-pub fn unanswered(trouble: &Trouble) -> Error {
-    Error::unavailable(trouble.sentence.clone())
+/// The refusal of what a damaged database must not or cannot do. It is not tried again: it needs a person.
+pub fn refusal(trouble: &Trouble) -> Error {
+    Error::new(ErrorCode::ReadOnly, trouble.sentence.clone())
 }
 
 /// What happened to a database, and the way out: a person reads this at night, in an error, in `report`, in the log.
@@ -277,7 +278,7 @@ mod tests {
     #[test]
     fn the_first_sign_counts_and_names_file_and_way_out() {
         let soundness = Soundness::of(&DatabaseUrl::Sqlite("/srv/m.sqlite".into()));
-        assert!(soundness.require().is_ok() && soundness.require_whole().is_ok());
+        assert!(soundness.require().is_ok());
         let told = soundness.declare(&Damage::of_content("malformed"), false).unwrap().sentence.clone();
         for part in ["/srv/m.sqlite is damaged (malformed)", "/srv/m.sqlite-wal", "`holdfast restore`"] {
             assert!(told.contains(part), "{part}: {told}");
@@ -286,7 +287,6 @@ mod tests {
         assert_eq!(later.sentence, told);
         assert!(soundness.trouble().unwrap().unreadable);
         assert_eq!(soundness.require().unwrap_err().code(), ErrorCode::ReadOnly);
-        assert_eq!(soundness.require_whole().unwrap_err().code(), ErrorCode::Unavailable);
         soundness.clear();
         assert!(soundness.require().is_ok());
     }

@@ -61,7 +61,7 @@ pub use error::{Failure, Step};
 use crate::security::ClusterSecret;
 use crate::types::{Error, ErrorCode, Result};
 use connection::{POOL_CONNECTIONS_MAX, Pool, PooledConnection, Use, lock_sqlite, pool};
-use damage::{Damage, unanswered};
+use damage::{Damage, refusal};
 
 /// Requests that wait for a connection; one more is answered `busy`.
 const WAITERS_MAX: usize = 1_000;
@@ -148,7 +148,7 @@ impl Db {
             task.await.map_err(|error| Error::internal("preparing the database panicked").with_source(error))?;
         match outcome {
             Err(error) if Damage::in_chain(&error).is_some() => {
-                let error = self.judge(error);
+                let error = self.judge(Use::Read, error);
                 self.set_pools(Pools::to_inspect(&self.inner.url, &self.inner.soundness));
                 // A full disk looks like damage at first.
                 self.inner.soundness.trouble().map(drop).ok_or(error)
@@ -248,7 +248,7 @@ impl Db {
         };
         let outcome = self.run(Use::Write, move |connection| Ok(transaction(connection, work))).await;
         match outcome.map_err(Failure::Database)? {
-            Err(Failure::Database(error)) => Err(Failure::Database(self.judge(error))),
+            Err(Failure::Database(error)) => Err(Failure::Database(self.judge(Use::Write, error))),
             outcome => outcome,
         }
     }
@@ -267,10 +267,9 @@ impl Db {
         // It goes with the work, which goes on when nobody waits for it any more.
         let permit = permits.clone().acquire_owned().await;
         let permit = permit.map_err(|e| Error::internal("the database is closed").with_source(e))?;
-        match inner.soundness.trouble() {
-            Some(_) if purpose == Use::Write => inner.soundness.require()?,
-            Some(trouble) if trouble.unreadable => return Err(unanswered(&trouble)),
-            _ => {}
+        let trouble = inner.soundness.trouble().filter(|trouble| purpose == Use::Write || trouble.unreadable);
+        if let Some(trouble) = trouble {
+            return Err(refusal(&trouble));
         }
         // Not before the permit is there: meanwhile another database may have taken the place.
         let pools = inner.pools.read().unwrap_or_else(PoisonError::into_inner).clone();
@@ -280,26 +279,25 @@ impl Db {
             work(&mut *get(&pool)?)
         });
         match task.await {
-            Ok(outcome) => outcome.map_err(|error| self.judge(error)),
+            Ok(outcome) => outcome.map_err(|error| self.judge(purpose, error)),
             Err(error) => Err(Error::internal("a database operation panicked").with_source(error)),
         }
     }
 
     /// Looks for signs of damage in an error, and stops everything when there is one. What a damaged database does not
     /// find may be there all the same.
-    fn judge(&self, error: Error) -> Error {
+    fn judge(&self, purpose: Use, error: Error) -> Error {
         let soundness = &self.inner.soundness;
-        match Damage::in_chain(&error) {
-            Some(damage) => match soundness.declare(&damage, false) {
-                Some(trouble) => unanswered(&trouble).with_source(error),
-                None => Error::new(ErrorCode::OutOfSpace, "the database has no room left; free some on its disk")
-                    .with_source(error),
-            },
-            None if error.code() == ErrorCode::NotFound => match soundness.trouble() {
-                Some(trouble) => unanswered(&trouble).with_source(error),
-                None => error,
-            },
-            None => error,
+        let Some(damage) = Damage::in_chain(&error) else {
+            let trouble = soundness.trouble().filter(|_| error.code() == ErrorCode::NotFound);
+            return trouble.map_or(error.clone(), |trouble| refusal(&trouble).with_source(error));
+        };
+        match soundness.declare(&damage, false) {
+            // It may have been the commit that failed: nobody knows what became of it.
+            Some(trouble) if purpose == Use::Write => Error::unavailable(trouble.sentence.clone()).with_source(error),
+            Some(trouble) => refusal(&trouble).with_source(error),
+            None => Error::new(ErrorCode::OutOfSpace, "the database has no room left; free some on its disk")
+                .with_source(error),
         }
     }
 }

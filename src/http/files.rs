@@ -190,7 +190,7 @@ pub async fn list(bearer: Bearer, query: web::Query<ListQuery>, app: Data) -> Re
     let ListQuery { path, after, limit, recursive, locations } = query.into_inner();
     let limit = limit.unwrap_or(LIST_PAGE_ROWS_MAX).clamp(1, LIST_PAGE_ROWS_MAX);
     // Whoever copies a listing removes what is not in it.
-    app.context.db.soundness().require_whole()?;
+    app.context.db.soundness().require()?;
     let (state, rows, views) = app
         .context
         .db

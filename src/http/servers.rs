@@ -32,7 +32,7 @@ pub async fn register(sender: StorageServer, body: Json<RegisterRequest>, app: D
     }
     // Also one that cannot be taken now may be needed for a restore.
     app.restores.announced.note(&body);
-    app.context.db.soundness().require_whole()?;
+    app.context.db.soundness().require_for_servers()?;
     let (state, has_files) =
         app.context.db.read(|connection| Ok((cluster::state(connection)?, restores::has_files(connection)?))).await?;
     if state.mode == "restoring" {
@@ -100,7 +100,7 @@ pub async fn pending_fates(sender: StorageServer, body: Json<PendingRequest>, ap
         ));
     }
     // What a damaged database does not know may be wanted all the same.
-    app.context.db.soundness().require()?;
+    app.context.db.soundness().require_for_servers()?;
     let asked = replicas.clone();
     let known = app.context.db.read(move |connection| pending::known(connection, server, &asked)).await?;
     let undecided: Vec<PendingReplica> =

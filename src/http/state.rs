@@ -17,7 +17,7 @@ use crate::security::Recipient;
 use crate::security::tls::ServerCertificate;
 use crate::security::token::{self, Grant};
 use crate::types::api::Role;
-use crate::types::{Error, Result, Sha256, Version};
+use crate::types::{Error, ErrorCode, Result, Sha256, Version};
 use crate::web::auth::{Gate, Scrape};
 
 /// How long a change of the namespace may wait for its batch and its commit.
@@ -30,6 +30,9 @@ const COUNTS_TTL: Duration = Duration::from_secs(5);
 const READINESS_TTL: Duration = Duration::from_millis(250);
 /// Tokens that are remembered.
 const TOKENS_MAX: usize = 10_000;
+
+/// What the first token is told after the restore that it has started.
+const REVOKED_AGAIN: &str = "the token is not valid: it was revoked. It has started the last restore, and may see what came of that";
 
 /// The state of the application.
 pub struct App {
@@ -119,8 +122,11 @@ impl App {
         let found = self.context.db.read(move |connection| crate::db::token::find(connection, hash)).await;
         if waiting.is_some() || is_first && matches!(found, Ok(None)) && self.restores.was_started_by_first_token() {
             // Not remembered: when the restore is done, the journal says what it is.
-            let why = waiting.unwrap_or_else(|| "it has started the last one and may see what came of it".into());
-            return Ok(Some(found.ok().flatten().unwrap_or_else(|| only_restore(why))));
+            let answer = match waiting {
+                Some(why) => (ErrorCode::ReadOnly, why),
+                None => (ErrorCode::Unauthorized, REVOKED_AGAIN.into()),
+            };
+            return Ok(Some(found.ok().flatten().unwrap_or_else(|| only_restore(answer))));
         }
         let grant = match found {
             // Anybody may ask with any token: where the database is, is not for them.
@@ -189,8 +195,8 @@ impl App {
 }
 
 /// What the first token allows where it is not known or revoked, and the cluster waits for its restore.
-fn only_restore(why: String) -> Grant {
-    Grant { name: FIRST_TOKEN.into(), role: Role::Superuser, prefix: None, only_restore: Some(why) }
+fn only_restore(answer: (ErrorCode, String)) -> Grant {
+    Grant { name: FIRST_TOKEN.into(), role: Role::Superuser, prefix: None, only_restore: Some(answer) }
 }
 
 /// The version of a change that always has one.

@@ -45,9 +45,9 @@ pub struct Grant {
     pub role: Role,
     /// Only at and below this path.
     pub prefix: Option<DfsPath>,
-    /// Why it is good for nothing but starting and following a restore: the cluster waits for one, and the token is the
+    /// What everything but starting and following a restore is answered: the cluster waits for one, and the token is the
     /// one that is derived from the secret. Which tokens there are is told by the journal only.
-    pub only_restore: Option<String>,
+    pub only_restore: Option<(ErrorCode, String)>,
 }
 
 impl Grant {
@@ -65,9 +65,8 @@ impl Grant {
 
     /// Checks the role alone, for what is not about a path.
     pub fn check_role(&self, role: Role) -> Result<()> {
-        if let Some(why) = &self.only_restore {
-            let message = format!("the token {:?} is only good for a restore now: {why}", self.name);
-            return Err(Error::new(ErrorCode::Forbidden, message));
+        if let Some((code, why)) = &self.only_restore {
+            return Err(Error::new(*code, why.clone()));
         }
         if self.role >= role {
             return Ok(());
@@ -115,7 +114,8 @@ mod tests {
         assert!(grant.check(Role::Reader, &path("/lab")).is_ok());
         assert!(grant.check(Role::Superuser, &path("/lab")).is_err());
         assert!(grant.check(Role::Reader, &path("/laboratory")).is_err());
-        let first = Grant { role: Role::Superuser, prefix: None, only_restore: Some("why".into()), ..grant };
-        assert!(first.check(Role::Reader, &path("/")).unwrap_err().message().contains("only good for a restore"));
+        let only_restore = Some((ErrorCode::ReadOnly, "it waits".into()));
+        let first = Grant { role: Role::Superuser, prefix: None, only_restore, ..grant };
+        assert_eq!(first.check(Role::Reader, &path("/")).unwrap_err().code(), ErrorCode::ReadOnly);
     }
 }

@@ -142,6 +142,11 @@ impl Process {
         self.args.retain(|other| other != arg);
     }
 
+    /// Gives it an option for the next start.
+    pub fn add_arg(&mut self, arg: &str) {
+        self.args.push(arg.into());
+    }
+
     /// What it says here, it dies at (with the feature `failpoints`): see `holdfast::types::failpoint`.
     pub fn crash_file(&self) -> PathBuf {
         self.log.with_extension("crash-at")
@@ -258,6 +263,17 @@ impl Cluster {
         let cluster = Self { token, dir, name_server, other_name_servers, storage, ca_cert };
         cluster.wait_for_live(plan.storage_servers);
         cluster
+    }
+
+    /// One more storage server, with an empty directory; it is not waited for.
+    pub fn add_storage(&mut self) {
+        let name = format!("storage-{}", self.storage.len());
+        let (data, urls) = (self.path(&name), self.urls().join(","));
+        let args = ["--data-dir", data.to_str().unwrap(), "--name", &name, "--name-server", &urls].map(String::from);
+        let log = self.path(&format!("{name}.log"));
+        let mut process = Process::new(env!("CARGO_BIN_EXE_holdfast-storage-server"), args.to_vec(), log);
+        process.start();
+        self.storage.push(process);
     }
 
     pub fn path(&self, name: &str) -> PathBuf {

@@ -6,6 +6,7 @@ mod common;
 
 mod between_servers;
 mod crash;
+mod damage;
 mod demo;
 mod errors;
 mod fsck;
