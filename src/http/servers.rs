@@ -3,6 +3,7 @@
 use actix_web::{HttpResponse, web};
 
 use super::auth::StorageServer;
+use super::registration;
 use super::state::{App, Data};
 use crate::db::{cluster, corrupt, pending, report, restore, server};
 use crate::types::api::*;
@@ -24,6 +25,7 @@ pub async fn register(sender: StorageServer, body: Json<RegisterRequest>, app: D
     if identity != body.identity {
         return Err(Error::new(ErrorCode::Forbidden, "the request is signed by another identity than it announces"));
     }
+    registration::check(&body)?;
     // Also one that cannot be taken now may be needed for a restore.
     app.restores.announce(&body);
     let (state, is_new) =

@@ -7,6 +7,7 @@
 //! | [`reporter`] | the `CommitReporter`: reports uploads to the name server, many in one request |
 //! | [`registrar`] | the `Registrar`: announces the server, and again when the name server forgot |
 //! | [`collector`] | the `Collector`: asks about pending replicas |
+//! | [`admission`] | how many bodies are received at a time, and which of them makes room |
 //! | [`readiness`] | how far the server has come since its start, for `/status` |
 //! | [`heard`] | what the server has heard of the cluster, for a restore |
 //! | [`scrubber`] | the `Scrubber`: reads everything again and puts aside what is corrupt |
@@ -15,6 +16,7 @@
 //! | [`salvage`] | writes a data directory's files out with no server running |
 //! | [`server`] | options, start and end of the daemon |
 
+pub mod admission;
 pub mod collector;
 pub mod heard;
 pub mod http;

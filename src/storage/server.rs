@@ -7,8 +7,8 @@ use std::time::{Duration, Instant, SystemTime};
 use actix_web::{App, middleware, web};
 use prometheus::{Gauge, IntCounter, IntGauge};
 use structopt::StructOpt;
-use tokio::sync::Semaphore;
 
+use super::admission::Admission;
 use super::collector::Collect;
 use super::heard::{self, Heard};
 use super::identity::Identity;
@@ -27,15 +27,13 @@ use crate::decisions::scrub::Pace;
 use crate::security::ticket::Sender;
 use crate::security::{ClusterSecret, Signer};
 use crate::types::storage_api::Told;
-use crate::types::{Error, Result, ServerId};
+use crate::types::{Error, Result, ServerId, label};
 use crate::web::auth::{Scrape, ScrapeOptions};
 use crate::web::metrics::ActorGauges;
 use crate::web::{ListenOptions, Metrics, metrics, request};
 
 /// Port, unless it is said otherwise.
 const DEFAULT_PORT: u16 = 7401;
-/// Uploads at the same time; one more is answered `busy`.
-const UPLOADS_MAX: usize = 256;
 
 /// The storage daemon of Holdfast: keeps replicas in a data directory
 #[derive(Debug, Clone, StructOpt)]
@@ -170,7 +168,7 @@ pub struct Shared {
     /// Other storage servers.
     pub storage: StorageClient,
     /// Uploads at the same time.
-    pub upload_permits: Arc<Semaphore>,
+    pub admission: Admission,
     /// Copies that looked wrong when they were sent.
     pub suspects: Arc<Suspects>,
     /// Who may read metrics.
@@ -220,7 +218,7 @@ impl Shared {
 
     /// Uploads under way.
     pub fn uploads_under_way(&self) -> usize {
-        UPLOADS_MAX.saturating_sub(self.upload_permits.available_permits())
+        self.admission.under_way()
     }
 
     /// Notes a registration.
@@ -341,7 +339,7 @@ async fn serve(typed: OptionalOptions) -> Result<()> {
         signer,
         name_server,
         storage: StorageClient::new(client, credentials),
-        upload_permits: Arc::new(Semaphore::new(UPLOADS_MAX)),
+        admission: Admission::default(),
         suspects: Arc::default(),
         scrape,
         readiness: Readiness::default(),
@@ -384,10 +382,16 @@ fn checked(typed: &OptionalOptions) -> Result<Options> {
             "--name-server is missing: the URL of the name server, for instance http://10.0.0.1:7400",
         ));
     }
+    let (name, host) = (typed.name.clone().unwrap_or_else(host_name), typed.host.clone().unwrap_or_else(host_name));
+    for (option, text) in [("--name", &name), ("--host", &host), ("--zone", &typed.zone)] {
+        if option != "--zone" || !text.is_empty() {
+            label::check(option, text)?;
+        }
+    }
     Ok(Options {
         data_dir,
-        name: typed.name.clone().unwrap_or_else(host_name),
-        host: typed.host.clone().unwrap_or_else(host_name),
+        name,
+        host,
         zone: typed.zone.clone(),
         quarantine: Duration::from_secs(typed.quarantine_days * 24 * 3_600),
         scrub: pace(typed.scrub_period, typed.scrub_rate)?,

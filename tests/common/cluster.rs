@@ -30,6 +30,8 @@ pub struct Plan {
     pub storage_args: Vec<String>,
     /// A file system of this many megabytes for the data of storage server 0.
     pub small_disk_mb: Option<u32>,
+    /// The program, with its arguments, that starts each server.
+    pub wrapper: Vec<String>,
 }
 
 impl Default for Plan {
@@ -41,6 +43,7 @@ impl Default for Plan {
             name_server_args: Vec::new(),
             storage_args: Vec::new(),
             small_disk_mb: None,
+            wrapper: Vec::new(),
         }
     }
 }
@@ -184,6 +187,7 @@ impl Cluster {
         args.extend(plan.name_server_args.clone());
         let program = env!("CARGO_BIN_EXE_holdfast-name-server");
         let mut name_server = Process::new(program, args.clone(), path("name-server.log"));
+        name_server.wrapper = plan.wrapper.clone();
         name_server.start();
         let other = |number| {
             let mut process = Process::new(program, args.clone(), path(&format!("name-server-{number}.log")));
@@ -207,6 +211,7 @@ impl Cluster {
             let args =
                 args.map(String::from).into_iter().chain(scrape.clone()).chain(plan.storage_args.clone()).collect();
             let mut process = Process::new(program, args, path(&format!("storage-{number}.log")));
+            process.wrapper = plan.wrapper.clone();
             if let (0, Some(megabytes)) = (number, plan.small_disk_mb) {
                 std::fs::create_dir_all(&data).unwrap();
                 process.wrapper = on_small_disk(&data, megabytes);

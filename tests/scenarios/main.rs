@@ -4,11 +4,13 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod bad_input;
 mod between_servers;
 mod crash;
 mod demo;
 mod errors;
 mod fsck;
+mod hostile;
 mod http_api;
 mod journal_copy;
 mod name_servers;
