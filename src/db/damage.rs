@@ -149,7 +149,9 @@ impl Soundness {
     /// As [`Self::require`], in the words for storage servers: they wait, whatever happened, and say so every second.
     pub fn require_for_servers(&self) -> Result<()> {
         match self.trouble() {
-            Some(_) => Err(Error::unavailable("the name server's database is damaged; it waits for `holdfast restore`")),
+            Some(_) => {
+                Err(Error::unavailable("the name server's database is damaged; it waits for `holdfast restore`"))
+            }
             None => Ok(()),
         }
     }

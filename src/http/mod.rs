@@ -13,6 +13,7 @@ pub mod namespace;
 pub mod openapi;
 pub mod operation;
 pub mod redirect;
+pub mod registration;
 pub mod restore;
 pub mod routes;
 pub mod server;

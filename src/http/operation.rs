@@ -230,11 +230,14 @@ pub async fn why(bearer: Bearer, query: web::Query<PathQuery>, app: Data) -> Res
     let Some(object) = entry.object else {
         return Err(Error::invalid(format!("{} is a directory; ask about a file", query.path)));
     };
-    let events = app
+    let mut events = app
         .context
         .db
         .read(move |connection| stored_events::page(connection, Some(object.0), None, EVENTS_DEFAULT))
         .await?;
+    if bearer.is_prefixed() {
+        events = events.into_iter().map(Event::without_paths).collect();
+    }
     let mut findings = Vec::new();
     for replica in entry.replicas.iter().filter(|replica| replica.health != Health::Live) {
         findings.push(

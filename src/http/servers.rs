@@ -3,6 +3,7 @@
 use actix_web::{HttpResponse, web};
 
 use super::auth::StorageServer;
+use super::registration;
 use super::state::{App, Data};
 use crate::actors::admission::admit;
 use crate::client::name_server::announced_url;
@@ -30,6 +31,7 @@ pub async fn register(sender: StorageServer, body: Json<RegisterRequest>, app: D
         announced_url(url)
             .map_err(|error| error.context(format!("the storage server {} (--url, --public-url)", body.name)))?;
     }
+    registration::check(&body)?;
     // Also one that cannot be taken now may be needed for a restore.
     app.restores.announced.note(&body);
     app.context.db.soundness().require_for_servers()?;

@@ -9,6 +9,7 @@
 //! | [`condition`] | whether the server can keep what it is given, and if not, why |
 //! | [`prober`] | the `Prober`: proves every few seconds that the disk takes a file |
 //! | [`collector`] | the `Collector`: asks about pending replicas |
+//! | [`admission`] | how many bodies are received at a time, and which of them makes room |
 //! | [`readiness`] | how far the server has come since its start, for `/status` |
 //! | [`heard`] | what the server has heard of the cluster, for a restore |
 //! | [`scrubber`] | the `Scrubber`: reads everything again and puts aside what is corrupt |
@@ -17,6 +18,7 @@
 //! | [`salvage`] | writes a data directory's files out with no server running |
 //! | [`server`] | options, start and end of the daemon |
 
+pub mod admission;
 pub mod collector;
 pub mod condition;
 pub mod heard;

@@ -10,6 +10,7 @@ use prometheus::{Gauge, IntCounter, IntGauge};
 use structopt::StructOpt;
 use tokio::sync::Semaphore;
 
+use super::admission::Admission;
 use super::collector::Collect;
 use super::condition::Condition;
 use super::heard::{self, Heard};
@@ -30,7 +31,7 @@ use crate::decisions::scrub::Pace;
 use crate::security::tls::ServerCertificate;
 use crate::security::{ClusterSecret, Recipient, Signer};
 use crate::types::storage_api::{Told, Trouble};
-use crate::types::{Error, Hidden, Result, ServerId};
+use crate::types::{Error, Hidden, Result, ServerId, label};
 use crate::web::auth::{Gate, Scrape, ScrapeOptions};
 use crate::web::metrics::ActorGauges;
 use crate::web::{ListenOptions, Metrics, metrics, request};
@@ -39,8 +40,6 @@ use crate::web::{ListenOptions, Metrics, metrics, request};
 const DEFAULT_PORT: u16 = 7401;
 /// The longest time that quarantine lasts, in days.
 const QUARANTINE_DAYS_MAX: u64 = 36_500;
-/// Uploads at the same time; one more is answered `busy`.
-const UPLOADS_MAX: usize = 256;
 /// Looks at the disk for `GET /status` at the same time. When all of them hang, nobody looks any more.
 const DISK_LOOKS_MAX: usize = 4;
 /// How long such a look is waited for; shorter than any name server waits for the answer.
@@ -192,7 +191,7 @@ pub struct Shared {
     /// Other storage servers.
     pub storage: StorageClient,
     /// Uploads at the same time.
-    pub upload_permits: Arc<Semaphore>,
+    pub admission: Admission,
     /// Copies that looked wrong when they were sent.
     pub suspects: Arc<Suspects>,
     /// What the last look at the disk showed.
@@ -299,7 +298,7 @@ impl Shared {
 
     /// Uploads under way.
     pub fn uploads_under_way(&self) -> usize {
-        UPLOADS_MAX.saturating_sub(self.upload_permits.available_permits())
+        self.admission.under_way()
     }
 
     /// Notes a registration.
@@ -443,7 +442,7 @@ async fn serve(typed: OptionalOptions) -> Result<()> {
         signer,
         name_server,
         storage: StorageClient::new(client, credentials),
-        upload_permits: Arc::new(Semaphore::new(UPLOADS_MAX)),
+        admission: Admission::default(),
         suspects: Arc::default(),
         disk,
         disk_looks: Arc::new(Semaphore::new(DISK_LOOKS_MAX)),
@@ -529,10 +528,16 @@ fn checked(typed: &OptionalOptions) -> Result<Options> {
             "--name-server is missing: the URL of the name server, for instance http://10.0.0.1:7400",
         ));
     }
+    let (name, host) = (typed.name.clone().unwrap_or_else(host_name), typed.host.clone().unwrap_or_else(host_name));
+    for (option, text) in [("--name", &name), ("--host", &host), ("--zone", &typed.zone)] {
+        if option != "--zone" || !text.is_empty() {
+            label::check(option, text)?;
+        }
+    }
     Ok(Options {
         data_dir,
-        name: typed.name.clone().unwrap_or_else(host_name),
-        host: typed.host.clone().unwrap_or_else(host_name),
+        name,
+        host,
         zone: typed.zone.clone(),
         replace_newer: typed.replace_newer,
         quarantine: quarantine(typed.quarantine_days)?,

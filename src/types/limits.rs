@@ -60,6 +60,12 @@ pub const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(600);
 /// How long a transfer of bytes may stand still before it counts as failed.
 pub const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long the sender of a file may keep a storage server waiting, beyond the time that its bytes need at
+/// [`UPLOAD_RATE_MIN_BYTES`].
+pub const UPLOAD_PATIENCE: Duration = Duration::from_secs(30);
+/// Bytes a second that the sender of a file must send at least.
+pub const UPLOAD_RATE_MIN_BYTES: u64 = 1_024;
+
 /// How long the head of a request may take.
 pub const REQUEST_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection may wait for its next request.

@@ -6,7 +6,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::api::Entry;
 use super::object::objects;
-use super::{DfsPath, ObjectId, ServerId, Version};
+use super::{DfsPath, EventId, ObjectId, ServerId, Version};
 
 /// How many objects have how many copies.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -56,7 +56,8 @@ pub struct Report {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Event {
     /// Rising.
-    pub id: i64,
+    #[schema(value_type = String)]
+    pub id: EventId,
     /// When.
     pub time: DateTime<Utc>,
     /// What sort of thing (`server_down`, `replica_deleted`, …).
@@ -71,12 +72,34 @@ pub struct Event {
     pub detail: String,
 }
 
+/// Kinds of events whose details name no file: constant sentences, ids and servers.
+const KINDS_WITHOUT_PATHS: [&str; 6] =
+    ["replica_adopted", "replica_copied", "replica_deleted", "replica_missing", "replica_outdated", "replica_trimmed"];
+
+impl Event {
+    /// The event as it is told to somebody who may see a part of the namespace only. An object may have other names than
+    /// the one that was asked for, and a detail may name any of them.
+    pub fn without_paths(mut self) -> Self {
+        if !KINDS_WITHOUT_PATHS.contains(&self.kind.as_str()) {
+            self.detail = match self.kind.as_str() {
+                "replica_corrupt" => "a copy was found corrupt",
+                "last_copy_corrupt" => "the last copy was found corrupt",
+                "replica_quarantined" => "a copy was put aside",
+                _ => "what happened is told to tokens for the whole cluster",
+            }
+            .into();
+        }
+        self
+    }
+}
+
 /// Asks for events, the newest first.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct EventsQuery {
     /// Only older than this id.
-    pub before: Option<i64>,
+    #[param(value_type = Option<String>)]
+    pub before: Option<EventId>,
     /// Rows wanted.
     pub limit: Option<usize>,
     /// Only what is about this object.
@@ -94,7 +117,8 @@ pub struct EventsResponse {
     /// The newest first.
     pub events: Vec<Event>,
     /// The `before` of the next page.
-    pub next: Option<i64>,
+    #[schema(value_type = Option<String>)]
+    pub next: Option<EventId>,
 }
 
 /// One file explained.

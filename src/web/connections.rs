@@ -2,8 +2,9 @@
 //!
 //! A connection is a *stranger's* until a request on it has shown a valid token, ticket or credential, and again after
 //! one that has not. Strangers are few: when there are more than their limit, the one that has waited longest between
-//! two requests is closed, so that whoever holds connections open takes them from himself. One that has just come, or
-//! whose request is being answered, is spared: those who arrive together are not each other's enemies.
+//! two requests is closed, so that whoever holds connections open takes them from himself. One whose request is being
+//! answered is spared, and while there is room one that has just come: those who arrive together are not each other's
+//! enemies.
 //!
 //! A connection on which no request begins for too long is closed, whatever trickles in on it: the server's own limit
 //! covers only the first request of a connection. A peer that takes nothing of what is sent to it is given up by the
@@ -36,7 +37,7 @@ const STRANGERS_MAX: usize = 128;
 const FILES_RESERVED: u64 = 64;
 /// Files for each connection: its socket, the second handle of it, and what is open for its request.
 const FILES_PER_CONNECTION: u64 = 3;
-/// How long a stranger's connection is spared.
+/// How long a stranger's connection is spared while there is room.
 const SPARED: Duration = Duration::from_secs(1);
 /// How often connections are looked through that wait too long.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -94,6 +95,8 @@ struct Waiting {
 /// Those that wait, in the order in which they began to.
 #[derive(Default)]
 struct Queues {
+    /// All connections, also those that do not wait.
+    all: usize,
     next: u64,
     strangers: BTreeMap<u64, Waiting>,
     known: BTreeMap<u64, Waiting>,
@@ -116,11 +119,12 @@ impl Queues {
     }
 
     /// Takes the strangers out that are too many at `now`.
-    fn surplus(&mut self, strangers_max: usize, now: Instant) -> Vec<Waiting> {
+    fn surplus(&mut self, limits: Limits, now: Instant) -> Vec<Waiting> {
+        let spared = if self.all < limits.connections_max / 2 { SPARED } else { Duration::ZERO };
         let mut found = Vec::new();
-        while self.strangers.len() > strangers_max
+        while self.strangers.len() > limits.strangers_max
             && let Some(first) = self.strangers.first_entry()
-            && now.saturating_duration_since(first.get().since) >= SPARED
+            && now.saturating_duration_since(first.get().since) >= spared
         {
             found.push(first.remove());
         }
@@ -130,14 +134,14 @@ impl Queues {
 
 /// All connections of a server.
 pub struct Connections {
-    strangers_max: usize,
+    limits: Limits,
     queues: Mutex<Queues>,
 }
 
 impl Connections {
     /// None yet. Those that wait too long are closed by a task of its own, for which an actix system must run.
     pub fn watched(limits: Limits) -> Arc<Self> {
-        let all = Arc::new(Self { strangers_max: limits.strangers_max, queues: Mutex::default() });
+        let all = Arc::new(Self { limits, queues: Mutex::default() });
         let watched = Arc::downgrade(&all);
         actix_web::rt::spawn(async move {
             loop {
@@ -164,15 +168,7 @@ impl Connections {
         }
         match stream.as_fd().try_clone_to_owned() {
             Ok(handle) => {
-                let connection = Connection(Rc::new(Served {
-                    all: self.clone(),
-                    socket: Arc::new(handle.into()),
-                    known: Cell::new(false),
-                    under_way: Cell::new(0),
-                    place: Cell::new(0),
-                }));
-                connection.0.wait();
-                data.insert(connection);
+                data.insert(Connection::new(self.clone(), handle.into()));
             }
             Err(error) => {
                 log::debug!("a connection is closed, because no second handle of it could be had: {error}");
@@ -186,7 +182,7 @@ impl Connections {
     fn make_room(&self) {
         let now = Instant::now();
         let mut queues = self.queues();
-        let surplus = queues.surplus(self.strangers_max, now);
+        let surplus = queues.surplus(self.limits, now);
         if surplus.is_empty() {
             return;
         }
@@ -199,7 +195,7 @@ impl Connections {
             log::warn!(
                 "more than {} connections have shown no valid token, ticket or credential: those that wait longest are \
                  closed",
-                self.strangers_max
+                self.limits.strangers_max
             );
         }
         close(&surplus);
@@ -248,10 +244,19 @@ impl Served {
 impl Drop for Served {
     fn drop(&mut self) {
         self.leave();
+        self.all.queues().all -= 1;
     }
 }
 
 impl Connection {
+    fn new(all: Arc<Connections>, socket: TcpStream) -> Self {
+        all.queues().all += 1;
+        let (known, under_way, place) = (Cell::new(false), Cell::new(0), Cell::new(0));
+        let served = Served { all, socket: Arc::new(socket), known, under_way, place };
+        served.wait();
+        Self(Rc::new(served))
+    }
+
     /// Notes whether the sender of the request that is being answered has proven who it is.
     pub fn note_sender(&self, known: bool) {
         self.0.known.set(known);
@@ -308,20 +313,13 @@ mod tests {
     #[test]
     fn strangers_that_wait_longest_make_room_and_others_are_spared() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let all = Arc::new(Connections { strangers_max: 2, queues: Mutex::default() });
+        let limits = Limits { connections_max: 20, strangers_max: 2 };
+        let all = Arc::new(Connections { limits, queues: Mutex::default() });
         let (mut clients, mut served) = (Vec::new(), Vec::new());
         for _ in 0..5 {
             let (client, socket) = pair(&listener);
-            let connection = Connection(Rc::new(Served {
-                all: all.clone(),
-                socket: Arc::new(socket),
-                known: Cell::new(false),
-                under_way: Cell::new(0),
-                place: Cell::new(0),
-            }));
-            connection.0.wait();
             clients.push(client);
-            served.push(connection);
+            served.push(Connection::new(all.clone(), socket));
         }
         // The first shows a token, the second is being answered.
         let first = served[0].begin();
@@ -329,8 +327,8 @@ mod tests {
         drop(first);
         let second = served[1].begin();
         let now = Instant::now();
-        assert!(all.queues().surplus(2, now).is_empty(), "they have just come");
-        let surplus = all.queues().surplus(2, now + SPARED * 2);
+        assert!(all.queues().surplus(limits, now).is_empty(), "they have just come");
+        let surplus = all.queues().surplus(limits, now + SPARED * 2);
         assert_eq!(surplus.len(), 1, "three strangers wait");
         close(&surplus);
         assert_eq!(clients[2].read(&mut [0]).unwrap(), 0, "the oldest of them is closed");
@@ -340,12 +338,15 @@ mod tests {
         served[0].note_sender(false);
         drop(served[0].begin());
         assert_eq!(all.queues().strangers.len(), 4);
+        // Where there is no room for more, nobody is spared.
+        let scarce = Limits { connections_max: 10, strangers_max: 3 };
+        assert_eq!(all.queues().surplus(scarce, Instant::now()).len(), 1);
         assert!(all.queues().known.is_empty());
         // Nobody waits for ever.
         assert!(all.queues().overdue(now + KEEP_ALIVE_TIMEOUT).is_empty());
-        assert_eq!(all.queues().overdue(Instant::now() + KEEP_ALIVE_TIMEOUT + REQUEST_HEAD_TIMEOUT * 2).len(), 4);
+        assert_eq!(all.queues().overdue(Instant::now() + KEEP_ALIVE_TIMEOUT + REQUEST_HEAD_TIMEOUT * 2).len(), 3);
         served.clear();
         assert!(all.queues().strangers.is_empty());
-        assert!(all.queues().known.is_empty());
+        assert_eq!(all.queues().all, 0);
     }
 }

@@ -31,6 +31,8 @@ pub struct Plan {
     pub certs: Option<PathBuf>,
     /// Variables of all servers' environments.
     pub env: Vec<(String, String)>,
+    /// The program, with its arguments, that starts each server.
+    pub wrapper: Vec<String>,
 }
 
 impl Default for Plan {
@@ -44,6 +46,7 @@ impl Default for Plan {
             small_disk_mb: None,
             certs: None,
             env: Vec::new(),
+            wrapper: Vec::new(),
         }
     }
 }
@@ -228,6 +231,7 @@ impl Cluster {
         args.extend(plan.name_server_args.clone());
         let program = env!("CARGO_BIN_EXE_holdfast-name-server");
         let mut name_server = Process::new(program, args.clone(), path("name-server.log"), plan);
+        name_server.wrapper = plan.wrapper.clone();
         name_server.start();
         let other = |number| {
             let mut process = Process::new(program, args.clone(), path(&format!("name-server-{number}.log")), plan);
@@ -251,6 +255,7 @@ impl Cluster {
             let args =
                 args.map(String::from).into_iter().chain(scrape.clone()).chain(plan.storage_args.clone()).collect();
             let mut process = Process::new(program, args, path(&format!("storage-{number}.log")), plan);
+            process.wrapper = plan.wrapper.clone();
             if let (0, Some(megabytes)) = (number, plan.small_disk_mb) {
                 std::fs::create_dir_all(&data).unwrap();
                 process.wrapper = on_small_disk(&data, megabytes);
@@ -271,7 +276,8 @@ impl Cluster {
         let (data, urls) = (self.path(&name), self.urls().join(","));
         let args = ["--data-dir", data.to_str().unwrap(), "--name", &name, "--name-server", &urls].map(String::from);
         let log = self.path(&format!("{name}.log"));
-        let mut process = Process::new(env!("CARGO_BIN_EXE_holdfast-storage-server"), args.to_vec(), log);
+        let mut process =
+            Process::new(env!("CARGO_BIN_EXE_holdfast-storage-server"), args.to_vec(), log, &Plan::default());
         process.start();
         self.storage.push(process);
     }

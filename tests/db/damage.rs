@@ -47,7 +47,7 @@ async fn changes_of_every_kind(db: &TestDb) {
         let hash = Sha256::of(name.as_bytes());
         db.change(move |changes| token::insert(changes, name, hash, Role::Reader, Some(&p("/a")), None)).await.unwrap();
     }
-    db.change(|changes| token::revoke(changes, "revoked")).await.unwrap();
+    db.change(|changes| token::revoke(changes, "revoked", true)).await.unwrap();
     let server = servers[2];
     db.change(move |changes| server::set_admin_state(changes, server, AdminState::Draining)).await.unwrap();
 }

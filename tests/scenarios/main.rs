@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod bad_input;
 mod between_servers;
 mod crash;
 mod damage;
@@ -11,6 +12,7 @@ mod demo;
 mod errors;
 mod fsck;
 mod host_files;
+mod hostile;
 mod http_api;
 mod identity;
 mod journal_copy;

@@ -507,3 +507,44 @@ fn a_table_names_each_endpoint_once_and_says_what_body_it_takes() {
     look(holdfast::http::ROUTES);
     look(holdfast::storage::http::ROUTES);
 }
+
+#[test]
+fn a_token_for_a_part_is_told_of_no_other_place() {
+    let cluster = Cluster::start(&Plan { storage_servers: 2, ..Plan::default() });
+    let body = cluster.path("body");
+    std::fs::write(&body, vec![9; 300_000]).unwrap();
+    assert_eq!(cluster.http().put("/secret-dir/merger.bin", &body, &[]).status, 201);
+    cluster.ok(&["mkdir", "/a"]);
+    cluster.ok(&["cp", "/secret-dir/merger.bin", "/a/big"]);
+    // A copy is found corrupt: that is an event which names the path of the commit.
+    let damaged = walkdir::WalkDir::new(cluster.storage_dir(0).join("objects"))
+        .into_iter()
+        .flatten()
+        .find(|entry| entry.file_type().is_file())
+        .unwrap();
+    let mut bytes = std::fs::read(damaged.path()).unwrap();
+    bytes[100_000] ^= 1;
+    std::fs::write(damaged.path(), bytes).unwrap();
+    let part = crate::common::cluster::Http {
+        token: Some(token(&cluster, "part", Role::Reader, Some("/a"), None)),
+        base: cluster.name_server.url(),
+    };
+    let whole = wait_for("the damage is known", 20, || {
+        // Whoever reads it makes it known.
+        let entry = cluster.get("/api/v1/file?path=/a/big");
+        for replica in entry["replicas"].as_array()? {
+            cluster.http().curl(&["-o", "/dev/null", replica["url"].as_str()?]);
+        }
+        let why = cluster.http().get("/api/v1/why?path=/a/big").body;
+        why.contains("corrupt").then_some(why)
+    });
+    assert!(whole.contains("/secret-dir/merger.bin"), "{whole}");
+    let told = part.get("/api/v1/why?path=/a/big");
+    assert_eq!(told.status, 200, "{}", told.body);
+    assert!(told.body.contains("a copy was found corrupt"), "{}", told.body);
+    // Nor does anything else that it may ask tell of it.
+    for asked in ["why?path=/a/big", "file?path=/a/big", "ls?path=/a&locations=true", "events", "report", "fsck"] {
+        let told = part.get(&format!("/api/v1/{asked}"));
+        assert!(!told.body.contains("secret-dir"), "{asked}: {}", told.body);
+    }
+}

@@ -26,8 +26,12 @@ use crate::types::storage_api::ReplicaKey;
 use crate::types::{Error, ErrorCode, Result, Sha256};
 use crate::web::route::found;
 
-/// Bytes that are read from the disk at a time.
-const READ_BYTES: usize = 256 << 10;
+/// What stands behind a ticket is for whoever has it, and for its time only.
+const CACHE_CONTROL: &str = "private, no-cache";
+/// The name server's pages may show it: they are of another origin, of the same site.
+const EMBEDDING: (header::HeaderName, &str) = (header::CROSS_ORIGIN_RESOURCE_POLICY, "same-site");
+/// Bytes that are read from the disk at a time. As many, and once more, wait in memory for each reader that is slow.
+const READ_BYTES: usize = 64 << 10;
 
 #[derive(Deserialize)]
 struct DownloadQuery {
@@ -52,7 +56,11 @@ pub(super) async fn send(request: HttpRequest, daemon: Daemon) -> Result<HttpRes
     let ticket: ReadTicket = found(&request)?;
     let etag = format!("\"{}\"", ticket.version);
     if header_text(&request, &header::IF_NONE_MATCH).is_some_and(|text| has_tag(text, &etag)) {
-        return Ok(HttpResponse::NotModified().insert_header((header::ETAG, etag)).finish());
+        return Ok(HttpResponse::NotModified()
+            .insert_header((header::ETAG, etag))
+            .insert_header((header::CACHE_CONTROL, CACHE_CONTROL))
+            .insert_header(EMBEDDING)
+            .finish());
     }
     let suspicion = Suspicion { key: ticket.replica, suspects: daemon.suspects.clone() };
     let (row, source) = open(&daemon, &suspicion).await?;
@@ -74,9 +82,10 @@ pub(super) async fn send(request: HttpRequest, daemon: Daemon) -> Result<HttpRes
     let mime = mime_guess::from_path(&ticket.name).first_or_octet_stream();
     response
         .insert_header((header::ETAG, etag))
+        .insert_header((header::CACHE_CONTROL, CACHE_CONTROL))
+        .insert_header(EMBEDDING)
         .insert_header((header::ACCEPT_RANGES, "bytes"))
         .insert_header((header::CONTENT_TYPE, mime.as_ref()))
-        .insert_header(("X-Content-Type-Options", "nosniff"))
         // What people stored must not act as a page of this server.
         .insert_header((
             "Content-Security-Policy",

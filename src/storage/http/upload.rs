@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use actix_web::error::PayloadError;
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -12,6 +13,7 @@ use tokio::task::JoinHandle;
 use super::Daemon;
 use crate::client::storage::BodyFacts;
 use crate::security::{ReplicateTicket, WriteTicket};
+use crate::storage::admission::{Place, Purpose};
 use crate::storage::identity::Claim;
 use crate::storage::reporter::Report;
 use crate::storage::server::Shared;
@@ -57,9 +59,7 @@ pub(super) async fn receive(request: HttpRequest, payload: web::Payload, daemon:
     let order: Order = found(&request)?;
     let is_copy = order.is_copy;
     let facts = facts(&request, &order)?;
-    let permit = shared.upload_permits.clone().try_acquire_owned().map_err(|_| {
-        Error::new(ErrorCode::Busy, "this storage server has as many uploads under way as it takes; try again")
-    })?;
+    let place = shared.admission.enter(order.purpose())?;
     shared.condition.require()?;
     check_room(&shared, facts.size.unwrap_or(UNKNOWN_SIZE_ROOM_BYTES))?;
     let claim = shared.identity.claim(order.key)?;
@@ -69,12 +69,12 @@ pub(super) async fn receive(request: HttpRequest, payload: web::Payload, daemon:
         Some(ticket) if !is_copy => Forwards::start(&shared, ticket, order.server, &order.ticket, facts),
         _ => Forwards::default(),
     };
-    let (received, forwards) = take_body(&shared, payload, facts, forwards).await?;
+    let (received, forwards) = take_body(&shared, &place, payload, (facts, order.expires), forwards).await?;
     let ticket = order.ticket.clone();
     let upload = Upload { shared, order, received, stored, claim };
     // From here on the work goes on even if the client hangs up.
     let task = tokio::spawn(async move {
-        let _permit = permit;
+        let _place = place;
         if is_copy {
             upload.keep().await.map(Outcome::Copy)
         } else {
@@ -95,6 +95,12 @@ pub(super) async fn receive(request: HttpRequest, payload: web::Payload, daemon:
 enum Outcome {
     Copy(CopyStored),
     Committed(Committed),
+}
+
+impl Order {
+    fn purpose(&self) -> Purpose {
+        if self.write.is_some() { Purpose::Write } else { Purpose::Repair }
+    }
 }
 
 /// Judges a request's ticket: signature, cluster, epoch, time, and that it is for this server.
@@ -228,14 +234,25 @@ impl Forwards {
 /// that fails is broken off everywhere.
 async fn take_body(
     shared: &Shared,
+    place: &Place,
     mut payload: web::Payload,
-    facts: BodyFacts,
+    (facts, until): (BodyFacts, Time),
     mut forwards: Forwards,
 ) -> Result<(Received, Forwards)> {
     let mut incoming = Incoming::new(shared.layout.incoming(), facts.size);
     let mut unchecked = 0;
     let outcome = async {
-        while let Some(piece) = next_piece(&mut payload, incoming.size(), facts.size).await? {
+        let size = |piece: &Option<Result<Bytes, PayloadError>>| match piece {
+            Some(Ok(piece)) => piece.len(),
+            _ => 0,
+        };
+        while let Some(piece) = place.wait_for(payload.next(), size).await? {
+            let piece = piece.map_err(|error| broke_off(incoming.size(), facts.size, &error))?;
+            if shared.identity.now() > until {
+                // It could not be committed any more.
+                let message = format!("the ticket's time was over after {} bytes; ask for a new one", incoming.size());
+                return Err(Error::new(ErrorCode::TicketExpired, message));
+            }
             forwards.pass_on(&piece).await;
             unchecked += piece.len() as u64;
             if unchecked >= ROOM_CHECK_BYTES {
@@ -244,6 +261,7 @@ async fn take_body(
             }
             incoming.write(piece).await?;
         }
+        place.is_whole();
         let received = incoming.finish().await?;
         match facts.sha256 {
             Some(announced) if announced != received.sha256 => Err(Error::new(
@@ -269,6 +287,7 @@ async fn take_body(
     }
 }
 
+/// The next piece of a body from another server.
 pub(super) async fn next_piece(
     payload: &mut web::Payload,
     so_far: u64,
@@ -277,12 +296,14 @@ pub(super) async fn next_piece(
     match tokio::time::timeout(STALL_TIMEOUT, payload.next()).await {
         Ok(Some(Ok(piece))) => Ok(Some(piece)),
         Ok(None) => Ok(None),
-        Ok(Some(Err(error))) => {
-            let of = announced.map(|size| format!(" of {size} announced")).unwrap_or_default();
-            Err(Error::invalid(format!("the body broke off after {so_far}{of} bytes: {error}")))
-        }
+        Ok(Some(Err(error))) => Err(broke_off(so_far, announced, &error)),
         Err(_) => Err(Error::invalid(format!("the sender was silent for {STALL_TIMEOUT:?} after {so_far} bytes"))),
     }
+}
+
+fn broke_off(so_far: u64, announced: Option<u64>, error: &PayloadError) -> Error {
+    let of = announced.map(|size| format!(" of {size} announced")).unwrap_or_default();
+    Error::invalid(format!("the body broke off after {so_far}{of} bytes: {error}"))
 }
 
 /// A body that has come whole.
