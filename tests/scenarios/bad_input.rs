@@ -4,18 +4,14 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
-use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast::client::{Credentials, HttpClient, NameServerClient};
-use holdfast::security::ticket::Sender;
-use holdfast::security::{ClusterSecret, Signer};
 use holdfast::types::ErrorCode;
 use holdfast::types::api::RegisterRequest;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::common::cluster::{Cluster, Http, Plan, SECRET};
+use crate::common::cluster::{Cluster, Http, Plan};
 use crate::common::wait_for;
 
 fn nobody(base: String) -> Http {
@@ -68,14 +64,8 @@ fn bodies(cluster: &Cluster) {
 
 fn announcements(cluster: &Cluster) {
     let identity = Uuid::new_v4();
-    let id: Uuid = cluster.get("/status")["cluster"].as_str().unwrap().parse().unwrap();
-    let credentials = Credentials::Server {
-        signer: Signer::new(ClusterSecret::from_text(SECRET).unwrap()),
-        sender: Sender::Storage { identity },
-        membership: Arc::new(move || (Some(id), 1)),
-    };
-    let urls = vec![cluster.name_server.url()];
-    let client = NameServerClient::new(HttpClient::new(None).unwrap(), urls, credentials).unwrap().with_retries(0);
+    let id = cluster.id();
+    let client = cluster.as_storage(identity, 1);
     let good = RegisterRequest {
         identity,
         name: "store".into(),
@@ -86,6 +76,8 @@ fn announcements(cluster: &Cluster) {
         boot_id: Uuid::new_v4(),
         cluster: Some(id),
         epoch: 1,
+        index_changes: 0,
+        replace_newer: false,
         capacity_bytes: 10,
         free_bytes: 1,
     };

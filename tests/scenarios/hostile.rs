@@ -148,7 +148,7 @@ fn the_slow_take_nothing_from_others_and_are_let_go() {
     }
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let (base, token) = (cluster.name_server.url(), cluster.token.clone());
-    holdfast::client::http::install_crypto_provider();
+    holdfast::security::tls::install_crypto_provider();
     runtime.block_on(work(&base, &token, "warm", Duration::from_millis(500)));
     let mut before = runtime.block_on(work(&base, &token, "before", Duration::from_secs(2)));
     let all: Vec<&Process> = [&cluster.name_server].into_iter().chain(&cluster.storage[..2]).collect();

@@ -262,8 +262,8 @@ pub(in crate::cli) enum Ready {
 }
 
 /// Waits until the name server answers, and the cluster has taken each storage server in since its start: what the
-/// database remembers from before does not count. A name server that makes no changes compares no inventories; then it is
-/// enough that they have registered. One without metadata takes no storage servers; then it is enough that they answer.
+/// database remembers from before does not count. A name server that makes no changes, or has no metadata, takes no storage
+/// servers; then it is enough that they answer.
 ///
 /// All that is asked is what servers tell anybody. Tokens come and go, and a cluster starts whatever tokens there are.
 async fn wait_until_ready(
@@ -288,7 +288,8 @@ async fn wait_until_ready(
         let (ready, too_early): (_, &[&str]) = match mode.as_deref() {
             Some("restoring" | "damaged") => (Ready::WaitsForRestore, &[]),
             Some("normal") => (Ready::ToServe, &[UNREGISTERED, WAITING]),
-            _ => (Ready::TakesNoChanges, &[UNREGISTERED]),
+            None => (Ready::ToServe, &[]),
+            Some(_) => (Ready::TakesNoChanges, &[]),
         };
         let waiting = match mode {
             Some(_) => not_ready(&members_client, &storage, too_early).await,
