@@ -6,6 +6,8 @@
 
 use std::path::{Component, Path};
 
+use icu_normalizer::DecomposingNormalizerBorrowed;
+
 use super::tree::HostDir;
 use crate::types::{Error, Result};
 
@@ -98,11 +100,12 @@ pub(super) fn fingerprint_of(name: &str) -> Option<&str> {
     name.strip_suffix(OLD)?.rsplit('-').next()
 }
 
-/// A name as the most folding of file systems would compare it: without case, invisible characters and dots or
-/// spaces at its end.
+/// A name as the most folding of file systems would compare it: without case, forms of composition, invisible
+/// characters and dots or spaces at its end.
 pub(crate) fn folded(name: &str) -> String {
-    let visible = |c: &char| !matches!(c, '\u{200c}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{206a}'..='\u{206f}' | '\u{feff}');
-    name.trim_end_matches(['.', ' ']).chars().filter(visible).flat_map(char::to_uppercase).collect()
+    let is_invisible = |c: &char| matches!(c, '\u{200c}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{206a}'..='\u{206f}' | '\u{feff}');
+    let decomposed = DecomposingNormalizerBorrowed::new_nfd().normalize(name.trim_end_matches(['.', ' ']));
+    decomposed.chars().filter(|c| !is_invisible(c)).flat_map(char::to_uppercase).collect()
 }
 
 /// Whether a directory with these names in it is the data of a server.
@@ -170,6 +173,15 @@ mod tests {
         assert_eq!(own_name(&part_name("abcdef")), Some(Own::Part));
         let old = old_name("abcdef", "0123456789abcdef");
         assert_eq!((own_name(&old), fingerprint_of(&old)), (Some(Own::Old), Some("0123456789abcdef")));
+    }
+
+    #[test]
+    fn names_fold_by_case_and_composition() {
+        for (one, two) in [("Foo", "fOO"), ("\u{fc}mlaut", "u\u{308}MLAUT"), ("stra\u{df}e", "STRASSE"), ("a.", "A")] {
+            assert_eq!(folded(one), folded(two), "{one} {two}");
+        }
+        assert_ne!(folded("a"), folded("b"));
+        assert_ne!(folded("u"), folded("\u{fc}"));
     }
 
     #[test]

@@ -4,7 +4,8 @@
 //! and all below it are left out, and said to be. A link or another thing that cannot be stored, in the place of what
 //! can, is a conflict. Names that are ours are left out on each side.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -20,6 +21,7 @@ use crate::cli::progress::Tally;
 use crate::cli::remote::Listing;
 use crate::cli::transfer::{Facts, hash_file};
 use crate::types::api::{Entry, Kind};
+use crate::types::error::IoContext;
 use crate::types::{DfsPath, Error, ErrorCode, Result, Sha256};
 
 /// What is at a path on this machine.
@@ -161,16 +163,17 @@ impl What {
     }
 }
 
-/// A directory here that folds names, with how often each folded name comes in the cluster.
+/// A directory here that folds names, with those of the cluster that it cannot tell from another one.
 struct Folding {
     path: String,
-    names: HashMap<String, u32>,
+    twins: HashSet<String>,
 }
 
 /// The joined streams.
 pub(crate) struct Rows {
     what: What,
     cluster: Cluster,
+    dir: HostDir,
     remote_root: DfsPath,
     state: Sorted<Record>,
     local: Sorted<LocalEntry>,
@@ -192,6 +195,7 @@ impl Rows {
         Ok(Self {
             what,
             cluster,
+            dir: workspace.dir.clone(),
             remote_root,
             state,
             local,
@@ -284,17 +288,35 @@ impl Rows {
         if !matches!(local, Some(LocalKind::Directory { folds: true })) {
             return Ok(());
         }
-        let mut names = HashMap::new();
         // One whose path is too long for the cluster is named when its row comes.
         let Ok(directory) = self.remote_root.join_relative(path) else { return Ok(()) };
-        if self.cluster.stat(&directory).await?.is_some_and(|entry| entry.kind == Kind::Directory) {
-            let mut listing = Listing::of(&directory).start(&self.cluster);
-            while let Some(entry) = listing.next().await? {
-                *names.entry(folded(&entry.path)).or_default() += 1;
+        if self.cluster.stat(&directory).await?.is_none_or(|entry| entry.kind != Kind::Directory) {
+            return Ok(());
+        }
+        let mut alike: HashMap<String, Vec<String>> = HashMap::new();
+        let mut listing = Listing::of(&directory).start(&self.cluster);
+        while let Some(entry) = listing.next().await? {
+            alike.entry(folded(&entry.path)).or_default().push(entry.path);
+        }
+        alike.retain(|_, names| names.len() > 1);
+        if alike.is_empty() {
+            return Ok(());
+        }
+        // Those are alike for some file system; here they are one when a name leads somewhere that is not listed.
+        let dir = self.dir.at(path).dir()?;
+        let listed = dir.names().map_err(std::io::Error::from);
+        let listed: HashSet<_> =
+            listed.io_context(|| format!("reading {}", dir.shown().display()))?.into_iter().collect();
+        let mut twins = HashSet::new();
+        for names in alike.into_values() {
+            let hidden = |name: &String| {
+                !listed.contains(OsStr::new(name)) && dir.look(name.as_ref()).is_ok_and(|look| look.is_some())
+            };
+            if names.iter().any(hidden) {
+                twins.extend(names);
             }
         }
-        names.retain(|_, count| *count > 1);
-        self.folding.push(Folding { path: path.into(), names });
+        self.folding.push(Folding { path: path.into(), twins });
         Ok(())
     }
 
@@ -302,8 +324,7 @@ impl Rows {
     fn has_twin(&self, path: &str) -> bool {
         self.folding.iter().any(|folding| {
             let below = path.strip_prefix(folding.path.as_str()).unwrap_or_default().trim_start_matches('/');
-            let name = below.split('/').next().unwrap_or_default();
-            !folding.names.is_empty() && folding.names.contains_key(&folded(name))
+            folding.twins.contains(below.split('/').next().unwrap_or_default())
         })
     }
 
