@@ -20,3 +20,4 @@ mod replication;
 mod restore;
 mod schema;
 mod sync;
+mod troubles;

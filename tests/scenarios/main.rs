@@ -16,6 +16,7 @@ mod overwrite;
 mod repair;
 mod restore;
 mod scrub;
+mod sick_disks;
 mod storage_directory;
 mod trees;
 mod up;

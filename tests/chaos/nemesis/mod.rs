@@ -9,7 +9,9 @@ pub mod join;
 mod kill;
 mod partition;
 mod pause;
+mod read_only;
 mod slow;
+mod unmount;
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -59,10 +61,12 @@ pub enum Kind {
     Clock,
     Drain,
     Join,
+    Unmount,
+    ReadOnly,
 }
 
 impl Kind {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Kill,
         Self::KillStorage,
         Self::KillName,
@@ -76,6 +80,8 @@ impl Kind {
         Self::Clock,
         Self::Drain,
         Self::Join,
+        Self::Unmount,
+        Self::ReadOnly,
     ];
 
     pub fn name(self) -> &'static str {
@@ -93,6 +99,8 @@ impl Kind {
             Self::Clock => "clock",
             Self::Drain => "drain",
             Self::Join => "join",
+            Self::Unmount => "unmount",
+            Self::ReadOnly => "readonly",
         }
     }
 
@@ -100,11 +108,22 @@ impl Kind {
         matches!(self, Self::Partition | Self::PartitionOneway | Self::Slow)
     }
 
+    /// Whether it strikes at disks, of which each server needs one of its own then.
+    pub fn needs_disks(self) -> bool {
+        matches!(self, Self::Unmount | Self::ReadOnly)
+    }
+
     /// Why it does not work on this machine, if it does not.
     pub fn why_not(self) -> Option<&'static str> {
-        let needs_a_room = self.needs_network() || self == Self::DiskFull;
+        let needs_a_room = self.needs_network() || self.needs_disks() || self == Self::DiskFull;
         if needs_a_room && !inside::is_inside() {
             return Some("it needs root, and `unshare` must be able to make network and mount namespaces");
+        }
+        let has = |program: &str| std::process::Command::new(program).arg("-V").output().is_ok();
+        let tools = ["mkfs.ext4", "e2fsck", "losetup", "nsenter", "flock", "findmnt"];
+        let disks = std::path::Path::new("/dev/loop-control").exists() && tools.iter().all(|tool| has(tool));
+        if self.needs_disks() && !disks {
+            return Some("it needs loop devices, e2fsprogs and util-linux");
         }
         let has_cc = || std::process::Command::new("cc").arg("--version").output().is_ok();
         if self == Self::Clock && !has_cc() {
@@ -128,6 +147,8 @@ impl Kind {
             Self::Clock => Box::new(clock::Clock::default()),
             Self::Drain => Box::new(drain::Drain::default()),
             Self::Join => Box::new(join::Join::default()),
+            Self::Unmount => Box::new(unmount::Unmount::default()),
+            Self::ReadOnly => Box::new(read_only::ReadOnly::default()),
         }
     }
 }
