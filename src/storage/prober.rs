@@ -15,6 +15,8 @@ use crate::types::storage_api::{Trouble, TroubleCode};
 
 /// Bytes of the file that is written; one block.
 const PROBE_BYTES: usize = 4 << 10;
+/// Inodes that new objects leave free: one of them may need three, and the journal and notes in quarantine some, too.
+const INODES_RESERVED: u64 = 64;
 
 /// The work of the actor. A probe runs on a thread of its own, which nobody waits for: a pass begins one, or sees
 /// that the last one has not come back.
@@ -58,24 +60,35 @@ fn probe(layout: &Layout) -> Result<(), Trouble> {
         file.sync_all()?;
         temporary.remove()
     };
-    write().map_or_else(|error| judged(&error, has_inodes(layout)), Ok)
+    judged(write(), inodes_left(layout))
 }
 
-/// Whether one more file can be made. File systems that make inodes as they need them count none at all.
-fn has_inodes(layout: &Layout) -> bool {
-    layout.incoming().room().is_ok_and(|room| room.f_files == 0 || room.f_favail > 0)
+/// How many more files can be made. File systems that make inodes as they need them count none at all.
+fn inodes_left(layout: &Layout) -> Option<u64> {
+    let room = layout.incoming().room().ok()?;
+    (room.f_files > 0).then_some(room.f_favail)
 }
 
-/// What a failure of the probe means. A disk that is full is in no trouble: its free bytes say it, and deletions, which
-/// make room, have the ballast.
-fn judged(error: &std::io::Error, has_inodes: bool) -> Result<(), Trouble> {
+/// What came of the probe. A disk that is full is in no trouble: its free bytes say it, and deletions, which make room,
+/// have the ballast.
+fn judged(written: std::io::Result<()>, inodes_left: Option<u64>) -> Result<(), Trouble> {
+    let inodes = inodes_left.filter(|left| *left < INODES_RESERVED);
+    let (error, full) = match written {
+        Ok(()) => (None, true),
+        Err(error) => {
+            let full = error.kind() == ErrorKind::StorageFull;
+            (Some(error), full)
+        }
+    };
+    if let (true, Some(left)) = (full, inodes) {
+        let message = format!(
+            "the file system has {left} inodes left: hardly any more files can be made on it, whatever room it has"
+        );
+        return Err(Trouble { code: TroubleCode::OutOfInodes, message });
+    }
+    let Some(error) = error.filter(|_| !full) else { return Ok(()) };
     let is = |errno: Errno| error.raw_os_error() == Some(errno.raw_os_error());
     let (code, message) = match error.kind() {
-        ErrorKind::StorageFull if has_inodes => return Ok(()),
-        ErrorKind::StorageFull => (
-            TroubleCode::OutOfInodes,
-            "the file system has no inodes left: no more files can be made on it, whatever room it has".into(),
-        ),
         ErrorKind::ReadOnlyFilesystem => (
             TroubleCode::ReadOnly,
             format!(
@@ -107,18 +120,24 @@ mod tests {
 
     #[test]
     fn failures_have_their_codes_and_a_full_disk_is_none() {
-        for (errno, has_inodes, want) in [
-            (Errno::NOSPC, true, None),
-            (Errno::NOSPC, false, Some(TroubleCode::OutOfInodes)),
-            (Errno::ROFS, true, Some(TroubleCode::ReadOnly)),
-            (Errno::DQUOT, true, Some(TroubleCode::Quota)),
-            (Errno::MFILE, true, Some(TroubleCode::OutOfFiles)),
-            (Errno::NFILE, true, Some(TroubleCode::OutOfFiles)),
-            (Errno::IO, true, Some(TroubleCode::IoError)),
-            (Errno::NODEV, false, Some(TroubleCode::IoError)),
+        let (few, many) = (Some(INODES_RESERVED - 1), Some(INODES_RESERVED));
+        let failed = |errno: Errno| Err(std::io::Error::from(errno));
+        for (written, inodes, want) in [
+            (Ok(()), many, None),
+            (Ok(()), None, None),
+            (Ok(()), few, Some(TroubleCode::OutOfInodes)),
+            (failed(Errno::NOSPC), many, None),
+            (failed(Errno::NOSPC), None, None),
+            (failed(Errno::NOSPC), Some(0), Some(TroubleCode::OutOfInodes)),
+            (failed(Errno::ROFS), few, Some(TroubleCode::ReadOnly)),
+            (failed(Errno::DQUOT), many, Some(TroubleCode::Quota)),
+            (failed(Errno::MFILE), many, Some(TroubleCode::OutOfFiles)),
+            (failed(Errno::NFILE), many, Some(TroubleCode::OutOfFiles)),
+            (failed(Errno::IO), many, Some(TroubleCode::IoError)),
+            (failed(Errno::NODEV), few, Some(TroubleCode::IoError)),
         ] {
-            let code = judged(&errno.into(), has_inodes).err().map(|trouble| trouble.code);
-            assert_eq!(code, want, "{errno:?}");
+            let said = format!("{written:?} with {inodes:?} inodes");
+            assert_eq!(judged(written, inodes).err().map(|trouble| trouble.code), want, "{said}");
         }
     }
 }

@@ -420,6 +420,63 @@ mod tests {
     }
 
     #[test]
+    fn copies_without_a_file_are_kept_apart_and_come_back_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (layout, _) = Layout::open(dir.path()).unwrap();
+        let mut connection = index::make(&layout.index_path()).unwrap();
+        let key = |object| row(object, false).key();
+        let file = |object| layout.objects().path().join(object_name(key(object)));
+        let put = |object| {
+            std::fs::create_dir_all(file(object).parent().unwrap()).unwrap();
+            std::fs::write(file(object), b"bytes").unwrap();
+        };
+        let small = IndexChange::Insert { row: row(1, true), bytes: Some(Bytes::from_static(b"small")) };
+        let large = |object| IndexChange::Insert { row: row(object, false), bytes: None };
+        (2..=4).for_each(put);
+        let mut done = |change| write(&mut connection, &layout, &[change]).pop().unwrap().unwrap();
+        [small, large(2), large(3), large(4)].into_iter().for_each(|change| assert_eq!(done(change), 1));
+        // What is in the index has no file, and what has its file is not gone.
+        assert_eq!([1, 2, 9].map(|object| done(IndexChange::Gone(key(object)))), [0; 3]);
+        (2..=4).for_each(|object| std::fs::remove_file(file(object)).unwrap());
+        assert_eq!([2, 3, 4, 4].map(|object| done(IndexChange::Gone(key(object)))), [1, 1, 1, 0]);
+        assert_eq!(done(IndexChange::Back(key(2))), 0, "its file is not there yet");
+        put(2);
+        assert_eq!([2, 2, 1].map(|object| done(IndexChange::Back(key(object)))), [1, 0, 0]);
+        // Deleted, or come anew, it is forgotten.
+        done(IndexChange::Delete(vec![key(3)]));
+        done(large(4));
+        assert!(index::missing_page(&mut connection, None, 9).unwrap().is_empty());
+        assert_eq!(index::sums(&mut connection).unwrap(), (3, 15));
+        let found = index::find(&mut connection, key(2)).unwrap().unwrap();
+        assert_eq!((found.size, found.label.as_str(), found.digest().unwrap()), (5, "/x", Sha256::of(b"bytes")));
+        let mut done = |change| write(&mut connection, &layout, &[change]).pop().unwrap().unwrap();
+        std::fs::remove_file(file(2)).unwrap();
+        assert_eq!(done(IndexChange::Gone(key(2))), 1);
+        let now = chrono::Utc::now().naive_utc();
+        let hour = chrono::TimeDelta::hours(1);
+        assert_eq!([now - hour, now + hour, now + hour].map(|at| done(IndexChange::ForgetMissing(at))), [0, 1, 0]);
+    }
+
+    #[test]
+    fn nothing_is_written_to_an_index_that_is_not_in_its_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let (layout, _) = Layout::open(dir.path()).unwrap();
+        let mut connection = index::make(&layout.index_path()).unwrap();
+        layout.remember_index().unwrap();
+        let insert = |object| IndexChange::Insert { row: row(object, true), bytes: Some(Bytes::from_static(b"bytes")) };
+        assert!(write_where_it_counts(&mut connection, &layout, &[insert(1)])[0].is_ok());
+        std::fs::rename(layout.index_path(), dir.path().join("aside")).unwrap();
+        for change in [insert(2), IndexChange::Delete(vec![row(1, true).key()])] {
+            let error = write_where_it_counts(&mut connection, &layout, &[change]).pop().unwrap().unwrap_err();
+            assert_eq!(error.code(), ErrorCode::Unavailable);
+            assert!(error.message().contains("another one than at the start"), "{error}");
+        }
+        assert_eq!(index::sums(&mut connection).unwrap(), (1, 5));
+        std::fs::rename(dir.path().join("aside"), layout.index_path()).unwrap();
+        assert!(write_where_it_counts(&mut connection, &layout, &[insert(2)])[0].is_ok());
+    }
+
+    #[test]
     fn a_quarantine_that_was_cut_off_before_the_row_went_is_repeated() {
         let dir = tempfile::tempdir().unwrap();
         let (layout, _) = Layout::open(dir.path()).unwrap();

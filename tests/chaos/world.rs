@@ -1,5 +1,6 @@
 //! The cluster under test, and all that can be done to it.
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,6 +15,7 @@ use tokio::runtime::Handle;
 use crate::common::cluster::SECRET;
 use crate::common::postgres::Postgres;
 use crate::common::wait_for;
+use crate::disks::Disk;
 use crate::inside;
 use crate::nemesis::Kind;
 use crate::network::Network;
@@ -42,6 +44,8 @@ pub struct World {
     pub network: Option<Network>,
     /// The small file system, if there is one.
     pub small_disk: Option<PathBuf>,
+    /// Disks of storage servers, by their names.
+    disks: HashMap<String, Disk>,
     pub token: String,
     pub client: NameServerClient,
     pub runtime: Handle,
@@ -68,6 +72,11 @@ impl World {
         };
         let clock_library = has(Kind::Clock).then(|| crate::common::clock::compile(&dir));
         let small_disk = has(Kind::DiskFull).then(|| mount_small_disk(&dir));
+        let disks = if kinds.iter().any(|kind| kind.needs_disks()) {
+            disks(options, &dir, &small_disk)
+        } else {
+            HashMap::new()
+        };
         let token = ClusterSecret::from_text(SECRET).unwrap().superuser_token();
         let http = HttpClient::new(None).unwrap();
         let nobody = vec!["http://127.0.0.1:1".to_string()];
@@ -79,6 +88,7 @@ impl World {
             database,
             network,
             small_disk,
+            disks,
             token,
             client,
             runtime,
@@ -130,7 +140,8 @@ impl World {
         }
         let host = self.network.as_ref().map(|network| network.add(name));
         let log = self.dir.join(format!("{name}.log"));
-        Recipe { name: name.into(), program, args: Vec::new(), environment, log, host }
+        let wrapper = self.disk(name).map(Disk::wrapper).unwrap_or_default();
+        Recipe { name: name.into(), program, args: Vec::new(), environment, wrapper, log, host }
     }
 
     /// Holds the offset of a server's clock.
@@ -172,6 +183,44 @@ impl World {
             Some(disk) if name == "storage-0" => disk.join("data"),
             _ => self.dir.join(name),
         }
+    }
+
+    /// Where the nemeses see that.
+    pub fn seen_dir(&self, server: &Server) -> Option<PathBuf> {
+        match self.disk(&server.name) {
+            Some(disk) => Some(disk.seen_by(server.pid()?)),
+            None => Some(self.data_dir(&server.name)),
+        }
+    }
+
+    /// The disk of a storage server, if it has one of its own.
+    pub fn disk(&self, name: &str) -> Option<&Disk> {
+        self.disks.get(name)
+    }
+
+    /// Storage servers with disks of their own.
+    pub fn with_disks(&self) -> Vec<Arc<Server>> {
+        self.storage().into_iter().filter(|server| self.disk(&server.name).is_some()).collect()
+    }
+
+    /// Mounts a server's disk again, or repairs it, whatever it needs.
+    pub fn heal_disk(&self, server: &Server) {
+        let (Some(disk), Some(pid)) = (self.disk(&server.name), server.pid()) else { return };
+        if !disk.mount(pid) {
+            self.note(format!("the disk of {} cannot be mounted again", server.name));
+        }
+        if disk.is_read_only(pid) {
+            server.kill();
+            if !disk.repair() {
+                self.note(format!("the disk of {} cannot be repaired, as somebody has it", server.name));
+            }
+            server.start();
+        }
+    }
+
+    /// Files that have come to where a disk should be.
+    pub fn strays(&self) -> usize {
+        self.disks.values().map(Disk::files_below).sum()
     }
 
     pub fn storage(&self) -> Vec<Arc<Server>> {
@@ -237,6 +286,9 @@ impl World {
         if let Some(disk) = &self.small_disk {
             let _ = fs::remove_file(disk.join(crate::nemesis::BALLAST));
         }
+        for server in self.with_disks() {
+            self.heal_disk(&server);
+        }
         for server in self.servers() {
             if self.clock_library.is_some() {
                 crate::nemesis::set_clock(self, &server, 0);
@@ -247,6 +299,16 @@ impl World {
             }
         }
     }
+}
+
+/// One for each storage server, but for the one that has the small file system.
+fn disks(options: &Options, dir: &Path, small: &Option<PathBuf>) -> HashMap<String, Disk> {
+    let numbers = (0..options.servers).filter(|number| *number > 0 || small.is_none());
+    let disk = |number: usize| {
+        let name = format!("storage-{number}");
+        (name.clone(), Disk::make(dir.join(name), number % 2 == 1))
+    };
+    numbers.map(disk).collect()
 }
 
 fn words(text: &str) -> Vec<String> {

@@ -33,6 +33,17 @@ pub struct Plan {
     pub env: Vec<(String, String)>,
     /// The program, with its arguments, that starts each server.
     pub wrapper: Vec<String>,
+    /// File systems of their own for the data of the storage servers 0, 1 and so on.
+    pub disks: Vec<Disk>,
+}
+
+/// A file system that only one storage server sees; gone with it.
+#[derive(Clone, Copy)]
+pub enum Disk {
+    /// In memory, with these options.
+    Memory(&'static str),
+    /// An ext4 of this many megabytes in a file, which outlives the server. Needs root. An error makes it read-only.
+    Ext4(u32),
 }
 
 impl Default for Plan {
@@ -47,6 +58,7 @@ impl Default for Plan {
             certs: None,
             env: Vec::new(),
             wrapper: Vec::new(),
+            disks: Vec::new(),
         }
     }
 }
@@ -257,8 +269,10 @@ impl Cluster {
             let mut process = Process::new(program, args, path(&format!("storage-{number}.log")), plan);
             process.wrapper = plan.wrapper.clone();
             if let (0, Some(megabytes)) = (number, plan.small_disk_mb) {
-                std::fs::create_dir_all(&data).unwrap();
-                process.wrapper = on_small_disk(&data, megabytes);
+                process.wrapper = on_disk(&data, &format!("mount -t tmpfs -o size={megabytes}m none"));
+            }
+            if let Some(disk) = plan.disks.get(number) {
+                process.wrapper = on_disk(&data, &disk.mount(&data));
             }
             process.start();
             storage.push(process);
@@ -299,6 +313,55 @@ impl Cluster {
 
     pub fn storage_dir(&self, number: usize) -> PathBuf {
         self.path(&format!("storage-{number}"))
+    }
+
+    /// Runs a command where a storage server sees its own mounts. Answers what it printed.
+    pub fn inside(&self, number: usize, command: &str) -> String {
+        let target = self.storage[number].pid().to_string();
+        let output =
+            Command::new("nsenter").args(["--mount", "--target", &target, "sh", "-c", command]).output().unwrap();
+        let (code, printed, errors) = ended(output);
+        assert_eq!(code, 0, "{command}: {errors}");
+        printed
+    }
+
+    /// Takes a storage server its disk away while it runs.
+    pub fn unmount(&self, number: usize) {
+        self.inside(number, &format!("umount -l '{}'", self.storage_dir(number).display()));
+    }
+
+    /// Gives it back: its ext4.
+    pub fn mount_again(&self, number: usize) {
+        let data = self.storage_dir(number);
+        self.inside(number, &format!("mount -o loop,errors=remount-ro '{}' '{}'", image_of(&data), data.display()));
+    }
+
+    /// Makes the kernel find an error in a storage server's ext4, which becomes read-only by that.
+    pub fn make_read_only(&self, number: usize) {
+        let device = self.inside(number, &format!("findmnt -n -o SOURCE '{}'", self.storage_dir(number).display()));
+        let name = device.trim().trim_start_matches("/dev/");
+        std::fs::write(format!("/sys/fs/ext4/{name}/trigger_fs_error"), "a test").unwrap();
+    }
+
+    /// Repairs a storage server's ext4, which must not be mounted.
+    pub fn repair_disk(&self, number: usize) {
+        let image = image_of(&self.storage_dir(number));
+        wait_for("the disk is let go of", 20, || is_free(&image).then_some(()));
+        let checked = Command::new("e2fsck").args(["-f", "-p", &image]).output().unwrap();
+        // 1: it was repaired.
+        assert!(matches!(checked.status.code(), Some(0 | 1)), "{checked:?}");
+    }
+
+    /// What a storage server says of itself.
+    pub fn status_of(&self, number: usize) -> Value {
+        self.http().curl(&[&format!("{}/status", self.storage[number].url())]).unwrap().json()
+    }
+
+    /// What the cluster says of a storage server.
+    pub fn server(&self, number: usize) -> Value {
+        let servers = self.get("/api/v1/servers");
+        let named = format!("storage-{number}");
+        servers["servers"].as_array().unwrap().iter().find(|server| server["name"] == named).unwrap().clone()
     }
 
     pub fn wait_for_live(&self, count: usize) {
@@ -405,9 +468,46 @@ pub fn ended(output: Output) -> (i32, String, String) {
     (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
 }
 
-/// A command that runs another one where `dir` is a file system of its own of a few megabytes.
-fn on_small_disk(dir: &Path, megabytes: u32) -> Vec<String> {
-    let script = format!("mount -t tmpfs -o size={megabytes}m none '{}' && exec \"$@\"", dir.display());
+impl Disk {
+    /// Makes it, and answers the command that mounts it.
+    fn mount(self, data: &Path) -> String {
+        match self {
+            Self::Memory(options) => format!("mount -t tmpfs -o {options} none"),
+            Self::Ext4(megabytes) => {
+                let image = image_of(data);
+                std::fs::File::create(&image).unwrap().set_len(u64::from(megabytes) << 20).unwrap();
+                let made = Command::new("mkfs.ext4").args(["-q", "-F", &image]).output().unwrap();
+                assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+                format!("mount -o loop,errors=remount-ro '{image}'")
+            }
+        }
+    }
+}
+
+/// The file that an ext4 is in.
+fn image_of(data: &Path) -> String {
+    format!("{}.img", data.display())
+}
+
+/// Whether no loop device has a file open. A file system is let go of a moment after its last process has ended.
+pub fn is_free(image: &str) -> bool {
+    let listed = Command::new("losetup").args(["-j", image]).output().unwrap();
+    listed.status.success() && listed.stdout.is_empty()
+}
+
+/// Whether file systems in files can be mounted here.
+pub fn can_mount_loops() -> bool {
+    let can = rustix::process::geteuid().is_root() && Path::new("/dev/loop-control").exists();
+    if !can {
+        eprintln!("skipped: it needs root and loop devices");
+    }
+    can
+}
+
+/// A command that runs another one where `dir` is a file system of its own.
+fn on_disk(dir: &Path, mount: &str) -> Vec<String> {
+    std::fs::create_dir_all(dir).unwrap();
+    let script = format!("{mount} '{}' && exec \"$@\"", dir.display());
     let user = if rustix::process::geteuid().is_root() { "--mount" } else { "--map-root-user" };
     ["unshare", user, "--mount", "sh", "-c", &script, "sh"].map(String::from).to_vec()
 }

@@ -22,3 +22,4 @@ mod restore;
 mod schema;
 mod sync;
 mod tokens;
+mod troubles;

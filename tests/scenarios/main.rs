@@ -25,6 +25,7 @@ mod restore;
 mod rights;
 mod scrub;
 mod secrets;
+mod sick_disks;
 mod storage_directory;
 mod tls;
 mod trees;

@@ -185,8 +185,14 @@ fn remove(layout: &Layout, name: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::sync::Mutex;
 
     use super::*;
+    use crate::actors::batch::BatchWork;
+    use crate::storage::store::ReplicaRow;
+    use crate::storage::store::layout::object_name;
+    use crate::storage::writer::{IndexChange, WriteIndex};
+    use crate::types::{Generation, ObjectId, Sha256};
 
     #[test]
     fn what_is_there_for_good_stays_and_the_rest_goes_with_its_notes() {
@@ -216,5 +222,83 @@ mod tests {
         fs::remove_file(quarantine.join("2.2.keep")).unwrap();
         assert_eq!(empty_quarantine(&layout, Duration::ZERO).unwrap(), 1);
         assert_eq!(names(), ["4.4.keep", "4.4.reason"]);
+    }
+
+    fn key(object: i64) -> ReplicaKey {
+        ReplicaKey { object: ObjectId(object), generation: Generation(1) }
+    }
+
+    fn insert(object: i64) -> IndexChange {
+        let now = chrono::Utc::now().naive_utc();
+        let row = ReplicaRow {
+            object,
+            generation: 1,
+            size: 5,
+            sha256: Sha256::of(b"bytes").0.to_vec(),
+            label: "/x".into(),
+            epoch: 1,
+            version: None,
+            ticket_expires: now,
+            state: "pending".into(),
+            in_index: false,
+            created: now,
+            verified: now,
+        };
+        IndexChange::Insert { row: Box::new(row), bytes: None }
+    }
+
+    #[tokio::test]
+    async fn files_and_rows_are_compared_both_ways() {
+        let dir = tempfile::tempdir().unwrap();
+        let (layout, _) = Layout::open(dir.path()).unwrap();
+        let layout = Arc::new(layout);
+        let connection = Arc::new(Mutex::new(index::make(&layout.index_path()).unwrap()));
+        let writer = WriteIndex { layout: layout.clone(), connection: connection.clone() };
+        let index = Index::open(&layout).unwrap();
+        let doubtful = || is_doubtful(&layout, &mut connection.lock().unwrap()).unwrap();
+        let write = async |changes: Vec<IndexChange>| {
+            let count: usize = writer.run(changes).await.into_iter().map(Result::unwrap).sum();
+            count
+        };
+        let put = |object| {
+            let path = layout.objects().path().join(object_name(key(object)));
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "bytes").unwrap();
+        };
+        // Some of them share a directory, some a part, and some are alone.
+        let (there, gone, unknown, coming, back) = ([0xab12, 0x1_ab12], [0x77, 0xab34], 0x1_ab34, 0x2_ab34, 0x3_ab34);
+        let with_row = there.into_iter().chain(gone).chain([back]);
+        write(with_row.map(insert).collect()).await;
+        assert_eq!(write(vec![IndexChange::Gone(key(back))]).await, 1);
+        there.into_iter().chain([unknown, coming]).for_each(put);
+        assert!(doubtful(), "a part has none of its files");
+        put(0x77);
+        assert!(!doubtful(), "each part has one of its files, and nothing that was missing is back");
+        put(back);
+        assert!(doubtful());
+        fs::remove_file(layout.objects().path().join(object_name(key(0x77)))).unwrap();
+        fs::write(layout.objects().path().join("ab/34/strange"), "x").unwrap();
+        let look = async |before| {
+            let mut all = Swept::default();
+            for part in 0..PARTS {
+                let in_flight = |other| other == key(0x2_ab34);
+                let swept = sweep(&layout, &index, part, before, in_flight).await.unwrap();
+                all.unknown += swept.unknown;
+                all.gone.extend(swept.gone);
+                all.back.extend(swept.back);
+            }
+            all.gone.sort_unstable();
+            all
+        };
+        let minute = Duration::from_secs(60);
+        let young = look(SystemTime::now() - minute).await;
+        assert_eq!((young.unknown, young.back), (0, vec![key(back)]), "young files may get their row");
+        let all = look(SystemTime::now() + minute).await;
+        assert_eq!((all.unknown, all.gone), (2, gone.map(key).to_vec()));
+        assert!(is_in(&layout, &key(unknown).to_string()) && is_in(&layout, "strange"));
+        let changes = all.back.into_iter().map(IndexChange::Back).chain(gone.map(key).map(IndexChange::Gone));
+        assert_eq!(write(changes.collect()).await, 3);
+        let again = look(SystemTime::now() + minute).await;
+        assert_eq!((again.unknown, again.gone.len(), again.back.len()), (0, 0, 0));
     }
 }

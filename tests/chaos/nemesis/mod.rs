@@ -10,7 +10,9 @@ pub mod join;
 mod kill;
 mod partition;
 mod pause;
+mod read_only;
 mod slow;
+mod unmount;
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -61,10 +63,12 @@ pub enum Kind {
     Drain,
     Join,
     Clone,
+    Unmount,
+    ReadOnly,
 }
 
 impl Kind {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::Kill,
         Self::KillStorage,
         Self::KillName,
@@ -79,6 +83,8 @@ impl Kind {
         Self::Drain,
         Self::Join,
         Self::Clone,
+        Self::Unmount,
+        Self::ReadOnly,
     ];
 
     pub fn name(self) -> &'static str {
@@ -97,6 +103,8 @@ impl Kind {
             Self::Drain => "drain",
             Self::Join => "join",
             Self::Clone => "clone",
+            Self::Unmount => "unmount",
+            Self::ReadOnly => "readonly",
         }
     }
 
@@ -104,11 +112,22 @@ impl Kind {
         matches!(self, Self::Partition | Self::PartitionOneway | Self::Slow)
     }
 
+    /// Whether it strikes at disks, of which each server needs one of its own then.
+    pub fn needs_disks(self) -> bool {
+        matches!(self, Self::Unmount | Self::ReadOnly)
+    }
+
     /// Why it does not work on this machine, if it does not.
     pub fn why_not(self) -> Option<&'static str> {
-        let needs_a_room = self.needs_network() || self == Self::DiskFull;
+        let needs_a_room = self.needs_network() || self.needs_disks() || self == Self::DiskFull;
         if needs_a_room && !inside::is_inside() {
             return Some("it needs root, and `unshare` must be able to make network and mount namespaces");
+        }
+        let has = |program: &str| std::process::Command::new(program).arg("-V").output().is_ok();
+        let tools = ["mkfs.ext4", "e2fsck", "losetup", "nsenter", "flock", "findmnt"];
+        let disks = std::path::Path::new("/dev/loop-control").exists() && tools.iter().all(|tool| has(tool));
+        if self.needs_disks() && !disks {
+            return Some("it needs loop devices, e2fsprogs and util-linux");
         }
         let has_cc = || std::process::Command::new("cc").arg("--version").output().is_ok();
         if self == Self::Clock && !has_cc() {
@@ -133,6 +152,8 @@ impl Kind {
             Self::Drain => Box::new(drain::Drain::default()),
             Self::Join => Box::new(join::Join::default()),
             Self::Clone => Box::new(clone::Clone::default()),
+            Self::Unmount => Box::new(unmount::Unmount::default()),
+            Self::ReadOnly => Box::new(read_only::ReadOnly::default()),
         }
     }
 }
