@@ -1,29 +1,35 @@
 //! What travels to and from a storage server, as JSON.
 
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::api::{ErrorBody, Target};
 use super::object::{object, objects};
-use super::{Error, Generation, ObjectId, Result, ServerId, Sha256, Time, Version};
+use super::schema::Uuid;
+use super::{Error, Generation, ObjectId, Result, ServerId, Sha256, Version};
 
 /// The answer to `GET /status` for anybody: 200 when it is ready, else 503.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct PlainStatus {
     /// `ok`, or how far it has come: `unregistered`, `waiting` for the name server's first look, `syncing`.
     pub status: String,
-    /// The same as an error.
+    /// The same as an error, when it is not ready.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    #[schema(ignore)]
     pub error: Option<ErrorBody>,
 }
 
 /// The answer to `GET /status` for a server of the cluster.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct StorageStatus {
     /// `ok`.
     pub status: String,
     /// The UUID that it made for itself.
+    #[schema(value_type = Uuid)]
     pub identity: uuid::Uuid,
     /// The cluster that its data belongs to.
+    #[schema(value_type = Option<Uuid>)]
     pub cluster: Option<uuid::Uuid>,
     /// Its id, once it is registered.
     pub server: Option<ServerId>,
@@ -45,6 +51,7 @@ pub struct StorageStatus {
     #[serde(default)]
     pub scrub_alarm: bool,
     /// New with each start.
+    #[schema(value_type = Uuid)]
     pub boot_id: uuid::Uuid,
     /// Bytes of its file system.
     pub capacity_bytes: u64,
@@ -62,7 +69,7 @@ pub struct StorageStatus {
 }
 
 /// What a holder that is not the first answers to an upload.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CopyStored {
     /// The object.
     pub object: ObjectId,
@@ -75,7 +82,7 @@ pub struct CopyStored {
 }
 
 /// Names one copy.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 pub struct ReplicaKey {
     /// The object.
     pub object: ObjectId,
@@ -90,7 +97,7 @@ impl std::fmt::Display for ReplicaKey {
 }
 
 /// The body of `DELETE /file`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct DeleteRequest {
     /// At most `DELETE_BATCH_ITEMS_MAX`.
     #[serde(deserialize_with = "objects")]
@@ -101,9 +108,10 @@ pub struct DeleteRequest {
 }
 
 /// A place in the metadata's journal.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct JournalPosition {
     /// The branch of history.
+    #[schema(value_type = Uuid)]
     pub history: uuid::Uuid,
     /// The epoch of the last segment or snapshot.
     pub epoch: i64,
@@ -128,7 +136,7 @@ pub struct Told {
 }
 
 /// What a file of the journal has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum JournalFileKind {
     /// Changes, in order.
@@ -138,7 +146,7 @@ pub enum JournalFileKind {
 }
 
 /// A file of a server's copy of the journal.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct JournalFile {
     /// For `GET /journal?file=`.
     pub name: String,
@@ -154,7 +162,7 @@ pub struct JournalFile {
 }
 
 /// The answer to `GET /journal`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct JournalStatus {
     /// Where the copy ends, and so what it continues with.
     pub position: Option<JournalPosition>,
@@ -173,7 +181,7 @@ pub struct JournalStatus {
 }
 
 /// The answer to `POST /journal`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct JournalAccepted {
     /// Where the copy ends now.
     pub position: JournalPosition,
@@ -182,14 +190,14 @@ pub struct JournalAccepted {
 }
 
 /// The answer to `DELETE /file`: everything named is gone, whether or not it was there.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct DeleteResponse {
     /// How many were there.
     pub deleted: usize,
 }
 
 /// The body of `POST /replicate`: send a copy of what you have to another server.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct ReplicateRequest {
     /// The copy to send.
     #[serde(deserialize_with = "object")]
@@ -202,7 +210,7 @@ pub struct ReplicateRequest {
 }
 
 /// One line of `GET /dump_tree`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct InventoryLine {
     /// The copy.
     #[serde(flatten)]
@@ -218,9 +226,9 @@ pub struct InventoryLine {
     /// The object's version, once it is known to be committed.
     pub version: Option<Version>,
     /// When the ticket that brought it ends.
-    pub ticket_expires: Time,
+    pub ticket_expires: DateTime<Utc>,
     /// When its bytes were last checked.
-    pub verified: Time,
+    pub verified: DateTime<Utc>,
 }
 
 impl std::str::FromStr for ReplicaKey {

@@ -4,6 +4,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 use futures_util::TryStreamExt;
 use serde::Deserialize;
+use utoipa::IntoParams;
 
 use super::Daemon;
 use crate::client::storage::BodyFacts;
@@ -117,8 +118,12 @@ fn note_head(request: &HttpRequest, sender: &Verified<ServerCredential>, daemon:
     }
 }
 
-/// Whether the server is ready, for anybody; how it is, for whoever has the cluster's secret: a name server whose database
-/// was lost names another cluster, and must hear all the same.
+/// Whether the server is ready, for anybody; how it is (`StorageStatus`), for whoever has the cluster's secret.
+///
+/// A name server whose database was lost names another cluster, and must hear all the same.
+#[utoipa::path(get, path = "/status", tag = "operation", responses(
+    (status = 200, body = PlainStatus), (status = 503, body = PlainStatus, description = "It is not ready yet")
+))]
 pub(super) async fn status(request: HttpRequest, id: web::ReqData<RequestId>, daemon: Daemon) -> Result<HttpResponse> {
     match auth::server(&request, &daemon.signer) {
         Ok(sender) => {
@@ -166,6 +171,11 @@ async fn details(daemon: &Shared) -> Result<HttpResponse> {
     }))
 }
 
+/// Removes copies, or puts them into quarantine; what is not there counts as removed.
+#[utoipa::path(
+    delete, path = "/file", tag = "name servers", request_body = DeleteRequest,
+    responses((status = 200, body = DeleteResponse))
+)]
 pub(super) async fn delete(body: Json<DeleteRequest>, daemon: Daemon) -> Result<HttpResponse> {
     let DeleteRequest { replicas: keys, quarantine } = body.into_inner();
     if keys.len() > DELETE_BATCH_ITEMS_MAX {
@@ -187,11 +197,21 @@ pub(super) async fn delete(body: Json<DeleteRequest>, daemon: Daemon) -> Result<
     Ok(HttpResponse::Ok().json(DeleteResponse { deleted }))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct InventoryQuery {
+    /// The cursor: the last copy (`OBJECT.GENERATION`) of the page before.
+    #[param(pattern = r"^[0-7][0-9a-f]{15}\.[0-7][0-9a-f]{15}$")]
     after: Option<String>,
+    /// Rows wanted; at most and by default `INVENTORY_PAGE_ROWS_MAX`.
     limit: Option<usize>,
 }
+
+/// One page of the inventory: a JSON object (`InventoryLine`) on each line.
+#[utoipa::path(
+    get, path = "/dump_tree", tag = "name servers", params(InventoryQuery),
+    responses((status = 200, body = String, content_type = "application/x-ndjson"))
+)]
 
 pub(super) async fn dump_tree(query: web::Query<InventoryQuery>, daemon: Daemon) -> Result<HttpResponse> {
     let after = query.after.as_deref().map(str::parse).transpose()?;
@@ -221,6 +241,10 @@ fn line(row: &ReplicaRow) -> Result<InventoryLine> {
 }
 
 /// Streams a copy of what is here to another server, which checks its digest.
+#[utoipa::path(
+    post, path = "/replicate", tag = "name servers", request_body = ReplicateRequest,
+    responses((status = 200, body = CopyStored))
+)]
 pub(super) async fn replicate(body: Json<ReplicateRequest>, daemon: Daemon) -> Result<HttpResponse> {
     let ReplicateRequest { replica, target, ticket } = body.into_inner();
     let gone = move || Error::not_found(format!("{replica} is not on this server"));
