@@ -93,6 +93,10 @@ pub async fn commit(body: Json<CommitRequest>, id: web::ReqData<RequestId>, app:
             format!("at most {COMMIT_BATCH_ITEMS_MAX} reports travel together"),
         ));
     }
+    if let Some(report) = reports.iter().find(|report| report.size > OBJECT_BYTES_MAX) {
+        let message = format!("{} bytes are more than one file may have ({OBJECT_BYTES_MAX})", report.size);
+        return Err(Error::new(ErrorCode::TooLarge, message));
+    }
     let outcomes = join_all(reports.into_iter().map(|report| commit_one(&app, report))).await;
     // A database that cannot be reached fails the request as a whole, so that it is repeated.
     if let Some(error) = outcomes.iter().find_map(|outcome| outcome.as_ref().err().filter(|error| is_passing(error))) {

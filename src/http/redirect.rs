@@ -3,13 +3,24 @@
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
 use percent_encoding::percent_decode_str;
+use serde::Deserialize;
+use utoipa::IntoParams;
 
 use super::auth::Bearer;
 use super::files::{placements, stat_path};
 use super::state::{Data, version_of};
 use crate::actors::metadata_writer::Change;
 use crate::types::api::*;
+use crate::types::schema::PathBehindFiles;
 use crate::types::{DfsPath, Error, ErrorCode, Result, Version};
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct Flags {
+    /// Directories too, with all that is in them.
+    #[serde(default)]
+    recursive: bool,
+}
 
 /// The path behind `/files`.
 fn path_of(request: &HttpRequest) -> Result<DfsPath> {
@@ -58,7 +69,12 @@ fn redirect(url: String) -> HttpResponse {
         .finish()
 }
 
-/// `GET` and `HEAD`: to the best copy.
+/// Redirects to the best copy of a file.
+#[utoipa::path(
+    method(get, head), path = "/files/{path}", tag = "files",
+    params(("path" = inline(PathBehindFiles), Path, description = "The path without its first slash")),
+    responses((status = 307, description = "To a storage server, with a ticket", headers(("Location" = String))))
+)]
 pub async fn read(request: HttpRequest, bearer: Bearer, app: Data) -> Result<HttpResponse> {
     let path = path_of(&request)?;
     bearer.at(&path)?;
@@ -77,7 +93,17 @@ pub async fn read(request: HttpRequest, bearer: Bearer, app: Data) -> Result<Htt
     }
 }
 
-/// `PUT`: to the first of the servers chosen. Directories above the path are made when they are missing.
+/// Redirects an upload to the first of the servers chosen. Directories above the path are made when they are missing.
+#[utoipa::path(
+    put, path = "/files/{path}", tag = "files",
+    params(
+        ("path" = inline(PathBehindFiles), Path, description = "The path without its first slash"),
+        ("If-Match" = Option<String>, Header, description = "`\"VERSION\"`: the write replaces exactly this one",
+            pattern = "^(\"[0-9]{1,15}\"|[0-9]{1,15})$"),
+        ("If-None-Match" = Option<String>, Header, description = "`*`: the write replaces nothing", pattern = "^\\*$")
+    ),
+    responses((status = 307, description = "To a storage server, with a ticket", headers(("Location" = String))))
+)]
 pub async fn write(request: HttpRequest, bearer: Bearer, app: Data) -> Result<HttpResponse> {
     let path = path_of(&request)?;
     bearer.at(&path)?;
@@ -101,13 +127,13 @@ pub async fn write(request: HttpRequest, bearer: Bearer, app: Data) -> Result<Ht
     Ok(redirect(format!("{}/file?ticket={}", first.url, placement.ticket)))
 }
 
-/// `DELETE`: a file, or with `?recursive=true` a directory.
+/// Removes a file, or with `recursive` a directory with all that is in it.
+#[utoipa::path(
+    delete, path = "/files/{path}", tag = "files",
+    params(("path" = inline(PathBehindFiles), Path, description = "The path without its first slash"), Flags),
+    responses((status = 200, body = Changed))
+)]
 pub async fn delete(request: HttpRequest, bearer: Bearer, app: Data) -> Result<HttpResponse> {
-    #[derive(serde::Deserialize)]
-    struct Flags {
-        #[serde(default)]
-        recursive: bool,
-    }
     let path = path_of(&request)?;
     bearer.at(&path)?;
     let flags = web::Query::<Flags>::from_query(request.query_string()).map_err(|e| Error::invalid(e.to_string()))?;

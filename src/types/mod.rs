@@ -14,6 +14,7 @@ pub mod limits;
 pub mod object;
 pub mod operation_api;
 pub mod path;
+pub mod schema;
 pub mod storage_api;
 
 pub use error::{Error, ErrorCode, Result};

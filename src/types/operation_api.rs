@@ -56,17 +56,14 @@ pub struct Report {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Event {
     /// Rising.
-    #[schema(value_type = String)]
     pub id: EventId,
     /// When.
     pub time: DateTime<Utc>,
     /// What sort of thing (`server_down`, `replica_deleted`, …).
     pub kind: String,
     /// The object, if it is about one.
-    #[schema(value_type = Option<String>)]
     pub object: Option<ObjectId>,
     /// The server, if it is about one.
-    #[schema(value_type = Option<String>)]
     pub server: Option<ServerId>,
     /// What happened and why.
     pub detail: String,
@@ -97,13 +94,12 @@ impl Event {
 #[derive(Debug, Clone, Default, Serialize, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct EventsQuery {
-    /// Only older than this id.
-    #[param(value_type = Option<String>)]
+    /// Only older than this id; a decimal number is understood too.
+    #[param(value_type = Option<String>, pattern = "^([0-7][0-9a-f]{15}|[0-9]{1,15}|[0-9]{17,18})$")]
     pub before: Option<EventId>,
     /// Rows wanted.
     pub limit: Option<usize>,
     /// Only what is about this object.
-    #[param(value_type = Option<String>)]
     pub object: Option<ObjectId>,
     /// Only what is about this storage server (name or id).
     pub server: Option<String>,
@@ -117,7 +113,6 @@ pub struct EventsResponse {
     /// The newest first.
     pub events: Vec<Event>,
     /// The `before` of the next page.
-    #[schema(value_type = Option<String>)]
     pub next: Option<EventId>,
 }
 
@@ -185,7 +180,6 @@ pub struct RepairProgress {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct StuckObject {
     /// The object.
-    #[schema(value_type = String)]
     pub object: ObjectId,
     /// The path at its commit.
     pub label: String,
@@ -203,7 +197,6 @@ pub struct StuckObject {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct LossIfDied {
     /// The server.
-    #[schema(value_type = String)]
     pub server: ServerId,
     /// Its name.
     pub name: String,
@@ -259,7 +252,6 @@ pub struct Finding {
     /// What sort of thing (`missing`, `unknown`, `wrong_content`, `under_replicated`, `unreferenced`, …).
     pub kind: String,
     /// The object, if it is about one.
-    #[schema(value_type = Option<String>)]
     pub object: Option<ObjectId>,
     /// The server's name, if it is about one.
     pub server: Option<String>,
@@ -271,9 +263,9 @@ pub struct Finding {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct SetrepRequest {
     /// A directory, with all that is below it, or a file.
-    #[schema(value_type = String)]
     pub path: DfsPath,
     /// Copies wanted.
+    #[schema(minimum = 1, maximum = 16)]
     pub copies: u32,
 }
 
@@ -297,6 +289,7 @@ pub struct RestoreRequest {
     pub accept_gap: bool,
     /// Copies wanted of files when no journal is left that tells.
     #[serde(default)]
+    #[schema(minimum = 1, maximum = 16)]
     pub replicas: Option<u32>,
 }
 
@@ -355,7 +348,6 @@ pub struct RestoreStatus {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct CorruptRequest {
     /// The sender.
-    #[schema(value_type = String)]
     pub server: ServerId,
     /// The copies.
     #[serde(deserialize_with = "objects")]
@@ -370,10 +362,8 @@ pub struct CorruptRequest {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct CorruptReplica {
     /// The object.
-    #[schema(value_type = String)]
     pub object: ObjectId,
     /// The copy.
-    #[schema(value_type = String)]
     pub generation: super::Generation,
     /// What is wrong with it.
     pub reason: String,

@@ -1,10 +1,13 @@
 //! What travels to and from a storage server, as JSON.
 
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::api::{ErrorBody, Target};
 use super::object::{object, objects};
-use super::{Error, Generation, ObjectId, Result, ServerId, Sha256, Time, Version};
+use super::schema::Uuid;
+use super::{Error, Generation, ObjectId, Result, ServerId, Sha256, Version};
 
 /// A storage server as a recipient of requests: who it must be, and where it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,24 +36,25 @@ pub struct Answerer {
 }
 
 /// The answer to `GET /identity`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct IdentityProof {
     /// A signed `Proof`.
     pub proof: String,
 }
 
 /// The answer to `GET /status` for anybody: 200 when it is ready, else 503.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct PlainStatus {
     /// `ok`, or how far it has come: `unregistered`, `waiting` for the name server's first look, `syncing`; or `trouble`.
     pub status: String,
-    /// The same as an error.
+    /// The same as an error, when it is not ready.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    #[schema(ignore)]
     pub error: Option<ErrorBody>,
 }
 
 /// The answer to `GET /status` for a server of the cluster.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct StorageStatus {
     /// As in [`PlainStatus::status`].
     pub status: String,
@@ -58,8 +62,10 @@ pub struct StorageStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<Trouble>,
     /// The UUID that it made for itself.
+    #[schema(value_type = Uuid)]
     pub identity: uuid::Uuid,
     /// The cluster that its data belongs to.
+    #[schema(value_type = Option<Uuid>)]
     pub cluster: Option<uuid::Uuid>,
     /// Its id, once it is registered.
     pub server: Option<ServerId>,
@@ -84,6 +90,7 @@ pub struct StorageStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate: Option<CertificateStatus>,
     /// New with each start.
+    #[schema(value_type = Uuid)]
     pub boot_id: uuid::Uuid,
     /// Rises with every change of its index: of two copies of one directory, the one with more is newer.
     #[serde(default)]
@@ -104,7 +111,7 @@ pub struct StorageStatus {
 }
 
 /// Why a storage server cannot keep what it would be given.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Trouble {
     /// What programs decide by.
     pub code: TroubleCode,
@@ -113,7 +120,7 @@ pub struct Trouble {
 }
 
 /// What kind of trouble it is. What follows from each is in `decisions::health`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TroubleCode {
     /// The data directory, or a part of it, is another one than at the start.
@@ -166,16 +173,16 @@ impl TroubleCode {
 }
 
 /// From when until when a certificate is valid.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Validity {
     /// Not before.
-    pub from: Time,
+    pub from: DateTime<Utc>,
     /// Not after.
-    pub until: Time,
+    pub until: DateTime<Utc>,
 }
 
 /// A server's TLS certificate.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CertificateStatus {
     /// When the one in use is valid.
     #[serde(flatten)]
@@ -186,7 +193,7 @@ pub struct CertificateStatus {
 }
 
 /// What a holder that is not the first answers to an upload.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CopyStored {
     /// The object.
     pub object: ObjectId,
@@ -199,7 +206,7 @@ pub struct CopyStored {
 }
 
 /// Names one copy.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 pub struct ReplicaKey {
     /// The object.
     pub object: ObjectId,
@@ -214,7 +221,7 @@ impl std::fmt::Display for ReplicaKey {
 }
 
 /// The body of `DELETE /file`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct DeleteRequest {
     /// At most `DELETE_BATCH_ITEMS_MAX`.
     #[serde(deserialize_with = "objects")]
@@ -225,9 +232,10 @@ pub struct DeleteRequest {
 }
 
 /// A place in the metadata's journal.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct JournalPosition {
     /// The branch of history.
+    #[schema(value_type = Uuid)]
     pub history: uuid::Uuid,
     /// The epoch of the last segment or snapshot.
     pub epoch: i64,
@@ -248,7 +256,7 @@ pub struct Told {
 }
 
 /// What a file of the journal has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum JournalFileKind {
     /// Changes, in order.
@@ -258,7 +266,7 @@ pub enum JournalFileKind {
 }
 
 /// A file of a server's copy of the journal.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct JournalFile {
     /// For `GET /journal?file=`.
     pub name: String,
@@ -274,7 +282,7 @@ pub struct JournalFile {
 }
 
 /// The answer to `GET /journal`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct JournalStatus {
     /// Where the copy ends, and so what it continues with.
     pub position: Option<JournalPosition>,
@@ -293,7 +301,7 @@ pub struct JournalStatus {
 }
 
 /// The answer to `POST /journal`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct JournalAccepted {
     /// Where the copy ends now.
     pub position: JournalPosition,
@@ -302,14 +310,14 @@ pub struct JournalAccepted {
 }
 
 /// The answer to `DELETE /file`: everything named is gone, whether or not it was there.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct DeleteResponse {
     /// How many were there.
     pub deleted: usize,
 }
 
 /// The body of `POST /replicate`: send a copy of what you have to another server.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct ReplicateRequest {
     /// The copy to send.
     #[serde(deserialize_with = "object")]
@@ -322,7 +330,7 @@ pub struct ReplicateRequest {
 }
 
 /// One line of `GET /dump_tree`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct InventoryLine {
     /// The copy.
     #[serde(flatten)]
@@ -338,9 +346,9 @@ pub struct InventoryLine {
     /// The object's version, once it is known to be committed.
     pub version: Option<Version>,
     /// When the ticket that brought it ends.
-    pub ticket_expires: Time,
+    pub ticket_expires: DateTime<Utc>,
     /// When its bytes were last checked.
-    pub verified: Time,
+    pub verified: DateTime<Utc>,
     /// The index knows it, but its file is gone: it is no copy. Told only when files are asked about.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub gone: bool,

@@ -108,8 +108,9 @@ both_backends! {
         all_live(&db).await;
         let object = db.write("/f", "x").await.object;
         checked(&db, servers[2], Some(TroubleCode::OutOfInodes)).await;
+        let second = servers[1].0;
         db.sql(move |connection| {
-            diesel::delete(replicas::table.find((object.0, servers[1].0))).execute(connection)
+            diesel::delete(replicas::table.find((object.0, second))).execute(connection)
         }).await;
         let done = repaired(&db, object).await;
         assert_eq!(done.transfers[0].target.server, servers[1]);
@@ -149,11 +150,13 @@ both_backends! {
             boot_id: uuid::Uuid::new_v4(),
             cluster: None,
             epoch: 0,
+            index_changes: 0,
+            replace_newer: false,
             capacity_bytes: 1,
             free_bytes: 1,
         };
         let register = async |request: RegisterRequest| {
-            db.change(move |changes| holdfast::db::server::register(changes, &request)).await.unwrap()
+            db.change(move |changes| crate::fixture::register(changes, &request)).await.unwrap()
         };
         register(request(7, "other", "http://h1:1")).await;
         register(request(7, "other", "http://h1:1")).await;

@@ -93,6 +93,11 @@ impl ClusterDir {
         self.path.join("secret")
     }
 
+    /// The token that may read metrics.
+    pub(super) fn metrics_token_path(&self) -> PathBuf {
+        self.path.join("metrics-token")
+    }
+
     pub(super) fn client_config_path(&self) -> PathBuf {
         self.path.join("client.toml")
     }
@@ -183,6 +188,9 @@ impl ClusterDir {
         }
         if before.is_none() && !self.secret_path().exists() {
             write_private(&self.secret_path(), &format!("{}\n", ClusterSecret::generate_text()))?;
+        }
+        if !self.metrics_token_path().exists() {
+            write_private(&self.metrics_token_path(), &format!("{}\n", crate::security::token::generate()))?;
         }
         self.write_config(&config)?;
         Ok(config)

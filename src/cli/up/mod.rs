@@ -8,6 +8,7 @@
 //! cluster.toml       port, number of storage servers, copies, database
 //! client.toml        how clients reach the cluster
 //! secret             the cluster secret
+//! metrics-token      what may read /metrics of all members
 //! name-server/       the metadata, unless it is in Postgres
 //! storage-N/         data directories of the storage servers
 //! logs/ run/         what members log, and which processes they are

@@ -6,6 +6,7 @@ use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 use futures_util::TryStreamExt;
 use serde::Deserialize;
+use utoipa::IntoParams;
 
 use super::Daemon;
 use crate::client::storage::BodyFacts;
@@ -154,6 +155,11 @@ pub(super) fn challenge(request: &HttpRequest, shared: &Shared) -> Result<Verifi
 
 /// Proves to a name server who answers here. The proof names this server's own URL, so that it is worth nothing to anybody
 /// who passes the question on.
+#[utoipa::path(
+    get, path = "/identity", tag = "name servers",
+    params(("challenge" = String, Query, description = "a signed question")),
+    responses((status = 200, body = IdentityProof))
+)]
 pub(super) async fn identity(challenge: web::ReqData<Verified<Challenge>>, daemon: Daemon) -> Result<HttpResponse> {
     let Verified { cluster, epoch, claims: Challenge { nonce, expires } } = challenge.into_inner();
     let answerer =
@@ -163,14 +169,21 @@ pub(super) async fn identity(challenge: web::ReqData<Verified<Challenge>>, daemo
 }
 
 /// What a name server tells with its check; both or nothing.
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct StatusQuery {
+    /// The newest version that the journal's copies have.
     journal_head: Option<Version>,
+    /// How many storage servers belong to the cluster, drained ones left out.
     servers: Option<i64>,
 }
 
-/// Whether the server is ready, for anybody; how it is, for whoever has the cluster's secret: a name server whose database
-/// was lost names another cluster, and must hear all the same.
+/// Whether the server is ready, for anybody; how it is (`StorageStatus`), for whoever has the cluster's secret.
+///
+/// A name server whose database was lost names another cluster, and must hear all the same.
+#[utoipa::path(get, path = "/status", tag = "operation", params(StatusQuery), responses(
+    (status = 200, body = PlainStatus), (status = 503, body = PlainStatus, description = "It is not ready yet")
+))]
 pub(super) async fn status(
     request: HttpRequest,
     query: web::Query<StatusQuery>,
@@ -227,6 +240,11 @@ async fn details(daemon: &Daemon) -> Result<HttpResponse> {
     }))
 }
 
+/// Removes copies, or puts them into quarantine; what is not there counts as removed.
+#[utoipa::path(
+    delete, path = "/file", tag = "name servers", request_body = DeleteRequest,
+    responses((status = 200, body = DeleteResponse))
+)]
 pub(super) async fn delete(body: Json<DeleteRequest>, daemon: Daemon) -> Result<HttpResponse> {
     let DeleteRequest { replicas: keys, quarantine } = body.into_inner();
     if keys.len() > DELETE_BATCH_ITEMS_MAX {
@@ -248,14 +266,24 @@ pub(super) async fn delete(body: Json<DeleteRequest>, daemon: Daemon) -> Result<
     Ok(HttpResponse::Ok().json(DeleteResponse { deleted }))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct InventoryQuery {
+    /// The cursor: the last copy (`OBJECT.GENERATION`) of the page before.
+    #[param(pattern = r"^[0-7][0-9a-f]{15}\.[0-7][0-9a-f]{15}$")]
     after: Option<String>,
+    /// Rows wanted; at most and by default `INVENTORY_PAGE_ROWS_MAX`.
     limit: Option<usize>,
     /// Whether the files of larger copies are to be looked for.
     #[serde(default)]
     files: bool,
 }
+
+/// One page of the inventory: a JSON object (`InventoryLine`) on each line.
+#[utoipa::path(
+    get, path = "/dump_tree", tag = "name servers", params(InventoryQuery),
+    responses((status = 200, body = String, content_type = "application/x-ndjson"))
+)]
 
 pub(super) async fn dump_tree(query: web::Query<InventoryQuery>, daemon: Daemon) -> Result<HttpResponse> {
     let after = query.after.as_deref().map(str::parse).transpose()?;
@@ -311,6 +339,10 @@ fn line(row: &ReplicaRow) -> Result<InventoryLine> {
 }
 
 /// Streams a copy of what is here to another server, which checks its digest.
+#[utoipa::path(
+    post, path = "/replicate", tag = "name servers", request_body = ReplicateRequest,
+    responses((status = 200, body = CopyStored))
+)]
 pub(super) async fn replicate(body: Json<ReplicateRequest>, daemon: Daemon) -> Result<HttpResponse> {
     let ReplicateRequest { replica, target, ticket } = body.into_inner();
     let gone = move || Error::not_found(format!("{replica} is not on this server"));

@@ -52,6 +52,20 @@ pub(super) fn ticket(request: &HttpRequest, shared: &Shared) -> Result<ReadTicke
     Ok(ticket)
 }
 
+/// The bytes of a copy, whole or a single range of them.
+#[utoipa::path(
+    method(get, head), path = "/file", tag = "files", params(
+        ("Range" = Option<String>, Header, description = "A single range of bytes; anything else is answered with the whole"),
+        ("If-None-Match" = Option<String>, Header, description = "`\"VERSION\"`"),
+        ("If-Range" = Option<String>, Header, description = "`\"VERSION\"`: the range counts only of this one")
+    ),
+    responses(
+        (status = 200, content_type = "application/octet-stream", body = Vec<u8>),
+        (status = 206, description = "The range that was asked for"),
+        (status = 304, description = "`If-None-Match` names the version that it is"),
+        (status = 416, description = "The range lies outside")
+    )
+)]
 pub(super) async fn send(request: HttpRequest, daemon: Daemon) -> Result<HttpResponse> {
     let ticket: ReadTicket = found(&request)?;
     let etag = format!("\"{}\"", ticket.version);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use actix_web::body::SizedStream;
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Deserialize;
+use utoipa::IntoParams;
 
 use super::Daemon;
 use super::upload::{ROOM_CHECK_BYTES, check_room, next_piece};
@@ -13,18 +14,28 @@ use crate::storage::server::Shared;
 use crate::storage::store::incoming::not_stored;
 use crate::storage::store::{Content, Dir, Incoming, TempFile};
 use crate::types::limits::JOURNAL_SNAPSHOT_BYTES_MAX;
+use crate::types::storage_api::{JournalAccepted, JournalStatus};
 use crate::types::{Error, ErrorCode, Result};
 use crate::web::body::SignedDigest;
 
 /// Bytes that are read from a file at once.
 const READ_BYTES: usize = 256 << 10;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct FileQuery {
+    /// A file's name.
     file: Option<String>,
 }
 
-/// Without a name the state of the copy, with one that file.
+/// The state of the copy of the journal; with a name, that file.
+#[utoipa::path(
+    get, path = "/journal", tag = "name servers", params(FileQuery), responses(
+        (status = 200, description = "The state, or the file", content(
+            (JournalStatus = "application/json"), (String = "application/x-ndjson")
+        ))
+    )
+)]
 pub(super) async fn read(query: web::Query<FileQuery>, daemon: Daemon) -> Result<HttpResponse> {
     let shared: Arc<Shared> = daemon.get_ref().clone();
     let Some(name) = query.into_inner().file else {
@@ -36,6 +47,11 @@ pub(super) async fn read(query: web::Query<FileQuery>, daemon: Daemon) -> Result
 }
 
 /// Takes a segment or a snapshot.
+#[utoipa::path(
+    post, path = "/journal", tag = "name servers",
+    request_body(content = String, content_type = "application/x-ndjson"),
+    responses((status = 200, body = JournalAccepted))
+)]
 pub(super) async fn receive(request: HttpRequest, payload: web::Payload, daemon: Daemon) -> Result<HttpResponse> {
     let shared: Arc<Shared> = daemon.get_ref().clone();
     let (cluster, _) = shared.identity.require_cluster()?;

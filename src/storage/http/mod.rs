@@ -4,6 +4,7 @@
 mod admin;
 pub mod download;
 mod journal;
+mod openapi;
 mod routes;
 mod upload;
 
@@ -17,6 +18,10 @@ use crate::types::Result;
 
 type Daemon = web::Data<Arc<Shared>>;
 
+/// Prometheus metrics.
+#[utoipa::path(
+    get, path = "/metrics", tag = "operation", responses((status = 200, body = String, content_type = "text/plain"))
+)]
 async fn metrics(daemon: Daemon, metrics: web::Data<crate::web::Metrics>) -> Result<HttpResponse> {
     daemon.refresh_metrics().await?;
     Ok(HttpResponse::Ok().content_type("text/plain; version=0.0.4").body(metrics.text()?))

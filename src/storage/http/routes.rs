@@ -6,8 +6,8 @@ use actix_web::http::Method;
 use actix_web::web::{ServiceConfig, to};
 use actix_web::{HttpMessage, HttpRequest};
 
-use self::Access::{NameServer, OpenOrServer, Scrape, Ticket};
-use super::{admin, download, journal, metrics, upload};
+use self::Access::{NameServer, Open, OpenOrServer, Scrape, Ticket};
+use super::{admin, download, journal, metrics, openapi, upload};
 use crate::storage::server::Shared;
 use crate::types::ErrorCode::{self, *};
 use crate::types::{Error, Result};
@@ -146,10 +146,16 @@ pub const ROUTES: &[Route<Access>] = &[
     row(POST, "/replicate", NameServer(As::Copier), Body::Json, UPLOAD, || to(admin::replicate)),
     row(GET, "/dump_tree", NameServer(As::Reader), Body::None, &[], || to(admin::dump_tree)),
     row(GET, "/journal", NameServer(As::Reader), Body::None, &[NotFound], || to(journal::read)),
-    row(POST, "/journal", NameServer(As::Acting), Body::Bytes, &[PreconditionFailed, TooLarge, OutOfSpace], || {
-        to(journal::receive)
-    }),
+    row(
+        POST,
+        "/journal",
+        NameServer(As::Acting),
+        Body::Bytes,
+        &[PreconditionFailed, ChecksumMismatch, TooLarge, OutOfSpace],
+        || to(journal::receive),
+    ),
     row(GET, "/identity", Ticket(Kind::Challenge), Body::None, &[], || to(admin::identity)),
+    row(GET, "/openapi.json", Open, Body::None, &[], || to(openapi::document)),
     row(GET, "/status", OpenOrServer, Body::None, &[], || to(admin::status)),
     row(GET, "/metrics", Scrape, Body::None, &[], || to(metrics)),
 ];

@@ -33,7 +33,7 @@ const UNKNOWN_SIZE_ROOM_BYTES: u64 = 1 << 20;
 pub(super) const ROOM_CHECK_BYTES: u64 = 8 << 20;
 
 #[derive(Deserialize)]
-pub(super) struct UploadQuery {
+struct UploadQuery {
     ticket: String,
     /// `copy`: take the body and tell nobody; else pass it on and commit it.
     role: Option<String>,
@@ -54,6 +54,19 @@ pub(super) struct Order {
     write: Option<WriteTicket>,
 }
 
+/// Takes the bytes of a file, passes them on to the other servers of the ticket, and commits the file; with `role=copy`
+/// takes a copy and tells nobody.
+#[utoipa::path(
+    method(post, put), path = "/file", tag = "files", params(
+        ("role" = Option<String>, Query, description = "`copy`: take the body and tell nobody; else pass it on and commit it"),
+        ("Holdfast-Sha256" = Option<Sha256>, Header, description = "The SHA-256 of the body, if the sender knows it")
+    ),
+    request_body(content = String, content_type = "application/octet-stream"),
+    responses(
+        (status = 200, body = CopyStored, description = "The copy is stored (`role=copy`)"),
+        (status = 201, body = Committed, description = "The file is committed")
+    )
+)]
 pub(super) async fn receive(request: HttpRequest, payload: web::Payload, daemon: Daemon) -> Result<HttpResponse> {
     let shared: Arc<Shared> = daemon.get_ref().clone();
     let order: Order = found(&request)?;

@@ -253,7 +253,7 @@ mod tests {
         let (layout, _) = Layout::open(dir.path()).unwrap();
         let layout = Arc::new(layout);
         let connection = Arc::new(Mutex::new(index::make(&layout.index_path()).unwrap()));
-        let writer = WriteIndex { layout: layout.clone(), connection: connection.clone() };
+        let writer = WriteIndex { layout: layout.clone(), connection: connection.clone(), changes: Default::default() };
         let index = Index::open(&layout).unwrap();
         let doubtful = || is_doubtful(&layout, &mut connection.lock().unwrap()).unwrap();
         let write = async |changes: Vec<IndexChange>| {
