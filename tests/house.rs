@@ -35,7 +35,7 @@ const MAY_USE: [(&[&str], &[&str]); 2] = [
 /// Where code is that the compiler does not vouch for: nowhere in the programs. `unsafe` itself is forbidden
 /// (`[lints]` in `Cargo.toml`), in tests too, so these are other languages and what they call.
 const NOT_VOUCHED_FOR: [(&str, &str); 2] = [
-    ("tests/chaos/clock.c", "moves the wall clock of one process, by a library that is loaded before the C library"),
+    ("tests/common/clock.c", "moves the wall clock of one process, by a library that is loaded before the C library"),
     ("tests/fuzz/libfuzzer.rs", "is called by libFuzzer, which is C++, through the macro of its crate"),
 ];
 

@@ -275,7 +275,7 @@ fn choose(
 /// What a parser says, without what it quotes from the file: that may be a token, or a URL with a password.
 pub(crate) fn without_values(message: &str) -> String {
     // The name of a field is no value.
-    if message.starts_with("missing field") {
+    if message.starts_with("missing field") || message.starts_with("unknown field") {
         return message.into();
     }
     let (mut shown, mut rest) = (String::new(), message);

@@ -217,7 +217,7 @@ impl ClusterDir {
     fn refuse_foreign(&self) -> Result<()> {
         let ours = |entry: &fs::DirEntry| {
             let name = entry.file_name();
-            [LOGS, RUN, NAME_SERVER, "secret"].iter().any(|ours| name == *ours)
+            [LOGS, RUN, NAME_SERVER, "secret", "metrics-token"].iter().any(|ours| name == *ours)
                 || name.to_string_lossy().starts_with(TEMPORARY)
         };
         let foreign = match fs::read_dir(&self.path) {
