@@ -170,7 +170,7 @@ impl Run {
             without: self.request.without.clone(),
             ..RestoreStatus::default()
         };
-        self.put_damage_aside(&mut status).await?;
+        self.put_damage_aside(&members, &mut status).await?;
         for name in newcomers {
             status.notes.push(format!(
                 "{name} holds nothing of this cluster and was left out. If it does not register by itself, start it with \
@@ -193,12 +193,16 @@ impl Run {
     }
 
     /// A damaged database can neither be read nor written with confidence: an empty one takes its place.
-    async fn put_damage_aside(&self, status: &mut RestoreStatus) -> Result<()> {
+    async fn put_damage_aside(&self, members: &[Member], status: &mut RestoreStatus) -> Result<()> {
         let Some(trouble) = self.context.db.soundness().trouble() else { return Ok(()) };
+        // Until the restore can begin, what can still be read of it shall be.
+        self.refuse_missing(members)?;
         self.shared.step("putting the damaged database aside");
         log::warn!("a restore begins an empty database: {}", trouble.sentence);
         if let Some(place) = self.context.db.begin_anew(self.context.signer.secret()).await? {
-            status.notes.push(format!("The damaged database was put aside: it is {place} now. Nothing of it was removed."));
+            status
+                .notes
+                .push(format!("The damaged database was put aside: it is {place} now. Nothing of it was removed."));
         }
         Ok(())
     }
@@ -359,6 +363,16 @@ impl Run {
         let head = merged.chain.as_ref().map(|chain| chain.head.clone());
         status.journal_version = head.as_ref().map_or(0, |head| head.version);
         let former = self.former(head.clone()).await?;
+        if let Some(former) = former.as_ref().filter(|former| former.later_changes > 0) {
+            status.lost_changes += former.later_changes;
+            let sentence = format!(
+                "{} changes that were made after the last restore are not back: the database that was put aside ({}) had them, \
+                 and no copy of the journal",
+                former.later_changes, former.place
+            );
+            say(&mut status.losses, &mut status.losses_total, sentence);
+            status.losses.extend(former.lost_rows.iter().map(|row| format!("not back, {row}")));
+        }
         let reach = former.as_ref().map_or(status.journal_version, |former| former.reach);
         let known = known_of(members, merged.newest, former.as_ref());
         let expected = heard_by(members).map_or(0, |member| member.status.heard_version).max(merged.newest);
@@ -398,7 +412,8 @@ impl Run {
         let Some(head) = head else { return Ok(None) };
         let url = self.context.db.url().clone();
         let task = tokio::task::spawn_blocking(move || former::find(&url, &head));
-        task.await.map_err(|error| Error::internal("reading the database that was put aside panicked").with_source(error))
+        task.await
+            .map_err(|error| Error::internal("reading the database that was put aside panicked").with_source(error))
     }
 
     /// Lays the changes that the former database proves over those of the journal's copies.
@@ -542,7 +557,8 @@ fn known_of(members: &[Member], newest: Version, former: Option<&Former>) -> Kno
         by: format!("the storage server {} has heard of version {}", member.name, member.status.heard_version),
         rows: Vec::new(),
     });
-    let copies = Known { version: newest, by: format!("a copy of the journal names version {newest}"), rows: Vec::new() };
+    let copies =
+        Known { version: newest, by: format!("a copy of the journal names version {newest}"), rows: Vec::new() };
     let former = former.map(|former| Known {
         version: former.knows,
         by: format!("the database that was put aside ({}) knew of version {}", former.place, former.knows),

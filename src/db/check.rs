@@ -45,15 +45,15 @@ pub fn before_use(url: &DatabaseUrl, soundness: &Soundness) -> Result<()> {
     if !look_at_files(path, soundness)? {
         return Ok(());
     }
-    match connect_once(url, Use::Inspect) {
-        Ok(mut connection) => {
-            if dialect::has_tables(&mut connection)? {
-                end_fits(&mut connection)?;
-            }
-        }
+    let looked = connect_once(url, Use::Inspect).and_then(|mut connection| {
+        if dialect::has_tables(&mut connection)? { end_fits(&mut connection) } else { Ok(()) }
+    });
+    match looked {
+        Ok(()) => {}
         Err(error) if Damage::in_chain(&error).is_some() => return Err(error),
-        // Whoever opens it to write says what hinders it.
-        Err(error) => log::warn!("the database could not be looked at: {}", error.chain()),
+        // Tables of an earlier program may lack columns, and whoever opens it to write says what else hinders it. It is
+        // looked at again then.
+        Err(error) => log::debug!("the database could not be looked at: {}", error.chain()),
     }
     let ended = all_pages(url, soundness);
     match ended.recv_timeout(START_WAIT_MAX) {
@@ -199,7 +199,10 @@ fn follow(rows: &[JournalRow], version: Version, tip: &[u8], history: &str) -> R
         };
     };
     if last.version != version || last.tip != tip {
-        return damaged(format!("it is at version {version}, and its journal ends with another version {}", last.version));
+        return damaged(format!(
+            "it is at version {version}, and its journal ends with another version {}",
+            last.version
+        ));
     }
     let mut before: Option<&JournalRow> = None;
     for row in rows {
@@ -302,9 +305,8 @@ fn same(told: &Value, row: &Value) -> bool {
     let is_time = |value: &Value| {
         value.as_str().is_some_and(|text| text.parse::<chrono::NaiveDateTime>().is_ok() || text.is_empty())
     };
-    told.iter().all(|(column, told)| {
-        row.get(column).is_none_or(|stored| stored == told || is_time(stored) && is_time(told))
-    })
+    told.iter()
+        .all(|(column, told)| row.get(column).is_none_or(|stored| stored == told || is_time(stored) && is_time(told)))
 }
 
 #[cfg(test)]

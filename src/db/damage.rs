@@ -149,7 +149,9 @@ impl Soundness {
     /// As [`Self::require`], in the words for storage servers: they wait, whatever happened, and say so every second.
     pub fn require_for_servers(&self) -> Result<()> {
         match self.trouble() {
-            Some(_) => Err(Error::unavailable("the name server's database is damaged; it waits for `holdfast restore`")),
+            Some(_) => {
+                Err(Error::unavailable("the name server's database is damaged; it waits for `holdfast restore`"))
+            }
             None => Ok(()),
         }
     }
@@ -224,7 +226,9 @@ fn of_postgres(name: &str, of_disk: bool) -> (String, String) {
     let by_hand = "start the name server on a new, empty database (--database, on a machine that is well) and run `holdfast \
                    restore`, which brings the metadata back from the storage servers";
     let out = if of_disk {
-        format!("Look at the disk of Postgres; when that is well, start the name server again. If the disk is lost, {by_hand}")
+        format!(
+            "Look at the disk of Postgres; when that is well, start the name server again. If the disk is lost, {by_hand}"
+        )
     } else {
         format!(
             "`holdfast restore` moves its tables aside, into a schema of their own, and brings the metadata back from the \

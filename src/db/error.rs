@@ -123,7 +123,8 @@ mod tests {
 
     #[test]
     fn damage_and_failed_databases_are_no_refusals() {
-        let says = |message: &str| DieselError::DatabaseError(DatabaseErrorKind::Unknown, Box::new(message.to_string()));
+        let says =
+            |message: &str| DieselError::DatabaseError(DatabaseErrorKind::Unknown, Box::new(message.to_string()));
         let damaged = Error::from(says("database disk image is malformed"));
         assert_eq!((damaged.code(), Damage::in_chain(&damaged).is_some()), (ErrorCode::Unavailable, true));
         let full = Error::from(says("could not read block 1: No space left on device"));

@@ -142,7 +142,8 @@ impl Db {
             check::before_use(&url, &soundness)?;
             migrate::prepare(&url, initialize, &secret, default_copies)
         });
-        let outcome = task.await.map_err(|error| Error::internal("preparing the database panicked").with_source(error))?;
+        let outcome =
+            task.await.map_err(|error| Error::internal("preparing the database panicked").with_source(error))?;
         match outcome {
             Err(error) if Damage::in_chain(&error).is_some() => {
                 let error = self.judge(Use::Read, error);

@@ -81,12 +81,7 @@ pub async fn report(request: HttpRequest, app: Data) -> Result<HttpResponse> {
 
 /// Numbers of a damaged database would say nothing.
 fn report_of_damaged(sentence: &str) -> Report {
-    Report {
-        verdict: "danger".into(),
-        problems: vec![sentence.into()],
-        mode: DAMAGED.into(),
-        ..Report::default()
-    }
+    Report { verdict: "danger".into(), problems: vec![sentence.into()], mode: DAMAGED.into(), ..Report::default() }
 }
 
 async fn make_report(app: &App) -> Result<Report> {

@@ -27,7 +27,8 @@ const COUNTS_TTL: Duration = Duration::from_secs(5);
 const TOKENS_MAX: usize = 10_000;
 
 /// What the first token is told after the restore that it has started.
-const REVOKED_AGAIN: &str = "the token is not valid: it was revoked. It has started the last restore, and may see what came of that";
+const REVOKED_AGAIN: &str =
+    "the token is not valid: it was revoked. It has started the last restore, and may see what came of that";
 
 /// The state of the application.
 pub struct App {

@@ -245,7 +245,8 @@ pub fn rebuild(data_dir: &Path) -> Result<Rebuilt> {
 fn build(layout: &Layout, path: &Path, new_path: &Path) -> Result<Rebuilt> {
     let mut new = index::make(new_path)?;
     let mut old = SqliteConnection::establish(&path.to_string_lossy()).map_err(|error| {
-        Error::internal("the old index cannot even be opened; keep this directory and start with another, empty one").with_source(error)
+        Error::internal("the old index cannot even be opened; keep this directory and start with another, empty one")
+            .with_source(error)
     })?;
     let mut done = Rebuilt::default();
     let mut epoch = index::setting(&mut old, "epoch").unwrap_or(0);

@@ -46,7 +46,8 @@ fn filled(cluster: &Cluster, files: usize) -> Vec<(String, Value, Value)> {
     for number in 0..files {
         let path = dir.join(format!("d{}/e{}", number % 7, number % 3));
         fs::create_dir_all(&path).unwrap();
-        fs::write(path.join(format!("f{number}")), vec![number as u8; if number % 20 == 0 { 90_000 } else { 300 }]).unwrap();
+        fs::write(path.join(format!("f{number}")), vec![number as u8; if number % 20 == 0 { 90_000 } else { 300 }])
+            .unwrap();
     }
     cluster.ok(&["import", dir.to_str().unwrap(), "/a"]);
     cluster.ok(&["mv", "/a/d1", "/moved"]);
@@ -353,7 +354,10 @@ fn a_damaged_postgres_is_noticed_and_its_tables_are_moved_aside() {
             (answer.status == 503 && answer.body.contains("damaged")).then_some(())
         });
         let status = restored_to(&cluster, &before);
-        assert!(status["notes"][0].as_str().is_some_and(|note| note.contains("the schema holdfast_damaged_")), "{status:#}");
+        assert!(
+            status["notes"][0].as_str().is_some_and(|note| note.contains("the schema holdfast_damaged_")),
+            "{status:#}"
+        );
         wait_for("the other name server takes changes again", 20, || {
             let answer = other.post("/api/v1/mkdir", &format!("{{\"path\": \"/by-the-other-{table}\"}}"));
             (answer.status == 200 || answer.status == 201).then_some(())
