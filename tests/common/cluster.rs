@@ -420,7 +420,7 @@ impl Cluster {
     pub fn storage_status(&self, number: usize) -> Option<StorageStatus> {
         let client = self.as_lost_name_server();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(client.status(&self.peer(number), Duration::from_secs(5))).ok()
+        runtime.block_on(client.status(&self.try_peer(number)?, Duration::from_secs(5))).ok()
     }
 
     /// The metrics of the server at a URL.

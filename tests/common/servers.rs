@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use holdfast::client::http::SignedAs;
 use holdfast::client::{Credentials, HttpClient, NameServerClient, StorageClient};
+use holdfast::security::credential::{Challenge, Proof};
 use holdfast::security::{ClusterSecret, Sender, Signer};
 use holdfast::types::storage_api::Peer;
 use uuid::Uuid;
@@ -30,11 +31,26 @@ impl Cluster {
         self.get("/status")["cluster"].as_str().unwrap().parse().unwrap()
     }
 
-    /// A storage server as a recipient of requests.
+    /// A storage server as a recipient of requests: it is asked who it is, since its directory may be where only it sees it.
     pub fn peer(&self, number: usize) -> Peer {
-        let text = std::fs::read_to_string(self.storage_dir(number).join("server.json")).unwrap();
-        let file: serde_json::Value = serde_json::from_str(&text).unwrap();
-        Peer { identity: file["identity"].as_str().unwrap().parse().unwrap(), url: self.storage[number].url() }
+        self.try_peer(number).expect("a storage server says who it is")
+    }
+
+    pub fn try_peer(&self, number: usize) -> Option<Peer> {
+        let url = self.storage[number].url();
+        let challenge = Challenge { nonce: Uuid::new_v4(), expires: chrono::Utc::now() };
+        let text = signer().sign(None, 0, &challenge).unwrap();
+        let client = StorageClient::new(HttpClient::new(self.ca_cert.as_deref()).unwrap(), Credentials::None);
+        // On a thread of its own: whoever asks may be in a runtime already.
+        let asked = std::thread::scope(|scope| {
+            let asking = scope.spawn(|| {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                runtime.block_on(client.prove(&url, &text, std::time::Duration::from_secs(5)))
+            });
+            asking.join().unwrap()
+        });
+        let proof = signer().verify::<Proof>(&asked.ok()?.proof).unwrap();
+        Some(Peer { identity: proof.claims.answerer.identity, url })
     }
 
     /// A client that speaks as a name server of this cluster, under an epoch and a term.
