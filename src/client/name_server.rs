@@ -275,14 +275,23 @@ impl NameServerClient {
     }
 }
 
-/// What a server of either kind tells anybody of itself: the word of `GET /status`.
-pub async fn open_status(http: &HttpClient, base: &str, timeout: std::time::Duration) -> Result<String> {
-    #[derive(serde::Deserialize)]
-    struct Open {
-        status: String,
-    }
+/// What a server of either kind tells anybody of itself.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
+pub struct OpenStatus {
+    /// `ok`, or how far a storage server has come since its start.
+    pub status: String,
+    /// The mode of a name server's cluster.
+    #[serde(default)]
+    pub mode: Option<String>,
+}
+
+/// Asks a server as nobody in particular. That it is not ready yet is an answer too, whatever the HTTP status.
+pub async fn open_status(http: &HttpClient, base: &str, timeout: std::time::Duration) -> Result<OpenStatus> {
     let request = http.raw().get(format!("{base}/status")).timeout(timeout);
-    send_json::<Open>(request, &Credentials::None).await.map(|open| open.status).map_err(|failure| failure.error)
+    let broken = |error: reqwest::Error| {
+        Error::unavailable(format!("{base} does not say how it is")).with_source(error.without_url())
+    };
+    request.send().await.map_err(broken)?.json().await.map_err(broken)
 }
 
 /// Checks a base URL and takes its trailing slash away. A user or password in it is refused: URLs are shown in logs,

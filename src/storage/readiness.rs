@@ -1,54 +1,75 @@
-//! Whether the cluster has taken this process in since it was started: from then on it gets new files.
+//! How far a storage server has come since its start, in one word for anybody who asks.
 //!
-//! The server cannot see what the name server thinks of it. It sees the questions that a name server that acts asks in
-//! this order: a check (after which the server counts as live), and then for the inventory.
+//! A server that has started registers, is found live by the name server's checks, and then its inventory is compared
+//! with the metadata. Only after that it is given new files. The name server reads inventories of live servers only, so
+//! that it asks for one shows that far more than the registration has gone well.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 
-/// Checks after which the outcome of the first one has certainly been written down: rounds do not overlap.
-const CHECKS_ENOUGH: u32 = 2;
+use super::identity::Standing;
 
-/// What was asked since the registration.
+/// It takes part in everything.
+pub const OK: &str = "ok";
+/// It has not registered with a name server since its start.
+pub const UNREGISTERED: &str = "unregistered";
+/// No name server has asked for its inventory yet.
+pub const WAITING: &str = "waiting";
+/// Its inventory is being read.
+pub const SYNCING: &str = "syncing";
+
+/// What was seen of it.
 #[derive(Debug, Default)]
-pub struct Readiness {
-    checks: AtomicU32,
-    inventory: AtomicBool,
+pub struct Readiness(Mutex<Option<Asked>>);
+
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    /// The cluster's epoch then: after a restore everything is compared again.
+    epoch: i64,
+    /// The last page was read too.
+    whole: bool,
 }
 
 impl Readiness {
-    /// A name server that acts has asked how the server is.
-    pub fn note_check(&self) {
-        self.checks.store(self.checks.load(Ordering::Relaxed).saturating_add(1), Ordering::Relaxed);
+    /// Notes that a page of the inventory was read.
+    pub fn page_read(&self, epoch: i64, is_last: bool) {
+        let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let whole = is_last || asked.is_some_and(|before| before.epoch == epoch && before.whole);
+        *asked = Some(Asked { epoch, whole });
     }
 
-    /// A name server has asked for the last page of the inventory.
-    pub fn note_inventory(&self) {
-        self.inventory.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether that is all that it takes. A server whose inventory nobody compares, because the cluster takes no
-    /// changes now, is as ready as it will be after some checks.
-    pub fn is_taken_in(&self) -> bool {
-        let checks = self.checks.load(Ordering::Relaxed);
-        checks >= CHECKS_ENOUGH || checks > 0 && self.inventory.load(Ordering::Relaxed)
+    /// The word for a server of this standing.
+    pub fn word(&self, standing: &Standing) -> &'static str {
+        let asked = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match asked.filter(|asked| asked.epoch == standing.epoch) {
+            _ if standing.server.is_none() => UNREGISTERED,
+            None => WAITING,
+            Some(Asked { whole: false, .. }) => SYNCING,
+            Some(Asked { whole: true, .. }) => OK,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::ServerId;
 
     #[test]
-    fn it_takes_a_check_and_the_inventory_or_two_checks() {
-        let ready = Readiness::default();
-        ready.note_inventory();
-        assert!(!ready.is_taken_in(), "fsck may ask for an inventory too");
-        ready.note_check();
-        assert!(ready.is_taken_in());
-        let ready = Readiness::default();
-        ready.note_check();
-        assert!(!ready.is_taken_in());
-        ready.note_check();
-        assert!(ready.is_taken_in());
+    fn one_word_follows_the_other() {
+        let (readiness, mut standing) =
+            (Readiness::default(), Standing { cluster: None, server: None, epoch: 1, term: 1 });
+        assert_eq!(readiness.word(&standing), UNREGISTERED);
+        standing.server = Some(ServerId(1));
+        assert_eq!(readiness.word(&standing), WAITING);
+        readiness.page_read(1, false);
+        assert_eq!(readiness.word(&standing), SYNCING);
+        readiness.page_read(1, true);
+        assert_eq!(readiness.word(&standing), OK);
+        readiness.page_read(1, false);
+        assert_eq!(readiness.word(&standing), OK, "somebody looks through it again");
+        standing.epoch = 2;
+        assert_eq!(readiness.word(&standing), WAITING);
+        readiness.page_read(2, false);
+        assert_eq!(readiness.word(&standing), SYNCING);
     }
 }

@@ -173,7 +173,7 @@ pub struct Shared {
     pub suspects: Arc<Suspects>,
     /// The TLS certificate that it shows.
     pub certificate: Option<Arc<ServerCertificate>>,
-    /// What the cluster has asked since the registration.
+    /// How far it has come since its start.
     pub readiness: Readiness,
     /// When, and in which epoch.
     registered: Mutex<Option<(Instant, i64)>>,
@@ -214,12 +214,6 @@ impl Shared {
     pub fn registered_within(&self, time: Duration) -> bool {
         let registered = *self.registered.lock().unwrap_or_else(PoisonError::into_inner);
         registered.is_some_and(|(at, epoch)| at.elapsed() < time && epoch == self.identity.standing().epoch)
-    }
-
-    /// `ok` once the cluster has taken it in since its start: it gets new files from then on. `joining` before.
-    pub fn status_word(&self) -> &'static str {
-        let ready = self.registered_within(Duration::MAX) && self.readiness.is_taken_in();
-        if ready { "ok" } else { "joining" }
     }
 
     /// Uploads under way.

@@ -568,7 +568,7 @@ pub struct TokensResponse {
 /// Whether a name server can serve.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct NameServerStatus {
-    /// `ok`; or the mode, while the cluster takes no changes: `read_only`, or `restoring` when it has no metadata.
+    /// `ok` or `unavailable`.
     pub status: String,
     /// The program's version.
     pub program_version: String,

@@ -8,7 +8,7 @@ use super::{Error, Generation, ObjectId, Result, ServerId, Sha256, Time, Version
 /// The answer to `GET /status`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct StorageStatus {
-    /// `ok` once the cluster has taken the server in since its start, `joining` before.
+    /// `ok`, or how far it has come since its start: `unregistered`, `waiting` for the name server's first look, `syncing`.
     pub status: String,
     /// The UUID that it made for itself.
     pub identity: uuid::Uuid,

@@ -113,12 +113,9 @@ fn what_is_typed_where_others_can_read_it_is_told_and_not_repeated() {
     assert!(storage.contains("--cluster-secret is on the command line") && storage.contains("HOLDFAST_CLUSTER_SECRET"));
     assert!(!name_server.contains("Typ3dPw") && !storage.contains(SECRET));
     // A URL that nobody can read is refused without being shown.
-    for url in [
-        "postgres://me:L3ak/Pw@h/d",
-        "postgres://me:L3ak%Pw@h/d",
-        "me:L3akPw@h/d",
-        "postgres://h/d?password=L3ak&Pw",
-    ] {
+    for url in
+        ["postgres://me:L3ak/Pw@h/d", "postgres://me:L3ak%Pw@h/d", "me:L3akPw@h/d", "postgres://h/d?password=L3ak&Pw"]
+    {
         let other = Home::new();
         let (code, _, errors) = run(other.path(), &["up", "--detach", "--database", url]);
         assert!(code == 2 && !errors.contains("L3ak"), "{code} {errors}");

@@ -42,6 +42,7 @@ use super::progress::say;
 use crate::client::HttpClient;
 use crate::client::name_server::open_status;
 use crate::db::url::has_password;
+use crate::storage::readiness::{UNREGISTERED, WAITING};
 use crate::types::{Error, ErrorCode, Hidden, Result};
 
 /// How long a cluster may take until all its members serve.
@@ -259,9 +260,9 @@ pub(in crate::cli) enum Ready {
     TakesNoChanges,
 }
 
-/// Waits until the name server answers, and the cluster has taken each storage server in since its start: what the
-/// database remembers from before does not count. A name server that takes no changes takes no storage servers either;
-/// then it is enough that they answer.
+/// Waits until the name server answers and has found each storage server live since its start: what the database
+/// remembers from before does not count. A name server that takes no changes takes no storage servers either; then it is
+/// enough that they answer.
 ///
 /// All that is asked is what servers tell anybody. Tokens come and go, and a cluster starts whatever tokens there are.
 async fn wait_until_ready(
@@ -282,11 +283,18 @@ async fn wait_until_ready(
                 ));
             }
         }
-        let (ready, waiting) = match open_status(&http, &config.name_server_url(), STATUS_TIMEOUT).await {
-            Ok(word) if word == "ok" => (Ready::ToServe, waiting(&http, &storage, |word| word == "ok").await),
-            Ok(word) if word == "restoring" => (Ready::WaitsForRestore, waiting(&http, &storage, |_| true).await),
-            Ok(_) => (Ready::TakesNoChanges, waiting(&http, &storage, |_| true).await),
-            Err(_) => (Ready::ToServe, vec!["name-server"]),
+        let mode = match open_status(&http, &config.name_server_url(), STATUS_TIMEOUT).await {
+            Ok(status) => Some(status.mode.unwrap_or_else(|| "normal".into())),
+            Err(_) => None,
+        };
+        let (ready, too_early): (_, &[&str]) = match mode.as_deref() {
+            None | Some("normal") => (Ready::ToServe, &[UNREGISTERED, WAITING]),
+            Some("restoring") => (Ready::WaitsForRestore, &[]),
+            Some(_) => (Ready::TakesNoChanges, &[]),
+        };
+        let waiting = match mode {
+            Some(_) => not_ready(&http, &storage, too_early).await,
+            None => vec!["name-server"],
         };
         if waiting.is_empty() {
             return Ok(ready);
@@ -302,13 +310,13 @@ async fn wait_until_ready(
     }
 }
 
-/// The members that do not say a word that will do.
-async fn waiting<'m>(http: &HttpClient, storage: &[&'m Member], will_do: fn(&str) -> bool) -> Vec<&'m str> {
+/// The members that do not answer, or with one of these words.
+async fn not_ready<'m>(http: &HttpClient, storage: &[&'m Member], too_early: &[&str]) -> Vec<&'m str> {
     let mut waiting = Vec::new();
     for member in storage {
-        let word = open_status(http, &member.url(), STATUS_TIMEOUT).await;
-        if !word.is_ok_and(|word| will_do(&word)) {
-            waiting.push(member.name.as_str());
+        match open_status(http, &member.url(), STATUS_TIMEOUT).await {
+            Ok(answer) if !too_early.contains(&answer.status.as_str()) => {}
+            _ => waiting.push(member.name.as_str()),
         }
     }
     waiting

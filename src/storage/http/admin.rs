@@ -1,7 +1,5 @@
 //! What servers ask each other: status, inventory, deletions, replication.
 
-use std::time::Duration;
-
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 use futures_util::TryStreamExt;
@@ -94,9 +92,6 @@ fn note_head(request: &HttpRequest, daemon: &Daemon) {
     match judge(request, daemon) {
         Err(error) => log::debug!("a journal's head is not believed: {}", error.message()),
         Ok(_) => {
-            if daemon.registered_within(Duration::MAX) {
-                daemon.readiness.note_check();
-            }
             let Some(Told { version, servers }) = daemon.heard.note(told) else { return };
             let shared = daemon.get_ref().clone();
             // The check is not held up by a slow disk.
@@ -119,7 +114,7 @@ pub(super) async fn status(request: HttpRequest, daemon: Daemon) -> Result<HttpR
     let (objects, bytes) = daemon.index.read(index::sums).await?;
     let standing = daemon.identity.standing();
     Ok(HttpResponse::Ok().json(StorageStatus {
-        status: daemon.status_word().into(),
+        status: daemon.readiness.word(&standing).into(),
         identity: daemon.identity.identity,
         cluster: standing.cluster,
         server: standing.server,
@@ -181,9 +176,7 @@ pub(super) async fn dump_tree(
     let after = query.after.as_deref().map(str::parse).transpose()?;
     let limit = query.limit.unwrap_or(INVENTORY_PAGE_ROWS_MAX).clamp(1, INVENTORY_PAGE_ROWS_MAX);
     let rows = daemon.index.read(move |connection| index::page(connection, after, limit)).await?;
-    if rows.len() < limit {
-        daemon.readiness.note_inventory();
-    }
+    daemon.readiness.page_read(daemon.identity.standing().epoch, rows.len() < limit);
     let mut body = Vec::new();
     for row in &rows {
         serde_json::to_writer(&mut body, &line(row)?)
