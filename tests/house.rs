@@ -1,5 +1,9 @@
-//! The order of the house: who may import whom, and where the heavy libraries may be used.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+//! The order of the house: who may import whom, where the heavy libraries may be used, where the compiler's guarantees
+//! end, and what may be a dependency.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+#[path = "house/dependencies.rs"]
+mod dependencies;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,8 +29,21 @@ const MAY_USE: [(&[&str], &[&str]); 2] = [
         &["diesel", "diesel_migrations", "r2d2"],
         &["db", "journal/staging.rs", "storage/store/index.rs", "storage/writer.rs", "storage/salvage"],
     ),
-    (&["actix", "actix_web", "actix_rt"], &["actors", "http", "storage", "web", "cli/daemon.rs"]),
+    (&["actix", "actix_web", "actix_rt", "actix_tls"], &["actors", "http", "storage", "web", "cli/daemon.rs"]),
 ];
+
+/// Where code is that the compiler does not vouch for: nowhere in the programs. `unsafe` itself is forbidden
+/// (`[lints]` in `Cargo.toml`), in tests too, so these are other languages and what they call.
+const NOT_VOUCHED_FOR: [(&str, &str); 2] = [
+    ("tests/common/clock.c", "moves the wall clock of one process, by a library that is loaded before the C library"),
+    ("tests/fuzz/libfuzzer.rs", "is called by libFuzzer, which is C++, through the macro of its crate"),
+];
+
+/// A file of the repository.
+fn read(path: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
 
 fn sources(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
@@ -107,6 +124,50 @@ fn heavy_libraries_stay_in_their_rooms() {
             }
         }
     }
+}
+
+#[test]
+fn unsafe_code_is_forbidden_and_foreign_code_is_listed() {
+    let manifest: toml::Table = read("Cargo.toml").parse().unwrap();
+    assert_eq!(manifest["lints"]["rust"]["unsafe_code"].as_str(), Some("forbid"));
+    assert!(manifest.get("build-dependencies").is_none(), "a build script would run with the builder's rights");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut found = Vec::new();
+    for dir in ["src", "tests", "scripts"] {
+        for path in files(&root.join(dir)) {
+            let name = path.strip_prefix(root).unwrap().to_string_lossy().into_owned();
+            let end = path.extension().map(|end| end.to_string_lossy().into_owned()).unwrap_or_default();
+            let foreign = match end.as_str() {
+                "c" | "cc" | "cpp" | "h" | "s" | "S" | "so" | "a" | "o" => true,
+                "rs" => leaves_rust(&code(&path)),
+                _ => false,
+            };
+            // This file names the words.
+            found.extend((foreign && name != "tests/house.rs").then_some(name));
+        }
+    }
+    found.sort();
+    let listed: Vec<&str> = NOT_VOUCHED_FOR.iter().map(|(path, _)| *path).collect();
+    assert_eq!(found, listed, "each with its reason in NOT_VOUCHED_FOR");
+}
+
+/// Whether code calls or is called by another language. `forbid` sees `unsafe` itself, but not inside of the macros of
+/// other crates.
+fn leaves_rust(code: &str) -> bool {
+    let code: String = code.split_whitespace().collect();
+    ["unsafe{", "unsafefn", "unsafe(", "extern\"", "no_main", "asm!"].iter().any(|word| code.contains(word))
+}
+
+/// All files below a directory.
+fn files(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+}
+
+#[test]
+fn the_check_sees_what_leaves_rust() {
+    assert!(leaves_rust("fn f() { unsafe  { g() } }") && leaves_rust("extern \"C\" fn f() {}"));
+    assert!(leaves_rust("#![no_main]") && !leaves_rust("let unsafe_code = extern_name;"));
 }
 
 #[test]

@@ -13,7 +13,7 @@ use crate::db::change::{Changes, ReleaseTimes};
 use crate::db::server::{ServerView, server_views};
 use crate::db::{AnyConnection, Db, Step, cluster, lease};
 use crate::security::Signer;
-use crate::types::api::{AdminState, Health};
+use crate::types::api::AdminState;
 use crate::types::{Error, Result, Version};
 
 /// How old the view of the servers may be.
@@ -109,12 +109,20 @@ impl Context {
     pub async fn hindrance(&self) -> Result<Option<PassReport>> {
         let waiting = |why| Some(PassReport { counts: vec![(why, 1)], more: false });
         match self.standing.held() {
-            None => return Ok(Some(PassReport::standby())),
+            None => return Ok(Some(self.standby())),
             Some(held) if !held.looked_around => return Ok(waiting("waiting: the servers are asked first")),
             Some(_) => {}
         }
         let normal = self.db.read(cluster::state).await?.mode == "normal";
         Ok(if normal { None } else { waiting("waiting: the cluster takes no changes") })
+    }
+
+    /// What a pass of an acting actor reports when the lease is not held.
+    pub fn standby(&self) -> PassReport {
+        match self.db.soundness().trouble() {
+            Some(_) => PassReport { counts: vec![("waiting: the database is damaged", 1)], more: false },
+            None => PassReport::standby(),
+        }
     }
 
     /// A transaction of an acting actor, in any mode: refused unless the lease is held until its end.
@@ -207,10 +215,7 @@ impl Context {
 
 /// Whether a server may get new copies.
 pub fn takes_files(server: &ServerView) -> bool {
-    server.health == Health::Live
-        && server.admin_state == AdminState::InService
-        && !server.is_syncing()
-        && !server.is_alarmed()
+    server.can_keep() && server.admin_state == AdminState::InService && !server.is_syncing() && !server.is_alarmed()
 }
 
 #[cfg(test)]

@@ -9,11 +9,12 @@ use futures_util::future::{BoxFuture, join_all};
 
 use super::context::Context;
 use super::pass::{PassReport, Timing, Work};
+use crate::db::health::Seen;
 use crate::db::rows::{EventRow, ServerHealthRow};
 use crate::db::server::{ServerView, health_word};
 use crate::db::{cluster, events, health, journal};
 use crate::decisions::certificate;
-use crate::decisions::health::{Watched, after_check, round_counts};
+use crate::decisions::health::{Watched, after_check, is_away, round_counts};
 use crate::types::api::{AdminState, Health};
 use crate::types::storage_api::{JournalPosition, StorageStatus, Told};
 use crate::types::{Result, Time};
@@ -88,7 +89,7 @@ impl Found {
 }
 
 async fn round(context: Context, memory: Arc<Mutex<Memory>>) -> Result<PassReport> {
-    let Some(held) = context.standing.held() else { return Ok(PassReport::standby()) };
+    let Some(held) = context.standing.held() else { return Ok(context.standby()) };
     memory.lock().unwrap_or_else(PoisonError::into_inner).begin(held.term);
     let late = started_late(&context, &memory);
     let servers = context.fresh_servers().await?;
@@ -101,11 +102,12 @@ async fn round(context: Context, memory: Arc<Mutex<Memory>>) -> Result<PassRepor
     // From here on they may be compared, repaired, told to delete: the database is as new as anybody knows.
     context.standing.looked_around(held.term);
     let rows = judge(&context, &memory, &servers, found, late);
-    let (changed, written): (Vec<_>, usize) = (rows.iter().filter(|(_, event)| event.is_some()).collect(), rows.len());
-    let mut report =
-        PassReport { counts: vec![("servers", servers.len()), ("changes of health", changed.len())], more: false };
+    let (changed, written) = (rows.iter().filter(|seen| seen.health_changed).count(), rows.len());
+    let troubled = servers.iter().filter(|server| server.trouble().is_some()).count();
+    let counts = vec![("servers", servers.len()), ("changes of health", changed), ("in trouble", troubled)];
+    let mut report = PassReport { counts, more: false };
     if written > 0 {
-        for event in rows.iter().filter_map(|(_, event)| event.as_ref()) {
+        for event in rows.iter().flat_map(|seen| &seen.events) {
             log::warn!("{}", event.detail);
         }
         context.lead(move |connection| health::save(connection, &rows)).await?;
@@ -162,7 +164,7 @@ async fn protect(context: &Context, servers: &[ServerView], found: &[Found]) -> 
 
 async fn check(context: &Context, server: &ServerView, timeout: Duration, told: Told) -> Found {
     let (cluster, _) = context.membership();
-    match context.storage.check(&server.row.url, timeout, Some(told)).await {
+    match context.storage.check(&server.row.peer(), timeout, Some(told)).await {
         Err(error) => Found::Missed(error.message().to_string()),
         Ok(status) if status.identity.to_string() != server.row.identity => {
             Found::Missed(format!("another server (identity {}) answers at {}", status.identity, server.row.url))
@@ -170,6 +172,7 @@ async fn check(context: &Context, server: &ServerView, timeout: Duration, told: 
         Ok(status) if status.cluster != Some(cluster) => {
             Found::Missed(format!("the server at {} belongs to another cluster", server.row.url))
         }
+        Ok(StorageStatus { trouble: Some(trouble), .. }) if is_away(trouble.code) => Found::Missed(trouble.message),
         Ok(status) => Found::Answered(Box::new(status)),
     }
 }
@@ -182,14 +185,14 @@ fn started_late(context: &Context, memory: &Mutex<Memory>) -> bool {
     memory.last_round.is_some_and(|last| !round_counts(memory.now() - last, interval))
 }
 
-/// The rows to write, each with an event when the health changed.
+/// The rows to write, each with what people are told.
 fn judge(
     context: &Context,
     memory: &Mutex<Memory>,
     servers: &[ServerView],
     found: Vec<Found>,
     late: bool,
-) -> Vec<(ServerHealthRow, Option<EventRow>)> {
+) -> Vec<Seen> {
     let mut memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
     let now = memory.now();
     memory.last_round = Some(now);
@@ -214,12 +217,7 @@ fn judge(
 }
 
 /// A server's new row, when there is something new in it.
-fn row(
-    server: &ServerView,
-    health: Health,
-    found: Found,
-    now: NaiveDateTime,
-) -> Option<(ServerHealthRow, Option<EventRow>)> {
+fn row(server: &ServerView, health: Health, found: Found, now: NaiveDateTime) -> Option<Seen> {
     let before = server.checked.as_ref()?;
     let changed = server.health != health;
     let mut row = ServerHealthRow { health: health_word(health).into(), ..before.clone() };
@@ -228,7 +226,13 @@ fn row(
     }
     match found {
         Found::Answered(status) => {
-            row.reason = status.certificate.as_ref().and_then(|shown| certificate::trouble(shown, now.and_utc()));
+            (row.trouble, row.reason) = match status.trouble {
+                Some(trouble) => (Some(trouble.code.word().into()), Some(trouble.message)),
+                None => (None, None),
+            };
+            let certificate = status.certificate.as_ref();
+            row.reason =
+                row.reason.or_else(|| certificate.and_then(|shown| certificate::trouble(shown, now.and_utc())));
             if row.boot_id != status.boot_id.to_string() {
                 // It was started again; its registration, which notes the new boot, is on its way.
                 row.synced_boot.clear();
@@ -237,6 +241,7 @@ fn row(
             row.free_bytes = status.free_bytes as i64;
             row.last_seen = Some(now);
             row.scrub_alarm = status.scrub_alarm;
+            row.index_changes = status.index_changes;
         }
         Found::Missed(reason) => row.reason = Some(reason),
     }
@@ -244,15 +249,28 @@ fn row(
     if !changed
         && row.synced_boot == before.synced_boot
         && row.scrub_alarm == before.scrub_alarm
-        && row.reason == before.reason
+        // An older copy of its directory is told by this: it must not be older than the last round.
+        && row.index_changes == before.index_changes
+        && (&row.reason, &row.trouble) == (&before.reason, &before.trouble)
         && !(stale && row.last_seen != before.last_seen)
     {
         return None;
     }
-    let event = changed.then(|| {
+    let event = |kind: &str, detail: String| EventRow { server: Some(server.row.id), ..events::row(now, kind, detail) };
+    let mut told = Vec::new();
+    let name = &server.row.name;
+    if changed {
         let why = row.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
-        let detail = format!("storage server {} is {} (it was {}){why}", server.row.name, row.health, before.health);
-        EventRow { server: Some(server.row.id), ..events::row(now, &format!("server_{}", row.health), detail) }
-    });
-    Some((row, event))
+        let detail = format!("storage server {name} is {} (it was {}){why}", row.health, before.health);
+        told.push(event(&format!("server_{}", row.health), detail));
+    }
+    match (&row.trouble, &before.trouble) {
+        (Some(trouble), before) if before.as_ref() != Some(trouble) => {
+            let why = row.reason.as_deref().unwrap_or(trouble);
+            told.push(event("server_trouble", format!("storage server {name} cannot keep files: {why}")));
+        }
+        (None, Some(_)) => told.push(event("server_well", format!("storage server {name} can keep files again"))),
+        _ => {}
+    }
+    Some(Seen { row, health_changed: changed, events: told })
 }

@@ -3,8 +3,12 @@
 //! Progress is asked from the servers, never remembered. A holder gets the changes behind its tip as segments; one
 //! that cannot go on from its tip gets a snapshot. A holder that knows more than the database, or something else,
 //! is the evidence that the database was set back: the cluster goes read-only.
+//!
+//! Deletions wait for the journal's copies, and in the end changes do. So nothing waits for a holder that cannot keep its
+//! copy: one that says so ([`ServerView::can_keep`]) is none, and one that fails again and again is set aside
+//! ([`Trials`]). What `--journal-copies` others have, or all others that there are, is enough then.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -14,12 +18,13 @@ use tokio::sync::mpsc;
 use super::context::Context;
 use super::pass::{PassReport, Timing, Work};
 use crate::db::cluster::{self, ClusterState};
-use crate::db::journal;
+use crate::db::rows::EventRow;
 use crate::db::server::ServerView;
-use crate::decisions::journal::{Head, Holder, Send, choose, copied, next};
+use crate::db::{dialect, events, journal};
+use crate::decisions::journal::{FAILED_PASSES_MAX, Head, Holder, Send, Trials, choose, copied, next};
 use crate::journal::{ENTRIES, OBJECTS, Origin, SERVERS, SnapshotWriter, TOKENS, format};
-use crate::types::api::{AdminState, Health};
-use crate::types::storage_api::{JournalPosition, JournalStatus};
+use crate::types::api::AdminState;
+use crate::types::storage_api::{JournalPosition, JournalStatus, Peer};
 use crate::types::{Error, ErrorCode, Result, ServerId, Sha256, Version};
 
 /// Rows of one segment; a single change may have more.
@@ -55,6 +60,7 @@ struct Memory {
     holders: Vec<ServerId>,
     chosen: Option<Instant>,
     trimmed: Option<Instant>,
+    trials: Trials,
 }
 
 impl KeepJournal {
@@ -73,6 +79,19 @@ impl Work for KeepJournal {
     }
 }
 
+/// Why a holder was not served.
+enum Fault {
+    /// It did not do its part.
+    Holder(Error),
+    /// It was not its fault.
+    Own(Error),
+}
+
+/// From what a holder was asked.
+fn by_holder(server: &ServerView) -> impl Fn(Error) -> Fault {
+    |error| Fault::Holder(error.context(&server.row.name))
+}
+
 /// What came of one holder.
 struct Served {
     reached: Option<Version>,
@@ -83,8 +102,8 @@ struct Served {
 
 async fn pass(context: Context, memory: Arc<Mutex<Memory>>) -> Result<PassReport> {
     if context.standing.held().is_none() {
-        *memory.lock().unwrap_or_else(PoisonError::into_inner) = Memory::default();
-        return Ok(PassReport::standby());
+        *lock(&memory) = Memory::default();
+        return Ok(context.standby());
     }
     let state = context.db.read(cluster::state).await?;
     if state.mode != "normal" {
@@ -92,23 +111,38 @@ async fn pass(context: Context, memory: Arc<Mutex<Memory>>) -> Result<PassReport
         return Ok(PassReport { counts: vec![("waiting for a restore", 1)], more: false });
     }
     let servers = context.servers().await?;
-    let live: Vec<&ServerView> = servers.iter().filter(|server| server.health == Health::Live).collect();
-    let holders = holders(&context, &memory, &state, &live).await;
-    let chosen = live.iter().filter(|server| holders.contains(&ServerId(server.row.id)));
-    let outcomes = join_all(chosen.map(|server| serve(&context, server))).await;
-    let (mut served, mut failed, mut full) = (Vec::new(), None, 0);
-    for outcome in outcomes {
+    let able: Vec<&ServerView> = servers.iter().filter(|server| server.can_keep()).collect();
+    let holders = holders(&context, &memory, &state, &able).await;
+    let chosen: Vec<&ServerView> =
+        able.iter().copied().filter(|server| holders.contains(&ServerId(server.row.id))).collect();
+    let outcomes = join_all(chosen.iter().map(|server| serve(&context, server))).await;
+    let (mut served, mut failed, mut unable) = (Vec::new(), None, Vec::new());
+    for (server, outcome) in chosen.into_iter().zip(outcomes) {
+        let now = Instant::now();
+        let is_news = |succeeded| lock(&memory).trials.note(ServerId(server.row.id), succeeded, now);
         match outcome {
-            Ok(one) => served.push(one),
-            Err(error) => {
-                full += usize::from(error.code() == ErrorCode::OutOfSpace);
+            Ok(one) => {
+                is_news(true);
+                served.push(one);
+            }
+            Err(Fault::Own(error)) => failed = Some(error),
+            Err(Fault::Holder(error)) => {
+                if is_news(false) {
+                    tell_set_aside(&context, server, &error).await?;
+                }
+                // A full disk must not hold up the deletions that would make room on it.
+                if error.code() == ErrorCode::OutOfSpace {
+                    unable.push(server.row.id);
+                }
                 failed = Some(error);
             }
         }
     }
+    let needed = able.iter().filter(|server| {
+        !unable.contains(&server.row.id) && !lock(&memory).trials.is_set_aside(ServerId(server.row.id))
+    });
     let reached = served.iter().filter_map(|one| one.reached).collect();
-    // A full disk must not hold up the deletions that would make room on it.
-    let copied = copied(reached, context.settings.journal_copies, live.len() - full);
+    let copied = copied(reached, context.settings.journal_copies, needed.count());
     if copied > state.journal_copied {
         crate::types::failpoint::JOURNAL_SENT.passed();
         let history = state.history.to_string();
@@ -116,7 +150,7 @@ async fn pass(context: Context, memory: Arc<Mutex<Memory>>) -> Result<PassReport
     }
     let trimmed = trim(&context, &memory).await?;
     if let Some(error) = failed {
-        memory.lock().unwrap_or_else(PoisonError::into_inner).chosen = None;
+        lock(&memory).chosen = None;
         return Err(error);
     }
     Ok(PassReport {
@@ -130,69 +164,99 @@ async fn pass(context: Context, memory: Arc<Mutex<Memory>>) -> Result<PassReport
     })
 }
 
+fn lock(memory: &Mutex<Memory>) -> MutexGuard<'_, Memory> {
+    memory.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn tell_set_aside(context: &Context, server: &ServerView, error: &Error) -> Result<()> {
+    let (id, why) = (server.row.id, error.chain());
+    let detail = format!(
+        "{} failed {FAILED_PASSES_MAX} times to take the journal of the metadata ({why}): other servers keep it, and \
+         nothing waits for this one",
+        server.row.name
+    );
+    log::warn!("{detail}");
+    context
+        .act(move |connection| {
+            let event = events::row(dialect::clock(connection)?, "journal_holder_set_aside", detail);
+            dialect::insert_events(connection, &[EventRow { server: Some(id), ..event }])?;
+            Ok(())
+        })
+        .await
+}
+
 /// The servers that keep copies: those of before while they answer, newly chosen ones from time to time.
 async fn holders(
     context: &Context,
     memory: &Mutex<Memory>,
     state: &ClusterState,
-    live: &[&ServerView],
+    able: &[&ServerView],
 ) -> Vec<ServerId> {
-    {
-        let memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
-        let all_live = memory.holders.iter().all(|holder| live.iter().any(|server| server.row.id == holder.0));
-        let wanted = context.settings.journal_copies.min(live.len());
+    let now = Instant::now();
+    let candidates: Vec<(&ServerView, bool)> = {
+        let mut memory = lock(memory);
+        memory.trials.retain(|server| able.iter().any(|view| view.row.id == server.0));
+        let is_able = |holder: &ServerId| able.iter().any(|server| server.row.id == holder.0);
+        let all_able = memory.holders.iter().all(is_able);
+        let may_be_tried = |server: &&&ServerView| memory.trials.may_be_tried(ServerId(server.row.id), now);
+        // When there is nobody else, they are tried all the time.
+        let tried: Vec<&ServerView> = able.iter().filter(may_be_tried).copied().collect();
+        let tried = if tried.is_empty() { able.to_vec() } else { tried };
+        let wanted = context.settings.journal_copies.min(tried.len());
         let fresh = memory.chosen.is_some_and(|at| at.elapsed() < CHOOSE_INTERVAL);
-        if fresh && all_live && memory.holders.len() >= wanted {
+        if fresh && all_able && memory.holders.len() >= wanted {
             return memory.holders.clone();
         }
-    }
-    let asked = live.iter().map(|server| async move {
-        let status = context.storage.status(&server.row.url, STATUS_TIMEOUT).await.ok()?;
+        let set_aside = |server: &ServerView| memory.trials.is_set_aside(ServerId(server.row.id));
+        tried.into_iter().map(|server| (server, set_aside(server))).collect()
+    };
+    let asked = candidates.iter().map(|(server, set_aside)| async move {
+        let status = context.storage.status(&server.row.peer(), STATUS_TIMEOUT).await.ok()?;
         let held = status.journal.filter(|position| position.history == state.history);
         Some(Holder {
             server: ServerId(server.row.id),
             host: server.row.host.clone(),
             in_service: server.admin_state == AdminState::InService,
+            set_aside: *set_aside,
             version: held.map(|position| position.version),
         })
     });
     let candidates: Vec<Holder> = join_all(asked).await.into_iter().flatten().collect();
     let chosen = choose(&candidates, context.settings.journal_copies);
-    let mut memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut memory = lock(memory);
     memory.holders.clone_from(&chosen);
-    memory.chosen = Some(Instant::now());
+    memory.chosen = Some(now);
     chosen
 }
 
 /// Brings one holder up to date.
-async fn serve(context: &Context, server: &ServerView) -> Result<Served> {
-    let url = &server.row.url;
-    let status = context.storage.journal_status(url).await.map_err(|error| error.context(&server.row.name))?;
+async fn serve(context: &Context, server: &ServerView) -> Result<Served, Fault> {
+    let (peer, by_holder) = (&server.row.peer(), by_holder(server));
+    let status = context.storage.journal_status(peer).await.map_err(&by_holder)?;
     let (mut position, mut complete) = (status.position.clone(), status.complete);
     let mut served = Served { reached: None, segments: 0, snapshots: 0, more: false };
     let mut due = snapshot_due(&status);
     loop {
-        let (judged, what) = decide(context, position.clone()).await?;
+        let (judged, what) = decide(context, position.clone()).await.map_err(Fault::Own)?;
         let what = if due && !matches!(what, Send::Diverged(_)) { Send::Snapshot } else { what };
         match what {
             Send::Nothing => break,
-            Send::Diverged(why) => return protect(context, server, judged, &why).await,
+            Send::Diverged(why) => return protect(context, server, judged, &why).await.map_err(Fault::Own),
             Send::After(..) if served.segments == SEGMENTS_MAX => {
                 served.more = true;
                 break;
             }
             Send::After(version, tip) => {
-                let bytes = segment(context, version, tip).await?;
-                let accepted =
-                    context.storage.journal_send(url, bytes).await.map_err(|error| error.context(&server.row.name))?;
+                let bytes = segment(context, version, tip).await.map_err(Fault::Own)?;
+                let accepted = context.storage.journal_send(peer, bytes).await.map_err(&by_holder)?;
                 (position, complete) = (Some(accepted.position), accepted.complete);
                 served.segments += 1;
             }
             Send::Snapshot if served.snapshots > 0 => {
-                return Err(Error::internal(format!("{} took a snapshot and asks for another one", server.row.name)));
+                return Err(by_holder(Error::internal("it took a snapshot and asks for another one")));
             }
             Send::Snapshot => {
-                match snapshot(context, url).await {
+                match snapshot(context, peer).await {
                     Ok(accepted) => {
                         (position, complete) = (Some(accepted.position), accepted.complete);
                         served.snapshots += 1;
@@ -201,7 +265,7 @@ async fn serve(context: &Context, server: &ServerView) -> Result<Served> {
                     Err(error) if due => {
                         log::warn!("{} took no new snapshot of the metadata: {}", server.row.name, error.chain());
                     }
-                    Err(error) => return Err(error.context(&server.row.name)),
+                    Err(error) => return Err(by_holder(error)),
                 }
                 due = false;
             }
@@ -265,7 +329,7 @@ async fn segment(context: &Context, version: Version, tip: Sha256) -> Result<Byt
 }
 
 /// Streams a snapshot: short pages, while changes go on.
-async fn snapshot(context: &Context, url: &str) -> Result<crate::types::storage_api::JournalAccepted> {
+async fn snapshot(context: &Context, peer: &Peer) -> Result<crate::types::storage_api::JournalAccepted> {
     let (pieces, queue) = mpsc::channel::<std::io::Result<Bytes>>(SNAPSHOT_PIECES_MAX);
     let reading = context.clone();
     let writer = tokio::spawn(async move {
@@ -276,7 +340,7 @@ async fn snapshot(context: &Context, url: &str) -> Result<crate::types::storage_
         }
     });
     let body = futures_util::stream::unfold(queue, |mut queue| async move { Some((queue.recv().await?, queue)) });
-    let accepted = context.storage.journal_send_stream(url, body).await;
+    let accepted = context.storage.journal_send_stream(peer, body).await;
     writer.abort();
     accepted
 }

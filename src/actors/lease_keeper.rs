@@ -10,7 +10,8 @@ use super::context::Context;
 use super::pass::{PassReport, Timing, Work};
 use super::standing::LEASE_TTL;
 use crate::db::cluster::{self, ClusterState};
-use crate::db::{dialect, events, journal, lease};
+use crate::db::damage::Trouble;
+use crate::db::{DatabaseUrl, dialect, events, journal, lease};
 use crate::types::{Result, Version};
 
 /// Taken off the time for which the lease is believed, for what a round trip and a scheduler may take.
@@ -43,8 +44,10 @@ impl KeepLease {
 /// Takes the lease at once: for a name server that is certainly the only one (a SQLite file is locked by its name
 /// server), so that it need not wait for the end of the lease that it held before it was started again.
 pub async fn take_at_once(context: &Context) -> Result<()> {
+    let asked = Instant::now();
     let state = context.db.read(cluster::state).await?;
     context.standing.set_membership(state.cluster, state.epoch);
+    context.standing.set_clock(state.now, asked);
     let (asked, holder) = (Instant::now(), context.standing.holder.to_string());
     let ttl = TimeDelta::from_std(LEASE_TTL).unwrap_or(TimeDelta::seconds(8));
     let term = context.db.write(move |connection| lease::seize(connection, &holder, ttl)).await?;
@@ -68,7 +71,12 @@ impl Work for KeepLease {
 }
 
 async fn pass(context: Context, seen: Arc<Mutex<Option<Seen>>>) -> Result<PassReport> {
+    if let Some(trouble) = context.db.soundness().trouble() {
+        return stopped(&context, &trouble).await;
+    }
+    let asked = Instant::now();
     let state = context.db.read(cluster::state).await?;
+    context.standing.set_clock(state.now, asked);
     watch(&context, &seen, &state).await?;
     context.standing.set_membership(state.cluster, state.epoch);
     let asked = Instant::now();
@@ -89,6 +97,25 @@ async fn pass(context: Context, seen: Arc<Mutex<Option<Seen>>>) -> Result<PassRe
             Ok(PassReport::standby())
         }
     }
+}
+
+/// A damaged database is not acted on. On Postgres there may be other name servers that have not met the damage: they are
+/// told by the mode, as far as the database still takes it; and one of them may have restored it meanwhile.
+async fn stopped(context: &Context, trouble: &Trouble) -> Result<PassReport> {
+    context.standing.lost();
+    let is_shared = matches!(context.db.url(), DatabaseUrl::Postgres(_));
+    if is_shared && let Ok(state) = context.db.read(cluster::state).await {
+        let (_, epoch) = context.membership();
+        if state.mode == "normal" && epoch > 0 && state.epoch > epoch {
+            log::warn!("the metadata was restored into epoch {}: the damaged tables are gone", state.epoch);
+            context.db.soundness().clear();
+        } else if state.mode == "normal" {
+            let reason = trouble.sentence.clone();
+            let noted = context.db.note_damage(move |connection| cluster::protect(connection, &state, &reason)).await;
+            noted.inspect_err(|error| log::warn!("other name servers could not be told: {}", error.chain())).ok();
+        }
+    }
+    Ok(context.standby())
 }
 
 async fn announce(context: &Context, term: i64) -> Result<()> {

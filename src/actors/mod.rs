@@ -4,6 +4,9 @@
 //! [`pass`] does one bounded pass after the other, [`batch`] collects what is sent to it and does it together.
 //! [`supervisor`] keeps them alive. State is in the database; an actor that restarts has lost nothing.
 
+pub mod admission;
+pub mod announced;
+pub mod auditor;
 pub mod batch;
 pub mod board;
 pub mod certificate_keeper;

@@ -57,6 +57,8 @@ struct Class {
     gone: bool,
     syncing: bool,
     alarmed: bool,
+    failing: bool,
+    can_keep: bool,
     admin_state: AdminState,
     host: String,
     zone: String,
@@ -136,7 +138,7 @@ pub fn rules(context: &Context) -> Rules {
 async fn pass(context: Context, transfers: Transfers, scans: Arc<Mutex<Scans>>) -> Result<PassReport> {
     let Some(held) = context.standing.held() else {
         drop(transfers.take_ended());
-        return Ok(PassReport::standby());
+        return Ok(context.standby());
     };
     if let Some(report) = context.hindrance().await? {
         return Ok(report);
@@ -153,6 +155,8 @@ async fn pass(context: Context, transfers: Transfers, scans: Arc<Mutex<Scans>>) 
             gone: facts.gone,
             syncing: facts.syncing,
             alarmed: facts.alarmed,
+            failing: facts.failing,
+            can_keep: facts.can_keep,
             admin_state: facts.admin_state,
             host: facts.place.host,
             zone: facts.place.zone,
@@ -164,7 +168,8 @@ async fn pass(context: Context, transfers: Transfers, scans: Arc<Mutex<Scans>>) 
         context.act(repair::hurry).await?;
     }
     let (queued, scanning) = scan_pages(&context, &scans, rules).await?;
-    let pause = paused(views.iter().map(|view| (view.health, view.admin_state)), context.settings.mass_down_share);
+    let pause =
+        paused(views.iter().map(|view| (view.health_of_copies(), view.admin_state)), context.settings.mass_down_share);
     let mut report = work(&context, &transfers, rules, pause.is_some()).await?;
     report.counts.push(("servers drained", finish_drains(&context, &views).await?));
     report.counts.push(("queued by scans", queued));
@@ -198,12 +203,12 @@ async fn finish_drains(context: &Context, views: &[ServerView]) -> Result<usize>
     for view in views.iter().filter(|view| view.admin_state == AdminState::Draining) {
         let id = view.row.id;
         let (listed, deletions) = context.db.read(move |connection| Ok(holds(connection, id)?)).await?;
-        let busy = match view.health {
+        let busy = match view.health_of_copies() {
             // The dead have nothing under way, and their deletions go with them.
             Health::Down => false,
             // One that does not answer is asked again in the next pass; nothing else waits for it.
             _ => {
-                let status = context.storage.status(&view.row.url, STATUS_TIMEOUT).await;
+                let status = context.storage.status(&view.row.peer(), STATUS_TIMEOUT).await;
                 deletions > 0 || status.map_or(true, |status| status.uploads > 0)
             }
         };
@@ -263,7 +268,8 @@ mod tests {
 
     fn class(zone: &str, gone: bool) -> Class {
         let admin_state = AdminState::InService;
-        Class { gone, syncing: false, alarmed: false, admin_state, host: "h".into(), zone: zone.into() }
+        let (host, zone) = ("h".into(), zone.into());
+        Class { gone, syncing: false, alarmed: false, failing: false, can_keep: true, admin_state, host, zone }
     }
 
     fn wanted(scans: &Scans) -> Vec<Option<i64>> {

@@ -1,15 +1,20 @@
 //! Bringing the metadata back from the storage servers.
 //!
+//! 0. A damaged database is put aside, and an empty one begun in its place ([`crate::db::aside`]).
 //! 1. Fence: the cluster stops, and every server that answers persists a new epoch, before anything is read.
 //! 2. Merge the copies of the journal and replay them into a temporary database; where the database itself made
-//!    changes after the last common one, those win.
+//!    changes after the last common one, those win. What a database that was put aside proves to have known beyond the
+//!    copies' end is brought back, too ([`crate::db::former`]).
 //! 3. Read the inventories.
 //! 4. Write the tables anew in one transaction, under a new history ([`crate::db::restore`]).
 //!
-//! An interrupted restore has changed nothing but the epoch, and is run again.
+//! An interrupted restore has changed nothing but the epoch, and is run again. It is started by any superuser's token and,
+//! while the cluster waits for it, by the one that is derived from the secret, also when that was revoked: what the
+//! tokens are, only the journal knows then.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -17,50 +22,56 @@ use chrono::{TimeDelta, Utc};
 use futures_util::future::join_all;
 use uuid::Uuid;
 
+use super::announced::{Announced, cluster_to_restore};
 use super::context::Context;
 use super::standing::LEASE_TTL;
 use crate::db::branches::{self, Staged};
-use crate::db::restore::{self, INVENTORY, Plan, say};
+use crate::db::former::{self, Former};
+use crate::db::restore::{self, INVENTORY, Known, Plan, say};
 use crate::db::rows::{ServerRow, TokenRow};
 use crate::db::server::ServerView;
-use crate::db::{cluster, dialect, lease, migrate, server};
+use crate::db::{cluster, dialect, lease, migrate, restores, server};
 use crate::journal::collection::Added;
 use crate::journal::{Collection, SERVERS};
 use crate::types::api::{RegisterRequest, RestoreRequest, RestoreStatus};
 use crate::types::error::IoContext;
-use crate::types::storage_api::StorageStatus;
-use crate::types::{Error, ErrorCode, ObjectId, Result, ServerId};
+use crate::types::storage_api::{JournalPosition, StorageStatus};
+use crate::types::{Error, ErrorCode, ObjectId, Result, ServerId, Version};
 
 /// How long a server may take to say who it is.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
-/// Servers that announce themselves while the cluster takes none; more are not remembered.
-const ANNOUNCED_MAX: usize = 10_000;
 /// Copies wanted when nothing is left that tells, and nobody says it.
 const COPIES_DEFAULT: i32 = 2;
 
-/// Storage servers that have announced themselves lately, and the restore under way.
+/// Storage servers that have announced themselves, and the restore under way.
 #[derive(Default)]
 pub struct Restores {
-    announced: Mutex<HashMap<Uuid, RegisterRequest>>,
+    /// Whoever may be needed for a restore.
+    pub announced: Announced,
     status: Arc<Mutex<RestoreStatus>>,
+    /// The last one was started by the first token.
+    by_first_token: AtomicBool,
 }
 
 impl Restores {
-    /// Remembers a storage server, for a restore.
-    pub fn announce(&self, request: &RegisterRequest) {
-        let mut announced = self.announced.lock().unwrap_or_else(PoisonError::into_inner);
-        if announced.len() < ANNOUNCED_MAX || announced.contains_key(&request.identity) {
-            announced.insert(request.identity, request.clone());
-        }
-    }
-
     /// How the restore of this process goes on, or went.
     pub fn status(&self) -> RestoreStatus {
         self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Whether the last restore of this process was started by the first token: then that may follow it to its end, also
+    /// when the journal says that it is revoked.
+    pub fn was_started_by_first_token(&self) -> bool {
+        self.by_first_token.load(Ordering::SeqCst)
+    }
+
     /// Starts a restore, unless one is under way.
-    pub fn start(self: &Arc<Self>, context: Context, request: RestoreRequest) -> Result<RestoreStatus> {
+    pub fn start(
+        self: &Arc<Self>,
+        context: Context,
+        request: RestoreRequest,
+        by_first_token: bool,
+    ) -> Result<RestoreStatus> {
         let begun = {
             let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
             if status.state == "running" {
@@ -70,15 +81,18 @@ impl Restores {
                 ));
             }
             *status = RestoreStatus { state: "running".into(), started: Some(Utc::now()), ..RestoreStatus::default() };
+            self.by_first_token.store(by_first_token, Ordering::SeqCst);
             status.clone()
         };
         let this = self.clone();
         tokio::spawn(async move {
-            let run = Run { context: context.clone(), request, shared: this.clone() };
-            // A task of its own: a panic in it must not leave the status at "running".
-            let outcome = tokio::spawn(run.run()).await;
-            let outcome =
-                outcome.unwrap_or_else(|error| Err(Error::internal("the restore panicked").with_source(error)));
+            let run = Run { context: context.clone(), request, shared: this.clone(), by_first_token };
+            let was_sound = context.db.soundness().trouble().is_none();
+            let mut outcome = run.clone().guarded().await;
+            if outcome.is_err() && was_sound && context.db.soundness().trouble().is_some() {
+                // It has met damage that nobody knew of: now it is put aside.
+                outcome = run.guarded().await;
+            }
             let mut status = this.status();
             status.ended = Some(Utc::now());
             match outcome {
@@ -89,12 +103,13 @@ impl Restores {
                     status.error = Some(error.message().into());
                 }
             }
+            crate::types::failpoint::RESTORE_DONE.passed();
             *this.status.lock().unwrap_or_else(PoisonError::into_inner) = status.clone();
             let kept = context
                 .db
                 .write(move |connection| {
                     let now = dialect::clock(connection)?;
-                    restore::save_report(connection, ObjectId::generate().0, now, Some(now), &status)
+                    restores::save_report(connection, ObjectId::generate().0, now, Some(now), &status)
                 })
                 .await;
             if let Err(error) = kept {
@@ -111,72 +126,118 @@ impl Restores {
     }
 }
 
+#[derive(Clone)]
 struct Run {
     context: Context,
     request: RestoreRequest,
     shared: Arc<Restores>,
+    by_first_token: bool,
+}
+
+/// Who takes part, and of what.
+struct Parts {
+    members: Vec<Member>,
+    cluster: Uuid,
+    /// Servers that answer and do not take part: they hold nothing of the cluster.
+    newcomers: Vec<String>,
+    /// Servers that do not answer.
+    absent: Vec<String>,
 }
 
 /// A server that takes part.
 #[derive(Clone)]
 struct Member {
     name: String,
-    url: String,
     row: ServerRow,
     status: StorageStatus,
 }
 
 impl Run {
+    /// A task of its own: a panic in it must not leave the status at "running".
+    async fn guarded(self) -> Result<RestoreStatus> {
+        let outcome = tokio::spawn(self.run()).await;
+        outcome.unwrap_or_else(|error| Err(Error::internal("the restore panicked").with_source(error)))
+    }
+
     async fn run(self) -> Result<RestoreStatus> {
         self.shared.step("looking for the storage servers");
-        let (members, absent) = self.members().await?;
+        let Parts { members, cluster, newcomers, absent } = self.parts().await?;
         self.refuse_absent(&absent)?;
-        let (cluster, epoch) = self.fence(&members).await?;
         let mut status = RestoreStatus {
             started: self.shared.status().started,
-            epoch,
             servers: members.iter().map(|member| member.name.clone()).collect(),
             without: self.request.without.clone(),
             ..RestoreStatus::default()
         };
+        self.put_damage_aside(&mut status).await?;
+        for name in newcomers {
+            status.notes.push(format!(
+                "{name} holds nothing of this cluster and was left out. If it does not register by itself, start it with \
+                 another, empty directory."
+            ));
+        }
+        let epoch = self.fence(&members, cluster).await?;
+        crate::types::failpoint::RESTORE_FENCED.passed();
+        status.epoch = epoch;
         self.shared.step("reading the copies of the journal");
         let dir = tempfile::tempdir().io_context(|| "making a temporary directory".into())?;
         let collection = self.collect(&members, cluster, dir.path(), &mut status).await?;
-        let staged = self.stage(collection, &members, epoch, status).await?;
+        let (staged, known) = self.stage(collection, &members, epoch, status).await?;
         let staged = self.inventories(staged, &members).await?;
         self.shared.step("writing the tables");
-        let done = self.write(staged, &members, cluster, epoch).await?;
+        let done = self.write(staged, known, &members, cluster, epoch).await?;
         drop(dir);
         self.context.fresh_servers().await?;
         Ok(done)
     }
 
-    /// The servers that answer and belong to the cluster, and the names of those that do not answer.
-    async fn members(&self) -> Result<(Vec<Member>, Vec<String>)> {
-        let known = self.context.db.read(|connection| Ok(server::server_views(connection)?)).await?;
-        let announced: Vec<RegisterRequest> =
-            self.shared.announced.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
-        let mut rows: HashMap<i64, ServerRow> = HashMap::new();
-        for ServerView { row, .. } in known {
-            rows.insert(row.id, row);
+    /// A damaged database can neither be read nor written with confidence: an empty one takes its place.
+    async fn put_damage_aside(&self, status: &mut RestoreStatus) -> Result<()> {
+        let Some(trouble) = self.context.db.soundness().trouble() else { return Ok(()) };
+        self.shared.step("putting the damaged database aside");
+        log::warn!("a restore begins an empty database: {}", trouble.sentence);
+        if let Some(place) = self.context.db.begin_anew(self.context.signer.secret()).await? {
+            status
+                .notes
+                .push(format!("The damaged database was put aside: it is {place} now. Nothing of it was removed."));
         }
-        for request in announced {
-            let id = ServerId::of_identity(request.identity).0;
-            let admin_state = rows.get(&id).map_or("in_service".into(), |row| row.admin_state.clone());
-            rows.insert(id, row_of(request, admin_state));
-        }
-        let asked = rows.into_values().map(|row| async {
-            let status = self.context.storage.status(&row.url, STATUS_TIMEOUT).await;
-            (row, status)
+        Ok(())
+    }
+
+    /// The servers that answer and belong to the cluster, and the names of those that do not.
+    async fn parts(&self) -> Result<Parts> {
+        let known = self.context.db.read(|connection| {
+            let ours = (cluster::state(connection)?.cluster, !restores::has_files(connection)?);
+            Ok((server::server_views(connection)?, ours))
         });
-        let (mut members, mut absent) = (Vec::new(), Vec::new());
-        for (row, status) in join_all(asked).await {
+        let (known, (ours, ours_is_empty)) = match known.await {
+            Ok(known) => known,
+            // A damaged database does not tell; the servers themselves do.
+            Err(_) if self.context.db.soundness().trouble().is_some() => (Vec::new(), (Uuid::nil(), false)),
+            Err(error) => return Err(error),
+        };
+        let mut rows: HashMap<i64, (ServerRow, Option<Uuid>)> = HashMap::new();
+        for ServerView { row, .. } in known {
+            rows.insert(row.id, (row, Some(ours)));
+        }
+        for request in self.shared.announced.all() {
+            let id = ServerId::of_identity(request.identity).0;
+            let admin_state = rows.get(&id).map_or("in_service".into(), |(row, _)| row.admin_state.clone());
+            let cluster = request.cluster;
+            rows.insert(id, (row_of(request, admin_state), cluster));
+        }
+        let asked = rows.into_values().map(|(row, cluster)| async move {
+            let status = self.ask(&row).await;
+            (row, cluster, status)
+        });
+        let (mut members, mut absent): (Vec<Member>, Vec<(String, Option<Uuid>)>) = (Vec::new(), Vec::new());
+        for (row, cluster, status) in join_all(asked).await {
             match status {
                 Ok(status) if status.identity.to_string() == row.identity => {
-                    members.push(Member { name: row.name.clone(), url: row.url.clone(), row, status });
+                    members.push(Member { name: row.name.clone(), row, status });
                 }
                 _ if row.admin_state == "drained" => {}
-                _ => absent.push(row.name),
+                _ => absent.push((row.name, cluster)),
             }
         }
         members.sort_by(|one, other| one.name.cmp(&other.name));
@@ -185,7 +246,28 @@ impl Run {
                 "no storage server has announced itself yet; start them, they come within seconds",
             ));
         }
-        Ok((members, absent))
+        let clusters: Vec<(&str, Option<Uuid>)> =
+            members.iter().map(|member| (member.name.as_str(), member.status.cluster)).collect();
+        let cluster = cluster_to_restore(&clusters, ours, ours_is_empty)?;
+        // What an empty cluster knows belongs to it alone.
+        absent.retain(|(_, theirs)| cluster == ours || *theirs != Some(ours));
+        let (members, newcomers): (Vec<_>, Vec<_>) =
+            members.into_iter().partition(|member| member.status.cluster == Some(cluster));
+        Ok(Parts {
+            members,
+            cluster,
+            newcomers: newcomers.into_iter().map(|member| member.name).collect(),
+            absent: absent.into_iter().map(|(name, _)| name).collect(),
+        })
+    }
+
+    /// Who it is, after it has proven that it belongs here: nothing else is sent to a URL that somebody announced.
+    async fn ask(&self, row: &ServerRow) -> Result<StorageStatus> {
+        let answerer = self.context.who_answers(&row.url).await?;
+        if answerer.identity.to_string() != row.identity {
+            return Err(Error::unavailable(format!("another server answers at {}", row.url)));
+        }
+        self.context.storage.status(&row.peer(), STATUS_TIMEOUT).await
     }
 
     fn refuse_absent(&self, absent: &[String]) -> Result<()> {
@@ -205,10 +287,9 @@ impl Run {
         ))
     }
 
-    /// Stops the cluster, and has every server persist the new epoch. Answers cluster and epoch.
-    async fn fence(&self, members: &[Member]) -> Result<(Uuid, i64)> {
+    /// Stops the cluster, and has every server persist the new epoch. Answers the epoch.
+    async fn fence(&self, members: &[Member], cluster: Uuid) -> Result<i64> {
         self.shared.step("stopping the cluster and fencing the storage servers");
-        let cluster = cluster_of(members)?;
         let seen = members.iter().map(|member| member.status.epoch).max().unwrap_or(0);
         let holder = self.context.standing.holder.to_string();
         let ttl = TimeDelta::from_std(LEASE_TTL).unwrap_or(TimeDelta::seconds(8));
@@ -219,16 +300,18 @@ impl Run {
             .write(move |connection| {
                 // Whoever acts now is waited for; afterwards nobody can who does not know of the restore.
                 let term = lease::seize(connection, &holder, ttl)?;
-                Ok((restore::begin(connection, cluster, seen)?, term))
+                Ok((restores::begin(connection, cluster, seen)?, term))
             })
             .await?;
         self.context.standing.set_membership(cluster, epoch);
         self.context.standing.took(term, asked + LEASE_TTL - Duration::from_secs(1));
-        let fenced = join_all(members.iter().map(|member| self.context.storage.journal_status(&member.url))).await;
+        let storage = &self.context.storage;
+        let fenced = members.iter().map(|member| async move { storage.journal_status(&member.row.peer()).await });
+        let fenced = join_all(fenced).await;
         for (member, outcome) in members.iter().zip(fenced) {
             outcome.map_err(|error| error.context(format!("fencing {}", member.name)))?;
         }
-        Ok((cluster, epoch))
+        Ok(epoch)
     }
 
     /// Fetches the journal's files of all members; defective ones are told and left out.
@@ -241,7 +324,7 @@ impl Run {
     ) -> Result<Collection> {
         let mut collection = Collection::new(Some(cluster));
         for member in members {
-            let held = self.context.storage.journal_status(&member.url).await?;
+            let held = self.context.storage.journal_status(&member.row.peer()).await?;
             for file in held.files {
                 let path = dir.join(format!("{}-{}", ServerId(member.row.id), file.name));
                 self.fetch(member, &file.name, &path).await?;
@@ -268,7 +351,7 @@ impl Run {
     async fn fetch(&self, member: &Member, name: &str, path: &Path) -> Result<()> {
         use tokio::io::AsyncWriteExt;
         let writing = || format!("writing {}", path.display());
-        let mut download = self.context.storage.journal_file(&member.url, name).await?;
+        let mut download = self.context.storage.journal_file(&member.row.peer(), name).await?;
         let mut file = tokio::fs::File::create(path).await.io_context(writing)?;
         while let Some(piece) = download.chunk().await? {
             file.write_all(&piece).await.io_context(writing)?;
@@ -283,36 +366,78 @@ impl Run {
         members: &[Member],
         epoch: i64,
         mut status: RestoreStatus,
-    ) -> Result<Staged> {
+    ) -> Result<(Staged, Known)> {
         let merged = collection.merge();
-        let heard = members.iter().map(|member| member.status.heard_version).max().unwrap_or(0);
-        status.journal_version = merged.chain.as_ref().map_or(0, |chain| chain.head.version);
-        let expected = heard.max(merged.newest);
+        let head = merged.chain.as_ref().map(|chain| chain.head.clone());
+        status.journal_version = head.as_ref().map_or(0, |head| head.version);
+        let former = self.former(head.clone()).await?;
+        let reach = former.as_ref().map_or(status.journal_version, |former| former.reach);
+        let known = known_of(members, merged.newest, former.as_ref());
+        let expected = heard_by(members).map_or(0, |member| member.status.heard_version).max(merged.newest);
         let without_journal = merged.chain.is_none() && merged.newest == 0;
-        if without_journal || (expected > status.journal_version && !self.request.accept_gap) {
+        if without_journal || (expected > reach && !self.request.accept_gap) {
             // Who has more may be on its way.
             self.refuse_missing(members)?;
         }
-        if expected > status.journal_version && !without_journal && !self.request.accept_gap {
+        if expected > reach && !without_journal && !self.request.accept_gap {
             return Err(Error::new(
                 ErrorCode::PreconditionFailed,
                 format!(
-                    "the copies of the journal that are here end at version {}, and changes up to {expected} are known to \
+                    "the copies of the journal that are here end at version {reach}, and changes up to {expected} are known to \
                      exist: start the storage servers that are missing; or, if they are lost, run the restore with \
                      --accept-gap: those changes of names are lost then (contents that were committed come back under \
-                     the paths of their commits)",
-                    status.journal_version
+                     the paths of their commits)"
                 ),
             ));
         }
         self.shared.step("replaying the journal");
         let context = self.context.clone();
-        let known: HashSet<String> = members.iter().map(|member| member.row.identity.clone()).collect();
+        let identities: HashSet<String> = members.iter().map(|member| member.row.identity.clone()).collect();
         let without = self.request.without.clone();
         let staged =
             context.db.read(move |connection| branches::stage(connection, &collection, &merged, epoch, status)).await?;
-        let staged = refuse_unknown(staged, &known, &without).await?;
+        let staged = match former.zip(head) {
+            Some((former, head)) => self.bring_back(former, head, staged).await?,
+            None => staged,
+        };
+        let staged = refuse_unknown(staged, &identities, &without).await?;
         self.refuse_missing(members)?;
+        Ok((staged, known))
+    }
+
+    /// What a database that was put aside tells beyond the end of the journal's copies.
+    async fn former(&self, head: Option<JournalPosition>) -> Result<Option<Former>> {
+        let Some(head) = head else { return Ok(None) };
+        let url = self.context.db.url().clone();
+        let task = tokio::task::spawn_blocking(move || former::find(&url, &head));
+        task.await
+            .map_err(|error| Error::internal("reading the database that was put aside panicked").with_source(error))
+    }
+
+    /// Lays the changes that the former database proves over those of the journal's copies.
+    async fn bring_back(&self, former: Former, head: JournalPosition, mut staged: Staged) -> Result<Staged> {
+        if former.reach > head.version {
+            staged.status.notes.push(format!(
+                "Changes {} to {} had not reached the journal's copies; they were read from the database that was put aside \
+                 ({}).",
+                head.version + 1,
+                former.reach,
+                former.place
+            ));
+            let url = self.context.db.url().clone();
+            let task = tokio::task::spawn_blocking(move || -> Result<Staged> {
+                former::bring_back(&url, &former, &head, &mut staged.staging)?;
+                // Where histories have parted, it is the end of the copies that counts for what was committed behind it.
+                if staged.told == staged.head {
+                    staged.told = former.reach;
+                }
+                staged.head = staged.head.max(former.reach);
+                Ok(staged)
+            });
+            staged =
+                task.await.map_err(|error| Error::internal("bringing back changes panicked").with_source(error))??;
+        }
+        crate::types::failpoint::RESTORE_FORMER_READ.passed();
         Ok(staged)
     }
 
@@ -348,7 +473,7 @@ impl Run {
             self.shared.step(format!("reading the inventory of {}", member.name));
             let mut after = None;
             loop {
-                let lines = self.context.storage.inventory(&member.url, after).await?;
+                let lines = self.context.storage.inventory(&member.row.peer(), after).await?;
                 let Some(last) = lines.last() else { break };
                 after = Some(last.replica);
                 let server = ServerId(member.row.id);
@@ -368,7 +493,14 @@ impl Run {
         Ok(staged)
     }
 
-    async fn write(&self, staged: Staged, members: &[Member], cluster: Uuid, epoch: i64) -> Result<RestoreStatus> {
+    async fn write(
+        &self,
+        staged: Staged,
+        known: Known,
+        members: &[Member],
+        cluster: Uuid,
+        epoch: i64,
+    ) -> Result<RestoreStatus> {
         let secret = self.context.signer.secret();
         let now = self.context.db.read(cluster::state).await?.now.naive_utc();
         let superuser = TokenRow {
@@ -379,16 +511,16 @@ impl Run {
             created: now,
             expires: None,
         };
-        let heard = members.iter().map(|member| member.status.heard_version).max().unwrap_or(0);
-        let own_copies = self.context.db.read(restore::root_copies).await?;
+        let own_copies = self.context.db.read(restores::root_copies).await?;
         let plan = Plan {
             cluster,
             epoch,
             head: staged.head,
             told: staged.told,
-            newest: heard.max(staged.head),
+            known,
             servers: members.iter().map(|member| member.row.clone()).collect(),
             superuser,
+            by_first_token: self.by_first_token,
             copies: self.request.replicas.map(|copies| copies as i32).or(own_copies).unwrap_or(COPIES_DEFAULT),
             own: staged.own,
         };
@@ -411,30 +543,27 @@ fn row_of(request: RegisterRequest, admin_state: String) -> ServerRow {
     }
 }
 
-/// The cluster that the members belong to; they must agree.
-fn cluster_of(members: &[Member]) -> Result<Uuid> {
-    let mut clusters: Vec<Uuid> = members.iter().filter_map(|member| member.status.cluster).collect();
-    clusters.sort_unstable();
-    clusters.dedup();
-    match clusters[..] {
-        [one] => Ok(one),
-        [] => Err(Error::new(
-            ErrorCode::PreconditionFailed,
-            "the storage servers that answer have never belonged to a cluster: there is nothing to restore; start the name server with --initialize to make a new cluster",
-        )),
-        _ => {
-            let of = |member: &Member| format!("{} of {}", member.name, member.status.cluster.unwrap_or_default());
-            let list: Vec<String> = members.iter().map(of).collect();
-            Err(Error::new(
-                ErrorCode::PreconditionFailed,
-                format!(
-                    "storage servers of {} clusters answer ({}); stop those that do not belong here",
-                    clusters.len(),
-                    list.join(", ")
-                ),
-            ))
-        }
-    }
+/// The one that has heard of the newest change.
+fn heard_by(members: &[Member]) -> Option<&Member> {
+    members.iter().max_by_key(|member| member.status.heard_version)
+}
+
+/// The newest change that anybody here knows to have been made, and who does.
+fn known_of(members: &[Member], newest: Version, former: Option<&Former>) -> Known {
+    let heard = heard_by(members).map(|member| Known {
+        version: member.status.heard_version,
+        by: format!("the storage server {} has heard of version {}", member.name, member.status.heard_version),
+        rows: Vec::new(),
+    });
+    let copies =
+        Known { version: newest, by: format!("a copy of the journal names version {newest}"), rows: Vec::new() };
+    let former = former.map(|former| Known {
+        version: former.knows,
+        by: format!("the database that was put aside ({}) knew of version {}", former.place, former.knows),
+        rows: former.lost_rows.clone(),
+    });
+    let known = [former, heard].into_iter().flatten();
+    known.fold(copies, |best, known| if known.version > best.version { known } else { best })
 }
 
 /// Servers that the journal knows and that did not answer stop the restore, unless they are named.

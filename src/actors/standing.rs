@@ -4,13 +4,19 @@
 //! request that renewed it, by a clock that never jumps. Whoever acts all the same, because it slept between
 //! looking and acting, is stopped by the database (which checks holder and term in each transaction) and by the
 //! storage servers (which persist the newest term).
+//!
+//! Nobody acts by what a damaged database says: from the first sign of damage on the lease counts as not held.
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use chrono::{TimeDelta, Utc};
 use uuid::Uuid;
 
 use crate::client::http::SignedAs;
+use crate::db::Soundness;
+use crate::security::Sender;
+use crate::types::Time;
 
 /// A lease that is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +37,7 @@ struct Inner {
     cluster: Uuid,
     epoch: i64,
     held: Option<Held>,
+    clock: Option<(Time, Instant)>,
 }
 
 /// Shared by everything in the process. Cheap to clone.
@@ -38,14 +45,15 @@ struct Inner {
 pub struct Standing {
     /// Names this process in the lease.
     pub holder: Uuid,
+    soundness: Soundness,
     inner: Arc<RwLock<Inner>>,
 }
 
 impl Standing {
-    /// Of a cluster and epoch, without the lease.
-    pub fn new(cluster: Uuid, epoch: i64) -> Self {
-        let inner = Inner { cluster, epoch, held: None };
-        Self { holder: Uuid::new_v4(), inner: Arc::new(RwLock::new(inner)) }
+    /// Of a cluster and epoch, without the lease. It stands and falls with the database.
+    pub fn new(cluster: Uuid, epoch: i64, soundness: &Soundness) -> Self {
+        let inner = Inner { cluster, epoch, held: None, clock: None };
+        Self { holder: Uuid::new_v4(), soundness: soundness.clone(), inner: Arc::new(RwLock::new(inner)) }
     }
 
     fn get(&self) -> Inner {
@@ -67,9 +75,23 @@ impl Standing {
         self.change(|inner| (inner.cluster, inner.epoch) = (cluster, epoch));
     }
 
-    /// The lease, while it is held for certain.
+    /// Takes the time that the database told, in an answer to a question that was asked at `asked`.
+    pub fn set_clock(&self, time: Time, asked: Instant) {
+        self.change(|inner| inner.clock = Some((time, asked)));
+    }
+
+    /// The cluster's time: the database's, moved on by a clock that never jumps. Before the database was asked, this
+    /// machine's.
+    pub fn now(&self) -> Time {
+        match self.get().clock {
+            Some((time, at)) => time + TimeDelta::from_std(at.elapsed()).unwrap_or_default(),
+            None => Utc::now(),
+        }
+    }
+
+    /// The lease, while it is held for certain and the database is well.
     pub fn held(&self) -> Option<Held> {
-        self.get().held.filter(|held| Instant::now() < held.until)
+        self.get().held.filter(|held| Instant::now() < held.until && self.soundness.trouble().is_none())
     }
 
     /// Notes that the lease is held under `term` until `until`. Answers whether that is new.
@@ -98,12 +120,13 @@ impl Standing {
     }
 
     /// How requests to storage servers are signed: always as what it is at that moment.
-    pub fn signed_as(&self) -> Arc<dyn Fn() -> SignedAs + Send + Sync> {
+    pub fn signed_as(&self) -> crate::client::http::Standing {
         let standing = self.clone();
         Arc::new(move || {
             let inner = standing.get();
             let term = standing.held().map_or(0, |held| held.term);
-            SignedAs { cluster: inner.cluster, epoch: inner.epoch, term }
+            let sender = Sender::NameServer { term };
+            SignedAs { cluster: Some(inner.cluster), epoch: inner.epoch, sender, now: standing.now() }
         })
     }
 }
@@ -115,19 +138,28 @@ pub const LEASE_TTL: Duration = Duration::from_secs(8);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::db::damage::Damage;
 
     #[test]
     fn a_lease_is_believed_until_its_end_and_signed_with() {
-        let standing = Standing::new(Uuid::new_v4(), 3);
-        assert!(standing.held().is_none() && standing.signed_as()().term == 0);
+        let soundness = Soundness::default();
+        let standing = Standing::new(Uuid::new_v4(), 3, &soundness);
+        assert!(standing.held().is_none() && standing.signed_as()().sender == Sender::NameServer { term: 0 });
         assert!(standing.took(7, Instant::now() + LEASE_TTL));
         assert!(!standing.took(7, Instant::now() + LEASE_TTL), "a renewal is nothing new");
-        assert_eq!(standing.signed_as()().term, 7);
+        assert_eq!(standing.signed_as()().sender, Sender::NameServer { term: 7 });
         standing.looked_around(6);
         assert!(!standing.held().unwrap().looked_around, "that was another term");
         standing.looked_around(7);
         standing.took(7, Instant::now() + LEASE_TTL);
         assert!(standing.held().unwrap().looked_around, "a renewal forgets nothing");
+        soundness.declare(&Damage::of_content("for a test"), false);
+        assert!(
+            standing.held().is_none() && standing.signed_as()().sender == Sender::NameServer { term: 0 },
+            "the database is damaged"
+        );
+        soundness.clear();
+        assert!(standing.held().is_some());
         standing.took(7, Instant::now());
         assert!(standing.held().is_none(), "it has ended");
         assert!(standing.lost() && !standing.lost());

@@ -67,7 +67,7 @@ async fn pass(context: Context, cursors: Arc<Mutex<HashMap<i64, Cursor>>>) -> Re
     let servers = context.servers().await?;
     let syncing: Vec<&ServerView> = servers
         .iter()
-        .filter(|server| server.health == Health::Live && server.is_syncing())
+        .filter(|server| server.health == Health::Live && server.is_syncing() && !server.is_failing())
         .take(SERVERS_MAX)
         .collect();
     if syncing.is_empty() {
@@ -100,7 +100,7 @@ async fn one(context: &Context, cursors: &Mutex<HashMap<i64, Cursor>>, server: &
         .filter(|cursor| cursor.boot == checked.boot_id && cursor.epoch == epoch)
         .unwrap_or_else(|| Cursor { boot: checked.boot_id.clone(), epoch, ..Cursor::default() });
     for _ in 0..PAGES_MAX {
-        let (page, differences) = next_page(context, server, cursor.after).await?;
+        let (page, differences) = next_page(context, server, cursor.after, false).await?;
         refuse_evidence(context, server, &page, &differences).await?;
         cursor.kept += differences.kept;
         put_right(context, server, differences, &mut cursor).await?;
@@ -145,24 +145,28 @@ async fn refuse_evidence(context: &Context, server: &ServerView, page: &Page, di
     Err(Error::new(ErrorCode::ReadOnly, reason))
 }
 
-/// One page with its differences; what it lacks was asked for twice.
+/// One page with its differences; what it lacks was asked for twice. With `files` the server looks for the files of the
+/// page, too: copies without one are lacking.
 pub async fn next_page(
     context: &Context,
     server: &ServerView,
     after: Option<ReplicaKey>,
+    files: bool,
 ) -> Result<(Page, Differences)> {
-    let (id, url) = (server.row.id, &server.row.url);
-    let lines = context.storage.inventory(url, after).await?;
+    let (id, peer) = (server.row.id, server.row.peer());
+    let lines = context.storage.inventory_page(&peer, after, files).await?;
     let full = lines.len() >= INVENTORY_PAGE_ROWS_MAX;
-    let page = Page { after, last: lines.last().map(|line| line.replica).filter(|_| full), lines };
+    let last = lines.last().map(|line| line.replica).filter(|_| full);
+    let (gone, lines): (Vec<_>, Vec<_>) = lines.into_iter().partition(|line| line.gone);
+    let page = Page { after, last, lines };
     let compared = page.clone();
     let mut differences = context.db.read(move |connection| sync::compare(connection, id, &compared)).await?;
     if !differences.missing.is_empty() {
         // What came between the page and the look at the metadata is in a second page that begins at the same place.
         let mut asked = after;
         loop {
-            let again = context.storage.inventory(url, asked).await?;
-            differences.missing.retain(|key| !again.iter().any(|line| line.replica == *key));
+            let again = context.storage.inventory_page(&peer, asked, files).await?;
+            differences.missing.retain(|key| !again.iter().any(|line| line.replica == *key && !line.gone));
             let last = again.last().map(|line| line.replica);
             let beyond = differences.missing.iter().all(|key| last.is_none_or(|last| *key <= last));
             if beyond || again.len() < INVENTORY_PAGE_ROWS_MAX {
@@ -171,6 +175,9 @@ pub async fn next_page(
             asked = last;
         }
     }
+    // Of these the server knows that they are gone: nothing on its way can explain it.
+    let is_gone = |key: &ReplicaKey| gone.iter().any(|line| line.replica == *key);
+    (differences.gone, differences.missing) = differences.missing.into_iter().partition(is_gone);
     Ok((page, differences))
 }
 
@@ -200,13 +207,13 @@ pub async fn apply(context: &Context, server: &ServerView, found: Differences) -
     }
     for (why, replicas) in by_reason {
         let request = DeleteRequest { replicas, quarantine: Some(why.into()) };
-        context.storage.delete(&server.row.url, &request).await?;
+        context.storage.delete(&server.row.peer(), &request).await?;
     }
     Ok(applied)
 }
 
 async fn finish(context: &Context, server: &ServerView, cursor: &Cursor) -> Result<bool> {
-    let status = context.storage.status(&server.row.url, Duration::from_secs(2)).await?;
+    let status = context.storage.status(&server.row.peer(), Duration::from_secs(2)).await?;
     if status.boot_id.to_string() != cursor.boot {
         return Err(Error::unavailable("it was started again meanwhile; its inventory is read anew"));
     }

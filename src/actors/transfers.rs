@@ -125,7 +125,11 @@ async fn carry(context: Context, transfer: Transfer) -> Result<()> {
         target: transfer.target.clone(),
         ticket: context.signer.sign(Some(cluster), epoch, &ticket)?,
     };
-    let stored = tokio::time::timeout(time, context.storage.replicate(&transfer.source.url, &request))
+    let servers = context.servers().await?;
+    let source = servers.iter().find(|view| view.row.id == transfer.source.server.0).map(|view| view.row.peer());
+    let source =
+        source.ok_or_else(|| Error::not_found("the transfer's source does not belong to the cluster any more"))?;
+    let stored = tokio::time::timeout(time, context.storage.replicate(&source, &request))
         .await
         .map_err(|_| Error::unavailable(format!("the transfer took longer than {} s", time.as_secs())))??;
     if stored.sha256 != transfer.sha256 || stored.size != transfer.size {

@@ -1,6 +1,7 @@
 //! The command line: what may be typed, and the help that explains it.
 
 mod administration;
+pub(super) mod utf8;
 
 use std::path::PathBuf;
 
@@ -19,6 +20,7 @@ const AFTER_HELP: &str = "\
 EXIT CODES:
     0 done    1 failed    2 wrong usage    3 not found    4 conflict or precondition    5 not permitted
     6 cluster unavailable    7 partly done (what was not is listed on standard error)
+    130 interrupted by Ctrl-C    143 told to end by a signal
 
 PATHS in the cluster are absolute, or relative to the workspace's remote directory (`holdfast pwd`).
 Write -- before names that begin with a dash.";
@@ -41,17 +43,18 @@ pub struct Cli {
 // Options of every command.
 #[derive(Clone, Default, StructOpt)]
 pub(crate) struct GlobalArgs {
-    /// File with `name_servers` (a list of URLs) and `token`, as `holdfast up` writes it
-    #[structopt(long, global = true, value_name = "FILE", env = "HOLDFAST_CONFIG", parse(from_os_str))]
+    // The environment is read in `config`: what was typed counts more, and that cannot be seen here.
+    /// File with `name_servers` (a list of URLs) and `token`, as `holdfast up` writes it [env: HOLDFAST_CONFIG]
+    #[structopt(long, global = true, value_name = "FILE", parse(from_os_str))]
     pub(crate) config: Option<PathBuf>,
-    /// The name server's URL, or several with commas between
-    #[structopt(long, global = true, value_name = "URL", env = "HOLDFAST_NAME_SERVER")]
+    /// The name server's URL, or several with commas between [env: HOLDFAST_NAME_SERVER]
+    #[structopt(long, global = true, value_name = "URL")]
     pub(crate) name_server: Option<String>,
-    /// The bearer token; better in a file or the environment, where other users do not see it
-    #[structopt(long, global = true, value_name = "TOKEN", env = "HOLDFAST_TOKEN", hide_env_values = true)]
+    /// The bearer token; better in a file or the environment, where other users do not see it [env: HOLDFAST_TOKEN]
+    #[structopt(long, global = true, value_name = "TOKEN")]
     pub(crate) token: Option<String>,
-    /// Certificates (PEM) to trust besides the system's
-    #[structopt(long, global = true, value_name = "FILE", env = "HOLDFAST_CA_CERT", parse(from_os_str))]
+    /// Certificates (PEM) to trust besides the system's [env: HOLDFAST_CA_CERT]
+    #[structopt(long, global = true, value_name = "FILE", parse(from_os_str))]
     pub(crate) ca_cert: Option<PathBuf>,
     /// Transfers at the same time [default: 16]
     #[structopt(short = "j", long, global = true, value_name = "N", parse(try_from_str = jobs))]
@@ -114,13 +117,16 @@ pub(crate) enum Command {
     /// A file goes to DFS_PATH itself, or into it when that is a directory or ends with a slash. A directory's
     /// contents go below DFS_PATH, which is made if need be (as `cp -rT` does it); nothing is removed there.
     /// Symbolic links, sockets, pipes, devices and names that are not UTF-8 are skipped, listed, and end the
-    /// command with exit code 7.
+    /// command with exit code 7. So are .holdfast, temporary files and data directories of servers, whose secrets
+    /// never travel.
     Import(ImportArgs),
     /// Copies a file or directory out of the cluster
     ///
     /// Everything is verified by SHA-256 before it gets its name. Host files that are the same already are not
     /// fetched again. A file goes to HOST_PATH itself, or into it when that is a directory or ends with a
-    /// slash. A directory's contents go below HOST_PATH, which is made if need be.
+    /// slash. A directory's contents go below HOST_PATH, which is made if need be. Links below it are never followed.
+    /// What cannot be had there (something else is in the way, a name that the file system takes for another one, a
+    /// .holdfast or a temporary file that somebody has stored) is listed, and ends the command with exit code 7.
     Export(ExportArgs),
     /// Writes files to standard output, verified
     Cat(PathsArgs),
@@ -156,12 +162,13 @@ pub(crate) enum Command {
     /// Sends what changed in the workspace, deletions too
     ///
     /// A file that changed on both sides is a conflict: it is listed, nothing is overwritten, and the exit code
-    /// is 4. With --force the local side wins.
+    /// is 4. With --force the local side wins, also where a file and a directory stand against each other; a link
+    /// in the place of a file stays a conflict, because it cannot be sent.
     Push(SyncArgs),
     /// Fetches what changed in the cluster into the workspace, deletions too
     ///
     /// A file that changed on both sides is a conflict: it is listed, nothing is overwritten, and the exit code
-    /// is 4. With --force the remote side wins.
+    /// is 4. With --force the remote side wins, also where a file, a directory or a link stand against each other.
     Pull(SyncArgs),
     /// Interactive, with history and completion of remote paths
     Shell,
@@ -373,6 +380,9 @@ pub(crate) struct InitArgs {
 /// `status`.
 #[derive(Debug, StructOpt)]
 pub(crate) struct StatusArgs {
+    /// Reads every local file, whatever its times say
+    #[structopt(long)]
+    pub(crate) checksum: bool,
     /// Host paths inside the workspace [default: all of it]
     #[structopt(value_name = "PATH", parse(from_os_str))]
     pub(crate) paths: Vec<PathBuf>,
@@ -387,6 +397,9 @@ pub(crate) struct SyncArgs {
     /// Only says what would be done
     #[structopt(short = "n", long)]
     pub(crate) dry_run: bool,
+    /// Reads every local file, whatever its times say
+    #[structopt(long)]
+    pub(crate) checksum: bool,
     /// Host paths inside the workspace [default: all of it]
     #[structopt(value_name = "PATH", parse(from_os_str))]
     pub(crate) paths: Vec<PathBuf>,
@@ -403,8 +416,8 @@ pub(crate) struct CompletionsArgs {
 /// Reads a command line. What clap has to say about it (help, version, wrong usage) is printed here, and the
 /// exit code is the answer: clap itself would leave with 1 for wrong usage.
 pub(crate) fn parse_from(args: Vec<std::ffi::OsString>) -> Result<Cli, Exit> {
-    match Cli::clap().get_matches_from_safe(find_spelled_short(args)) {
-        Ok(matches) => Ok(Cli::from_clap(&matches)),
+    match read(args) {
+        Ok(cli) => Ok(cli),
         Err(error) => match error.kind {
             ErrorKind::HelpDisplayed | ErrorKind::VersionDisplayed => {
                 // Whether anyone reads the help to its end is their business.
@@ -417,6 +430,11 @@ pub(crate) fn parse_from(args: Vec<std::ffi::OsString>) -> Result<Cli, Exit> {
             }
         },
     }
+}
+
+/// Reads a command line and prints nothing.
+pub(crate) fn read(args: Vec<std::ffi::OsString>) -> Result<Cli, structopt::clap::Error> {
+    utf8::read(find_spelled_short(args))
 }
 
 fn say_lines(text: &str) {

@@ -4,9 +4,10 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::args::GlobalArgs;
 use super::config;
+use super::host::trust;
 use super::output::Output;
-use super::progress::{Progress, Tally};
-use super::workspace::Workspace;
+use super::progress::{Progress, Tally, say};
+use super::workspace::{Around, Workspace};
 use crate::client::{Credentials, HttpClient, NameServerClient, StorageClient};
 use crate::types::api::Entry;
 use crate::types::{DfsPath, Error, ErrorCode, Result};
@@ -37,6 +38,8 @@ impl Cluster {
 pub(crate) struct Context {
     pub(crate) args: GlobalArgs,
     workspace: Option<Workspace>,
+    /// Why a workspace that was found around the process's directory does not count.
+    distrusted: Option<String>,
     cluster: OnceLock<Cluster>,
     cwd: Mutex<DfsPath>,
     /// Inside the shell `cd` works without a workspace too.
@@ -46,12 +49,19 @@ pub(crate) struct Context {
 impl Context {
     /// Looks for the workspace around the process's directory.
     pub(crate) fn new(args: GlobalArgs, in_shell: bool) -> Result<Self> {
-        let workspace = Workspace::find()?;
+        let (workspace, distrusted) = match Workspace::find()? {
+            Around::Nothing => (None, None),
+            Around::Workspace(workspace) => (Some(*workspace), None),
+            Around::Distrusted(why) => {
+                say(&format!("holdfast: {}", trust::remedy(&why)));
+                (None, Some(why))
+            }
+        };
         let cwd = match &workspace {
             Some(workspace) => workspace.cwd()?,
             None => DfsPath::root(),
         };
-        Ok(Self { args, workspace, cluster: OnceLock::new(), cwd: Mutex::new(cwd), in_shell })
+        Ok(Self { args, workspace, distrusted, cluster: OnceLock::new(), cwd: Mutex::new(cwd), in_shell })
     }
 
     /// The clients, made at the first call.
@@ -59,7 +69,9 @@ impl Context {
         if let Some(cluster) = self.cluster.get() {
             return Ok(cluster.clone());
         }
-        let found = config::find(&self.args, self.workspace.as_ref().map(|workspace| &workspace.config.client))?;
+        let file = self.workspace.as_ref().map(Workspace::config_file);
+        let workspace = self.workspace.as_ref().zip(file.as_deref());
+        let found = config::find(&self.args, workspace.map(|(workspace, file)| (&workspace.config.client, file)))?;
         let http = HttpClient::new(found.ca_cert.as_deref())?;
         let credentials = found.token.map_or(Credentials::None, Credentials::Token);
         let names = NameServerClient::new(http.clone(), found.name_servers, credentials)?;
@@ -69,9 +81,14 @@ impl Context {
 
     /// The same for one line of the shell, which may have options of its own.
     pub(crate) fn for_line(&self, line: GlobalArgs) -> Self {
+        // Either of the two says where the cluster is.
+        let (config, name_server) = match (line.config, line.name_server) {
+            (None, None) => (self.args.config.clone(), self.args.name_server.clone()),
+            typed => typed,
+        };
         let args = GlobalArgs {
-            config: line.config.or_else(|| self.args.config.clone()),
-            name_server: line.name_server.or_else(|| self.args.name_server.clone()),
+            config,
+            name_server,
             token: line.token.or_else(|| self.args.token.clone()),
             ca_cert: line.ca_cert.or_else(|| self.args.ca_cert.clone()),
             jobs: line.jobs.or(self.args.jobs),
@@ -81,7 +98,8 @@ impl Context {
         };
         let same_cluster = args.same_cluster_as(&self.args);
         let cluster = if same_cluster { self.cluster.clone() } else { OnceLock::new() };
-        Self { args, workspace: self.workspace.clone(), cluster, cwd: Mutex::new(self.cwd()), in_shell: true }
+        let (workspace, distrusted) = (self.workspace.clone(), self.distrusted.clone());
+        Self { args, workspace, distrusted, cluster, cwd: Mutex::new(self.cwd()), in_shell: true }
     }
 
     /// Goes where a line of the shell went.
@@ -97,8 +115,11 @@ impl Context {
 
     /// The workspace that the command cannot do without.
     pub(crate) fn need_workspace(&self) -> Result<&Workspace> {
-        self.workspace.as_ref().ok_or_else(|| {
-            Error::invalid("this directory is in no workspace; `holdfast init [DIR] --remote DFS_PATH` makes one")
+        self.workspace.as_ref().ok_or_else(|| match &self.distrusted {
+            Some(why) => Error::invalid(trust::remedy(why)),
+            None => {
+                Error::invalid("this directory is in no workspace; `holdfast init [DIR] --remote DFS_PATH` makes one")
+            }
         })
     }
 
@@ -121,18 +142,22 @@ impl Context {
         if typed.is_empty() {
             return Err(Error::new(ErrorCode::InvalidPath, "an empty path names nothing"));
         }
+        // Relative to what? The answer of a stranger's workspace is not to be had, and another would surprise.
+        if let (Some(why), false) = (&self.distrusted, typed.starts_with('/')) {
+            return Err(Error::invalid(format!("{typed} is relative to a workspace that does not count: {why}")));
+        }
         self.cwd().resolve(typed)
     }
 
     /// A path as it was typed, or the remote directory.
     pub(crate) fn resolve_or_cwd(&self, typed: Option<&str>) -> Result<DfsPath> {
-        typed.map_or_else(|| Ok(self.cwd()), |typed| self.resolve(typed))
+        self.resolve(typed.unwrap_or("."))
     }
 
     /// Several of them.
     pub(crate) fn resolve_all_or_cwd(&self, typed: &[String]) -> Result<Vec<DfsPath>> {
         if typed.is_empty() {
-            return Ok(vec![self.cwd()]);
+            return Ok(vec![self.resolve(".")?]);
         }
         typed.iter().map(|typed| self.resolve(typed)).collect()
     }

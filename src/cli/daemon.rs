@@ -10,14 +10,16 @@ use structopt::StructOpt;
 use structopt::clap::ErrorKind;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::args::utf8::read;
 use super::exit::Exit;
 use crate::db::url::has_password;
 use crate::http::server as name_server;
 use crate::storage::server as storage_server;
 use crate::types::Result;
 
-/// What servers log unless `RUST_LOG` says something else.
-const LOG_FILTER: &str = "info,actix_server=warn";
+/// What servers log unless `RUST_LOG` says something else. The library tells of each connection that sends garbage or
+/// breaks off; what is lost by it on this side is told by the servers themselves.
+const LOG_FILTER: &str = "info,actix_server=warn,actix_http::h1=off";
 
 /// Where a server's log goes, when not to standard error.
 pub(crate) type LogSink = Box<dyn Write + Send>;
@@ -49,7 +51,7 @@ where
     W: FnOnce(O) -> F,
 {
     let args: Vec<OsString> = args.into_iter().collect();
-    let options = match O::from_iter_safe(&args) {
+    let options = match read::<O>(args.clone()) {
         Ok(options) => options,
         Err(error) => {
             let helpful = matches!(error.kind, ErrorKind::HelpDisplayed | ErrorKind::VersionDisplayed);
@@ -71,6 +73,8 @@ where
         log::warn!("{warning}");
     }
     crate::types::failpoint::setup();
+    let files_max = crate::web::connections::raise_file_limit();
+    log::debug!("{files_max} files may be open");
     let served = actix::System::new().block_on(async {
         survive_hangups();
         work(options).await

@@ -5,7 +5,7 @@
 //! finished by repeating it. Directories are made while the walk goes on: with missing parents, so their order
 //! does not matter, and each file waits for its own.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
@@ -14,37 +14,43 @@ use futures_util::future::{BoxFuture, Shared};
 use super::args::ImportArgs;
 use super::context::{Cluster, Context};
 use super::exit::Exit;
-use super::local::{FileStat, LocalEntry, LocalKind, Walk};
+use super::host::own;
+use super::host::{FileStat, HostDir, HostPath, LocalEntry, LocalKind, Walk};
 use super::merge::{Sorted, is_within, least};
 use super::parallel::Pool;
 use super::progress::{Meter, Tally};
 use super::remote::Listing;
 use super::transfer::{Source, Uploaded, hash_file};
 use crate::types::api::{Condition, Entry, Kind};
-use crate::types::error::IoContext;
 use crate::types::{DfsPath, Error, ErrorCode, Result};
 
 /// `holdfast import`.
 pub(crate) async fn run(context: &Context, args: &ImportArgs) -> Result<Exit> {
     let to = context.resolve(&args.dfs_path)?;
+    own::refuse_own(Path::new(to.as_str()))?;
     let cluster = context.cluster()?;
     if args.host_path == Path::new("-") {
         return import_stdin(context, cluster, to).await;
     }
+    own::refuse_own(&args.host_path)?;
+    if let Ok(real) = std::fs::canonicalize(&args.host_path) {
+        own::refuse_own(&real)?;
+    }
     let shown = args.host_path.display();
-    // A link that is named on the command line is followed, as by cp.
-    let host = std::fs::canonicalize(&args.host_path).map_err(|error| match error.kind() {
+    let metadata = std::fs::metadata(&args.host_path).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => Error::not_found(format!("{shown} does not exist on this machine")),
         _ => Error::io(format!("looking at {shown}"), error),
     })?;
-    let metadata = std::fs::metadata(&host).io_context(|| format!("looking at {shown}"))?;
     if metadata.is_dir() {
-        return import_tree(context, cluster, host, to).await;
+        return import_tree(context, cluster, HostDir::open(&args.host_path)?, to).await;
     }
-    if !metadata.is_file() {
-        return Err(Error::invalid(format!("{shown} is neither a file nor a directory")));
-    }
-    let name = args.host_path.file_name().or(host.file_name()).unwrap_or_default();
+    // A link that is named on the command line is followed, as by cp.
+    let host = HostPath::named(&args.host_path)?;
+    let stat = match host.look()? {
+        Some(look) if look.is_file() => look.stat,
+        _ => return Err(Error::invalid(format!("{shown} is neither a file nor a directory"))),
+    };
+    let name = args.host_path.file_name().unwrap_or(host.name()?);
     let to = match cluster.stat(&to).await? {
         Some(entry) if entry.kind == Kind::Directory => inside(&to, name)?,
         None if args.dfs_path.ends_with('/') => {
@@ -52,7 +58,7 @@ pub(crate) async fn run(context: &Context, args: &ImportArgs) -> Result<Exit> {
         }
         _ => to,
     };
-    import_file(context, cluster, host, FileStat::of(&metadata), to).await
+    import_file(context, cluster, host, stat, to).await
 }
 
 /// The path of a host file inside a remote directory.
@@ -71,7 +77,7 @@ async fn import_stdin(context: &Context, cluster: Cluster, to: DfsPath) -> Resul
     finish_file(context, &tally, uploaded.map(Some))
 }
 
-async fn import_file(context: &Context, cluster: Cluster, host: PathBuf, stat: FileStat, to: DfsPath) -> Result<Exit> {
+async fn import_file(context: &Context, cluster: Cluster, host: HostPath, stat: FileStat, to: DfsPath) -> Result<Exit> {
     let tally = context.tally("sent");
     tally.progress.expect(stat.size);
     tally.progress.expect_no_more();
@@ -107,7 +113,7 @@ fn finish(context: &Context, tally: &Tally) -> Result<Exit> {
 /// Sends a file unless the same bytes are there.
 async fn send_if_different(
     cluster: &Cluster,
-    host: PathBuf,
+    host: HostPath,
     stat: FileStat,
     to: &DfsPath,
     theirs: Option<Entry>,
@@ -128,7 +134,7 @@ type Ready = Shared<BoxFuture<'static, Result<()>>>;
 /// The import of one tree.
 struct TreeImport {
     cluster: Cluster,
-    host: PathBuf,
+    host: HostDir,
     to: DfsPath,
     tally: Arc<Tally>,
     pool: Pool,
@@ -138,7 +144,8 @@ struct TreeImport {
     blocked: Option<String>,
 }
 
-async fn import_tree(context: &Context, cluster: Cluster, host: PathBuf, to: DfsPath) -> Result<Exit> {
+async fn import_tree(context: &Context, cluster: Cluster, host: HostDir, to: DfsPath) -> Result<Exit> {
+    own::refuse_data(&host)?;
     let remote = match cluster.stat(&to).await? {
         Some(entry) if entry.kind == Kind::File => {
             let what = format!("{to} is a file; a directory cannot be imported over it");
@@ -196,12 +203,13 @@ impl TreeImport {
         }
         let in_the_way = |what: &str| Error::new(ErrorCode::AlreadyExists, format!("a {what} of that name is there"));
         match (&ours.kind, theirs.as_ref().map(|entry| entry.kind)) {
-            (LocalKind::Directory, Some(Kind::Directory)) => {}
-            (LocalKind::Directory, Some(Kind::File)) => self.block(&ours, &in_the_way("file")),
-            (LocalKind::Directory, None) => self.make_directory(ours.path, path).await?,
+            (LocalKind::Directory { .. }, Some(Kind::Directory)) => {}
+            (LocalKind::Directory { .. }, Some(Kind::File)) => self.block(&ours, &in_the_way("file")),
+            (LocalKind::Directory { .. }, None) => self.make_directory(ours.path, path).await?,
             (LocalKind::File(_), Some(Kind::Directory)) => self.block(&ours, &in_the_way("directory")),
             (LocalKind::File(stat), _) => self.send(*stat, ours.path, path, theirs).await?,
-            (LocalKind::Unfit(reason), _) => self.tally.skipped(&ours.path, reason),
+            (LocalKind::Unfit(what, _), _) => self.tally.skipped(&ours.path, &format!("it is {what}")),
+            (LocalKind::Own(reason), _) => self.tally.skipped(&ours.path, reason),
             (LocalKind::Unreadable(error), _) => {
                 let error = error.clone();
                 self.block(&ours, &error);
@@ -213,7 +221,7 @@ impl TreeImport {
     /// Reports that a path, and so all below it, cannot be imported.
     fn block(&mut self, ours: &LocalEntry, error: &Error) {
         let error = match ours.kind {
-            LocalKind::Directory => error.clone().context("not imported, with all below it"),
+            LocalKind::Directory { .. } => error.clone().context("not imported, with all below it"),
             _ => error.clone(),
         };
         self.tally.failed(&ours.path, &error);
@@ -238,7 +246,7 @@ impl TreeImport {
     async fn send(&mut self, stat: FileStat, relative: String, to: DfsPath, theirs: Option<Entry>) -> Result<()> {
         let (cluster, tally) = (self.cluster.clone(), self.tally.clone());
         let ready = self.open.last().map(|(_, ready)| ready.clone());
-        let host = self.host.join(&relative);
+        let host = self.host.at(relative.as_str());
         tally.progress.expect(stat.size);
         let task = async move {
             let meter = Meter::new(&tally.progress);

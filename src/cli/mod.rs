@@ -16,8 +16,9 @@ pub mod daemon;
 mod demo;
 mod exit;
 mod export;
+mod host;
 mod import;
-mod local;
+pub mod inputs;
 mod merge;
 mod output;
 mod parallel;
@@ -97,6 +98,8 @@ fn carry_out(cli: Cli) -> Result<Exit> {
         }
     };
     runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
+    // Whatever thread did not get to it: nothing of ours stays behind.
+    host::remove_temporaries();
     result
 }
 
@@ -129,7 +132,7 @@ fn complain(error: &Error) {
     progress::say(&text);
 }
 
-/// Carries a command out until Ctrl-C, which takes temporary files away.
+/// Carries a command out until Ctrl-C or a signal to end, which take temporary files away.
 async fn interruptible(context: &Context, command: &Command) -> Result<Exit> {
     tokio::select! {
         result = execute(context, command) => result,
@@ -137,7 +140,21 @@ async fn interruptible(context: &Context, command: &Command) -> Result<Exit> {
             progress::say("holdfast: interrupted; running it again goes on where it stopped");
             Ok(Exit::Interrupted)
         }
+        () = told_to_end(context.in_shell) => {
+            progress::say("holdfast: told to end; running it again goes on where it stopped");
+            Ok(Exit::Terminated)
+        }
     }
+}
+
+/// Waits for SIGTERM. The shell, which waits for lines in between, ends by it at once.
+async fn told_to_end(in_shell: bool) {
+    use tokio::signal::unix::{SignalKind, signal};
+    if !in_shell && let Ok(mut signal) = signal(SignalKind::terminate()) {
+        signal.recv().await;
+        return;
+    }
+    std::future::pending().await
 }
 
 async fn execute(context: &Context, command: &Command) -> Result<Exit> {

@@ -4,7 +4,7 @@ use super::context::Cluster;
 use super::merge::{HasPath, Sorted, join};
 use crate::types::api::{Entry, ListQuery};
 use crate::types::limits::LIST_PAGE_ROWS_MAX;
-use crate::types::{DfsPath, Result};
+use crate::types::{DfsPath, Error, ErrorCode, Result};
 
 impl HasPath for Entry {
     fn path(&self) -> &str {
@@ -64,6 +64,10 @@ impl Listing {
                     }
                 };
                 for mut entry in page.entries {
+                    if let Err(error) = self.check(&entry) {
+                        let _ = sender.send(Err(error)).await;
+                        return;
+                    }
                     if !self.prefix.is_empty() {
                         entry.path = join(&self.prefix, &entry.path);
                     }
@@ -80,6 +84,15 @@ impl Listing {
         sorted
     }
 
+    /// A path in a listing names a place on this machine in a pull or an export. Whoever answers as the name server
+    /// must not be able to lead out of the directory that is meant.
+    fn check(&self, entry: &Entry) -> Result<()> {
+        self.path.join(&entry.path).map(drop).map_err(|error| {
+            let what = format!("the listing of {} has {:?}, which is no path below it", self.path, entry.path);
+            Error::new(ErrorCode::InvalidPath, what).with_source(error)
+        })
+    }
+
     fn query(&self, after: Option<String>) -> ListQuery {
         ListQuery {
             path: self.path.clone(),
@@ -94,4 +107,27 @@ impl Listing {
 /// The path of a listed entry.
 pub(crate) fn entry_path(directory: &DfsPath, entry: &Entry) -> Result<DfsPath> {
     directory.join_relative(&entry.path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listing_does_not_lead_out_of_its_directory() {
+        let listings = ["/", "/a"].map(|path| Listing::below(&DfsPath::parse(path).unwrap()));
+        let check = |listing: &Listing, path: &str| {
+            let entry = serde_json::json!({ "path": path, "kind": "directory", "version": 1, "copies_wanted": 2,
+                "created": "2026-01-01T00:00:00Z", "modified": "2026-01-01T00:00:00Z" });
+            listing.check(&serde_json::from_value(entry).unwrap())
+        };
+        for listing in listings {
+            for wrong in ["", "/tmp/x", "..", "../x", "b/../../x", "b//c", "b/", "./b", "b\0c", &"x".repeat(256)] {
+                assert_eq!(check(&listing, wrong).unwrap_err().code(), ErrorCode::InvalidPath, "{wrong}");
+            }
+            for right in ["b", "b/c", "..b/c..", "ü"] {
+                check(&listing, right).unwrap();
+            }
+        }
+    }
 }

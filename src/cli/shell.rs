@@ -119,7 +119,7 @@ fn execute(context: &Context, runtime: &Runtime, line: &str) -> Exit {
 }
 
 /// Splits a line into words; `None` when a quote is not closed.
-fn split(line: &str) -> Option<Vec<String>> {
+pub(super) fn split(line: &str) -> Option<Vec<String>> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;
     let mut quote = None;
@@ -150,7 +150,7 @@ fn split(line: &str) -> Option<Vec<String>> {
 }
 
 /// A word as it must be typed.
-fn escape(word: &str) -> String {
+pub(super) fn escape(word: &str) -> String {
     let mut escaped = String::with_capacity(word.len());
     for character in word.chars() {
         if character.is_whitespace() || matches!(character, '\'' | '"' | '\\') {

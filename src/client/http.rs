@@ -6,37 +6,36 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
-use chrono::TimeDelta;
-use reqwest::{RequestBuilder, Response};
+use reqwest::header::{AUTHORIZATION, HeaderValue};
+use reqwest::{Request, RequestBuilder, Response};
 use serde::de::DeserializeOwned;
 
 use super::proxy;
 use super::reach::{explain, through, without_query};
-use crate::security::ticket::Sender;
+use crate::security::credential::CREDENTIAL_TTL;
 use crate::security::tls::Trust;
-use crate::security::{ServerCredential, Signer};
+use crate::security::{Recipient, Sender, ServerCredential, Signer};
 use crate::types::api::{ErrorBody, REQUEST_ID_HEADER};
 use crate::types::limits::{CONNECT_TIMEOUT, STALL_TIMEOUT};
-use crate::types::{Error, ErrorCode, Result};
+use crate::types::{Error, ErrorCode, Result, Sha256, Time};
 
 /// Longest body of an error that is read.
 const ERROR_BODY_BYTES_MAX: usize = 64 << 10;
-/// How long a server's credential is good for.
-const CREDENTIAL_TTL: TimeDelta = TimeDelta::minutes(5);
-
-/// Gives the cluster and epoch that requests are sent under; both may change while the program runs.
-pub type Membership = Arc<dyn Fn() -> (Option<uuid::Uuid>, i64) + Send + Sync>;
-
-/// What a name server's request is signed for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a server's request is signed as; it may change while the program runs.
+#[derive(Debug, Clone, PartialEq)]
 pub struct SignedAs {
-    /// The cluster.
-    pub cluster: uuid::Uuid,
+    /// The cluster; `None` for a storage server that has not joined one yet.
+    pub cluster: Option<uuid::Uuid>,
     /// Its epoch.
     pub epoch: i64,
-    /// The lease's term; 0 when the sender does not hold it.
-    pub term: i64,
+    /// Who sends; for a name server with the lease's term, 0 when it does not hold it.
+    pub sender: Sender,
+    /// The cluster's time.
+    pub now: Time,
 }
+
+/// Tells what a request is signed as at the moment when it is sent.
+pub type Standing = Arc<dyn Fn() -> SignedAs + Send + Sync>;
 
 /// Who a client is.
 #[derive(Clone)]
@@ -49,41 +48,71 @@ pub enum Credentials {
     Server {
         /// Signs.
         signer: Signer,
-        /// Who sends.
-        sender: Sender,
-        /// Under which cluster and epoch.
-        membership: Membership,
-    },
-    /// A name server, which signs each request as what it is at that moment.
-    NameServer {
-        /// Signs.
-        signer: Signer,
-        /// Under which cluster, epoch and term.
-        standing: Arc<dyn Fn() -> SignedAs + Send + Sync>,
+        /// As what.
+        standing: Standing,
     },
 }
 
 impl Credentials {
-    /// The value of the `Authorization` header.
-    fn header(&self) -> Result<Option<String>> {
-        Ok(match self {
-            Self::None => None,
-            Self::Token(token) => Some(format!("Bearer {token}")),
-            Self::Server { signer, sender, membership } => {
-                let (cluster, epoch) = membership();
-                Some(signature(signer, cluster, epoch, sender.clone())?)
-            }
-            Self::NameServer { signer, standing } => {
-                let SignedAs { cluster, epoch, term } = standing();
-                Some(signature(signer, Some(cluster), epoch, Sender::NameServer { term })?)
-            }
-        })
+    /// With whom a request goes.
+    pub fn to(&self, recipient: Recipient) -> Envelope<'_> {
+        Envelope { from: self, to: recipient }
     }
 }
 
-fn signature(signer: &Signer, cluster: Option<uuid::Uuid>, epoch: i64, sender: Sender) -> Result<String> {
-    let expires = chrono::Utc::now() + CREDENTIAL_TTL;
-    Ok(format!("Holdfast {}", signer.sign(cluster, epoch, &ServerCredential { sender, expires })?))
+/// Who sends a request, and whom it is for.
+#[derive(Debug, Clone, Copy)]
+pub struct Envelope<'c> {
+    from: &'c Credentials,
+    to: Recipient,
+}
+
+impl Envelope<'static> {
+    /// A request that shows nothing: its ticket says everything, or it needs no permission.
+    pub const NOBODY: Self = Self { from: &Credentials::None, to: Recipient::NameServer };
+}
+
+impl Envelope<'_> {
+    /// The value of the `Authorization` header of this request.
+    fn header(&self, request: &Request) -> Result<Option<HeaderValue>> {
+        let text = match self.from {
+            Credentials::None => return Ok(None),
+            Credentials::Token(token) => format!("Bearer {token}"),
+            Credentials::Server { signer, standing } => {
+                let SignedAs { cluster, epoch, sender, now } = standing();
+                let credential = ServerCredential {
+                    sender,
+                    recipient: self.to,
+                    method: request.method().to_string(),
+                    target: target_of(request.url()),
+                    body: digest_of(request.body()),
+                    nonce: rand::random(),
+                    expires: now + CREDENTIAL_TTL,
+                };
+                format!("Holdfast {}", signer.sign(cluster, epoch, &credential)?)
+            }
+        };
+        let mut value = HeaderValue::try_from(text)
+            .map_err(|error| Error::invalid("the token has characters that no header can carry").with_source(error))?;
+        value.set_sensitive(true);
+        Ok(Some(value))
+    }
+}
+
+/// Path and query, as the other side sees them.
+fn target_of(url: &reqwest::Url) -> String {
+    match url.query() {
+        Some(query) => format!("{}?{query}", url.path()),
+        None => url.path().into(),
+    }
+}
+
+/// The digest of a body that is there as a whole, or of none.
+fn digest_of(body: Option<&reqwest::Body>) -> Option<Sha256> {
+    match body {
+        None => Some(Sha256::of(b"")),
+        Some(body) => body.as_bytes().map(Sha256::of),
+    }
 }
 
 impl fmt::Debug for Credentials {
@@ -92,7 +121,6 @@ impl fmt::Debug for Credentials {
             Self::None => "Credentials::None",
             Self::Token(_) => "Credentials::Token(…)",
             Self::Server { .. } => "Credentials::Server(…)",
-            Self::NameServer { .. } => "Credentials::NameServer(…)",
         })
     }
 }
@@ -159,8 +187,8 @@ pub struct Failure {
 }
 
 /// Sends a small request, whose timeout the caller has set, and reads its JSON answer.
-pub async fn send_json<T: DeserializeOwned>(request: RequestBuilder, credentials: &Credentials) -> Result<T, Failure> {
-    let response = send(request, credentials).await?;
+pub async fn send_json<T: DeserializeOwned>(request: RequestBuilder, envelope: Envelope<'_>) -> Result<T, Failure> {
+    let response = send(request, envelope).await?;
     let url = format!("{}{}", without_query(response.url()), through(Some(response.url())));
     response.json().await.map_err(|error| Failure {
         error: Error::unavailable(format!("the answer of {url} could not be read")).with_source(error.without_url()),
@@ -169,14 +197,17 @@ pub async fn send_json<T: DeserializeOwned>(request: RequestBuilder, credentials
 }
 
 /// Sends a request; an answer that is not a success becomes the error that its body tells.
-pub async fn send(request: RequestBuilder, credentials: &Credentials) -> Result<Response, Failure> {
-    let request = match credentials.header() {
-        Ok(Some(value)) => request.header(reqwest::header::AUTHORIZATION, value),
-        Ok(None) => request,
-        Err(error) => return Err(Failure { error, not_sent: true }),
-    };
-    let response = request.send().await.map_err(|error| {
-        let not_sent = error.is_connect() || error.is_builder();
+pub async fn send(request: RequestBuilder, envelope: Envelope<'_>) -> Result<Response, Failure> {
+    let not_sent = |error| Failure { error, not_sent: true };
+    let (client, request) = request.build_split();
+    let mut request = request.map_err(|e| {
+        not_sent(Error::invalid("the request cannot be made: is the URL right?").with_source(e.without_url()))
+    })?;
+    if let Some(value) = envelope.header(&request).map_err(not_sent)? {
+        request.headers_mut().insert(AUTHORIZATION, value);
+    }
+    let response = client.execute(request).await.map_err(|error| {
+        let not_sent = error.is_connect();
         let error = Error::unavailable(explain(&error)).with_source(error.without_url());
         Failure { error, not_sent }
     })?;

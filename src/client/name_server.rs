@@ -8,11 +8,12 @@ use reqwest::{Method, RequestBuilder};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::http::{Credentials, Failure, HttpClient, backoff, send_json};
+use super::http::{Credentials, Envelope, Failure, HttpClient, backoff, send, send_json};
 use super::reach::is_of_tls;
+use crate::security::Recipient;
 use crate::types::api::*;
 use crate::types::limits::{LONG_REQUEST_TIMEOUT, REQUEST_TIMEOUT};
-use crate::types::{DfsPath, Error, ErrorCode, Result, ServerId, Version};
+use crate::types::{DfsPath, Error, ErrorCode, Result, ServerId, Time, Version};
 
 /// Further tries of a request that failed for a passing reason.
 const RETRIES_MAX: usize = 5;
@@ -112,7 +113,7 @@ impl NameServerClient {
                 Wait::Long => self.http.patient().request(method.clone(), url).timeout(LONG_REQUEST_TIMEOUT),
             };
             let request = fill(request);
-            match send_json(request, &self.credentials).await {
+            match send_json(request, self.credentials.to(Recipient::NameServer)).await {
                 Ok(answer) => {
                     self.current.store(index, Ordering::Relaxed);
                     return Ok(answer);
@@ -155,6 +156,25 @@ impl NameServerClient {
     /// Announces a storage server.
     pub async fn register(&self, request: &RegisterRequest) -> Result<RegisterResponse> {
         self.post("/api/v1/register", request, Repeat::Safe).await
+    }
+
+    /// The cluster's time to the second, as a name server tells everybody.
+    pub async fn time(&self) -> Result<Time> {
+        let mut last = Error::unavailable("no name server is given");
+        for url in self.urls.iter() {
+            let request = self.http.raw().get(format!("{url}/status")).timeout(REQUEST_TIMEOUT);
+            match send(request, Envelope::NOBODY).await {
+                Err(failure) => last = failure.error,
+                Ok(response) => {
+                    let date = response.headers().get(reqwest::header::DATE).and_then(|value| value.to_str().ok());
+                    if let Some(time) = date.and_then(|date| chrono::DateTime::parse_from_rfc2822(date).ok()) {
+                        return Ok(time.to_utc());
+                    }
+                    last = Error::unavailable(format!("{url} does not tell what time it is"));
+                }
+            }
+        }
+        Err(last)
     }
 
     /// A file with its copies and tickets to read them, or a directory.
@@ -275,23 +295,14 @@ impl NameServerClient {
     }
 }
 
-/// What a server of either kind tells anybody of itself.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
-pub struct OpenStatus {
-    /// `ok`, or how far a storage server has come since its start.
-    pub status: String,
-    /// The mode of a name server's cluster.
-    #[serde(default)]
-    pub mode: Option<String>,
-}
-
-/// Asks a server as nobody in particular. That it is not ready yet is an answer too, whatever the HTTP status.
-pub async fn open_status(http: &HttpClient, base: &str, timeout: std::time::Duration) -> Result<OpenStatus> {
+/// What a server of either kind tells anybody of itself: the word of `GET /status`.
+pub async fn open_status(http: &HttpClient, base: &str, timeout: std::time::Duration) -> Result<String> {
+    #[derive(serde::Deserialize)]
+    struct Open {
+        status: String,
+    }
     let request = http.raw().get(format!("{base}/status")).timeout(timeout);
-    let broken = |error: reqwest::Error| {
-        Error::unavailable(format!("{base} does not say how it is")).with_source(error.without_url())
-    };
-    request.send().await.map_err(broken)?.json().await.map_err(broken)
+    send_json::<Open>(request, Envelope::NOBODY).await.map(|open| open.status).map_err(|failure| failure.error)
 }
 
 /// Checks a base URL and takes its trailing slash away. A user or password in it is refused: URLs are shown in logs,

@@ -2,10 +2,12 @@
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::body::watched;
-use super::http::{Credentials, Failure, HttpClient, send, send_json};
+use super::http::{Credentials, Envelope, Failure, HttpClient, send, send_json};
+use crate::security::Recipient;
 use crate::types::api::{Committed, SHA256_HEADER};
 use crate::types::limits::{
     INVENTORY_PAGE_ROWS_MAX, LONG_REQUEST_TIMEOUT, REQUEST_TIMEOUT, SNAPSHOT_TIMEOUT, UPLOAD_TIMEOUT,
@@ -13,11 +15,23 @@ use crate::types::limits::{
 use crate::types::storage_api::*;
 use crate::types::{Error, ErrorCode, Result, Sha256};
 
+/// Longest page of an inventory that is read, in bytes: its lines, each with a path of the greatest length in which
+/// every byte is escaped for JSON.
+const INVENTORY_PAGE_BYTES_MAX: usize = 32 << 20;
+
 /// Calls storage servers. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct StorageClient {
     http: HttpClient,
     credentials: Credentials,
+}
+
+/// The answer to `GET /status`.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Status {
+    Whole(Box<StorageStatus>),
+    Plain(#[allow(dead_code, reason = "it says less than nothing")] PlainStatus),
 }
 
 /// What a sender knows of the body that it sends.
@@ -83,7 +97,7 @@ impl StorageClient {
             request = request.header(SHA256_HEADER, sha256.to_string());
         }
         let exchange = async {
-            let response = send(request, &Credentials::None).await.map_err(error)?;
+            let response = send(request, Envelope::NOBODY).await.map_err(error)?;
             response.json().await.map_err(|error| {
                 Error::unavailable(format!("the answer of {base} to an upload could not be read"))
                     .with_source(error.without_url())
@@ -104,107 +118,218 @@ impl StorageClient {
         if from > 0 {
             request = request.header(reqwest::header::RANGE, format!("bytes={from}-"));
         }
-        let response = send(request, &Credentials::None).await.map_err(error)?;
+        let response = send(request, Envelope::NOBODY).await.map_err(error)?;
         if from > 0 && response.status() != reqwest::StatusCode::PARTIAL_CONTENT {
             return Err(Error::unavailable("the server does not answer ranges"));
         }
         Ok(Download { size: response.content_length(), response })
     }
 
+    fn to(&self, peer: &Peer) -> Envelope<'_> {
+        self.credentials.to(Recipient::Storage(peer.identity))
+    }
+
+    /// Asks whatever answers at a URL for a proof of who it is. Nothing is shown to it but a question that opens nothing.
+    pub async fn prove(&self, base: &str, challenge: &str, timeout: std::time::Duration) -> Result<IdentityProof> {
+        let request =
+            self.http.raw().get(format!("{base}/identity")).query(&[("challenge", challenge)]).timeout(timeout);
+        send_json(request, Envelope::NOBODY).await.map_err(error)
+    }
+
     /// Its health.
-    pub async fn status(&self, base: &str, timeout: std::time::Duration) -> Result<StorageStatus> {
-        self.check(base, timeout, None).await
+    pub async fn status(&self, peer: &Peer, timeout: std::time::Duration) -> Result<StorageStatus> {
+        self.check(peer, timeout, None).await
     }
 
     /// As [`StorageClient::status`], and tells it what a restore must know, if this is a name server that may act.
-    pub async fn check(&self, base: &str, timeout: std::time::Duration, told: Option<Told>) -> Result<StorageStatus> {
-        let mut request = self.http.raw().get(format!("{base}/status"));
-        if let Some(Told { version, servers }) = told {
-            request = request.header(JOURNAL_HEAD_HEADER, version).header(SERVERS_HEADER, servers);
+    pub async fn check(&self, peer: &Peer, timeout: std::time::Duration, told: Option<Told>) -> Result<StorageStatus> {
+        let request = self.http.raw().get(format!("{peer}/status")).query(&told);
+        match tokio::time::timeout(timeout, send_json(request, self.to(peer))).await {
+            Ok(Ok(Status::Whole(status))) => Ok(*status),
+            Ok(Ok(Status::Plain(_))) => Err(Error::new(
+                ErrorCode::Unauthorized,
+                format!("{peer} answers as it answers strangers: it is of an older version, or no storage server"),
+            )),
+            Ok(Err(failure)) => Err(failure.error),
+            Err(_) => Err(Error::unavailable(format!("{peer} did not answer within {} ms", timeout.as_millis()))),
         }
-        match tokio::time::timeout(timeout, send_json(request, &self.credentials)).await {
-            Ok(answer) => answer.map_err(error),
-            Err(_) => Err(Error::unavailable(format!("{base} did not answer within {} ms", timeout.as_millis()))),
-        }
+    }
+
+    /// How far it has come since its start, as it tells anybody; see [`PlainStatus::status`].
+    pub async fn readiness(&self, base: &str, timeout: std::time::Duration) -> Result<String> {
+        let request = self.http.raw().get(format!("{base}/status")).timeout(timeout);
+        let broken = |error: reqwest::Error| {
+            Error::unavailable(format!("{base} did not say how it is")).with_source(error.without_url())
+        };
+        // That it is not ready yet is an answer too.
+        let status: PlainStatus = request.send().await.map_err(broken)?.json().await.map_err(broken)?;
+        Ok(status.status)
     }
 
     /// The state of its copy of the journal.
-    pub async fn journal_status(&self, base: &str) -> Result<JournalStatus> {
-        let request = self.http.raw().get(format!("{base}/journal")).timeout(REQUEST_TIMEOUT);
-        send_json(request, &self.credentials).await.map_err(error)
+    pub async fn journal_status(&self, peer: &Peer) -> Result<JournalStatus> {
+        let request = self.http.raw().get(format!("{peer}/journal")).timeout(REQUEST_TIMEOUT);
+        send_json(request, self.to(peer)).await.map_err(error)
     }
 
     /// One file of its copy of the journal, by a name from [`JournalStatus::files`].
-    pub async fn journal_file(&self, base: &str, name: &str) -> Result<Download> {
-        let request = self.http.raw().get(format!("{base}/journal")).query(&[("file", name)]);
-        let response = send(request, &self.credentials).await.map_err(error)?;
+    pub async fn journal_file(&self, peer: &Peer, name: &str) -> Result<Download> {
+        let request = self.http.raw().get(format!("{peer}/journal")).query(&[("file", name)]);
+        let response = send(request, self.to(peer)).await.map_err(error)?;
         Ok(Download { size: response.content_length(), response })
     }
 
     /// Sends a segment. `precondition_failed`: it does not continue that server's position; ask for its status.
-    pub async fn journal_send(&self, base: &str, segment: impl Into<Bytes>) -> Result<JournalAccepted> {
-        let builder = self.http.raw().post(format!("{base}/journal")).body(segment.into()).timeout(REQUEST_TIMEOUT);
-        send_json(builder, &self.credentials).await.map_err(error)
+    pub async fn journal_send(&self, peer: &Peer, segment: impl Into<Bytes>) -> Result<JournalAccepted> {
+        let builder = self.http.raw().post(format!("{peer}/journal")).body(segment.into()).timeout(REQUEST_TIMEOUT);
+        send_json(builder, self.to(peer)).await.map_err(error)
     }
 
     /// Sends a snapshot, whose size need not be known.
-    pub async fn journal_send_stream<S>(&self, base: &str, snapshot: S) -> Result<JournalAccepted>
+    pub async fn journal_send_stream<S>(&self, peer: &Peer, snapshot: S) -> Result<JournalAccepted>
     where
         S: Stream<Item = std::io::Result<Bytes>> + Send + 'static,
     {
         let (body, progress) = watched(snapshot);
-        let request = self.http.patient().post(format!("{base}/journal")).timeout(LONG_REQUEST_TIMEOUT);
+        let request = self.http.patient().post(format!("{peer}/journal")).timeout(LONG_REQUEST_TIMEOUT);
         let request = request.body(reqwest::Body::wrap_stream(body));
         tokio::select! {
-            answer = send_json(request, &self.credentials) => answer.map_err(error),
+            answer = send_json(request, self.to(peer)) => answer.map_err(error),
             () = progress.stalled(SNAPSHOT_TIMEOUT) => {
                 let seconds = SNAPSHOT_TIMEOUT.as_secs();
-                Err(Error::unavailable(format!("{base} took no more of a snapshot for {seconds} s")))
+                Err(Error::unavailable(format!("{peer} took no more of a snapshot for {seconds} s")))
             }
         }
     }
 
     /// Removes copies; those that are not there count as removed.
-    pub async fn delete(&self, base: &str, request: &DeleteRequest) -> Result<DeleteResponse> {
-        let builder = self.http.raw().delete(format!("{base}/file")).json(request).timeout(REQUEST_TIMEOUT);
-        send_json(builder, &self.credentials).await.map_err(error)
+    pub async fn delete(&self, peer: &Peer, request: &DeleteRequest) -> Result<DeleteResponse> {
+        let builder = self.http.raw().delete(format!("{peer}/file")).json(request).timeout(REQUEST_TIMEOUT);
+        send_json(builder, self.to(peer)).await.map_err(error)
     }
 
     /// Makes it send a copy to another server; answers when the copy is fsynced there.
-    pub async fn replicate(&self, base: &str, request: &ReplicateRequest) -> Result<CopyStored> {
-        let builder = self.http.patient().post(format!("{base}/replicate")).json(request).timeout(LONG_REQUEST_TIMEOUT);
-        let response = send(builder, &self.credentials).await.map_err(error)?;
+    pub async fn replicate(&self, peer: &Peer, request: &ReplicateRequest) -> Result<CopyStored> {
+        let builder = self.http.patient().post(format!("{peer}/replicate")).json(request).timeout(LONG_REQUEST_TIMEOUT);
+        let response = send(builder, self.to(peer)).await.map_err(error)?;
         response.json().await.map_err(|error| {
-            Error::unavailable(format!("the answer of {base} to a replication could not be read"))
+            Error::unavailable(format!("the answer of {peer} to a replication could not be read"))
                 .with_source(error.without_url())
         })
     }
 
     /// One page of its inventory, after a copy.
-    pub async fn inventory(&self, base: &str, after: Option<ReplicaKey>) -> Result<Vec<InventoryLine>> {
+    pub async fn inventory(&self, peer: &Peer, after: Option<ReplicaKey>) -> Result<Vec<InventoryLine>> {
+        self.inventory_page(peer, after, false).await
+    }
+
+    /// As [`StorageClient::inventory`]; with `files` it looks for the files of the page, and says which are gone.
+    pub async fn inventory_page(
+        &self,
+        peer: &Peer,
+        after: Option<ReplicaKey>,
+        files: bool,
+    ) -> Result<Vec<InventoryLine>> {
         let mut query = vec![("limit", INVENTORY_PAGE_ROWS_MAX.to_string())];
+        query.extend(files.then(|| ("files", "true".into())));
         query.extend(after.map(|key| ("after", key.to_string())));
-        let request = self.http.raw().get(format!("{base}/dump_tree")).query(&query);
-        let response = send(request, &self.credentials).await.map_err(error)?;
+        let request = self.http.raw().get(format!("{peer}/dump_tree")).query(&query);
+        let response = send(request, self.to(peer)).await.map_err(error)?;
         let mut body = Vec::new();
         let mut stream = response.bytes_stream();
         while let Some(piece) = stream.next().await {
             body.extend_from_slice(&piece.map_err(|e| {
-                Error::unavailable(format!("the inventory of {base} broke off")).with_source(e.without_url())
+                Error::unavailable(format!("the inventory of {peer} broke off")).with_source(e.without_url())
             })?);
+            if body.len() > INVENTORY_PAGE_BYTES_MAX {
+                let message =
+                    format!("a page of the inventory of {peer} has more than {INVENTORY_PAGE_BYTES_MAX} bytes");
+                return Err(Error::new(ErrorCode::TooLarge, message));
+            }
         }
-        body.split(|byte| *byte == b'\n')
-            .filter(|line| !line.is_empty())
-            .map(|line| {
-                serde_json::from_slice(line).map_err(|e| {
-                    Error::new(ErrorCode::Internal, format!("{base} sent a line of inventory that is none"))
-                        .with_source(e)
-                })
-            })
-            .collect()
+        inventory_page(&body, after).map_err(|error| error.context(&peer.url))
     }
+}
+
+/// Reads one page of an inventory, a line for each copy, after a copy. What a page lacks between its ends counts as
+/// lost on that server, so one that is torn, or not in order, is an error.
+pub fn inventory_page(body: &[u8], after: Option<ReplicaKey>) -> Result<Vec<InventoryLine>> {
+    let (mut page, mut last) = (Vec::new(), after);
+    for line in body.split_inclusive(|byte| *byte == b'\n') {
+        if page.len() == INVENTORY_PAGE_ROWS_MAX {
+            return Err(Error::internal(format!(
+                "a page of an inventory has more than {INVENTORY_PAGE_ROWS_MAX} lines"
+            )));
+        }
+        let Some(whole) = line.strip_suffix(b"\n") else {
+            return Err(Error::internal("a page of an inventory ends in the middle of a line"));
+        };
+        let line: InventoryLine = serde_json::from_slice(whole)
+            .map_err(|error| Error::internal("a line of an inventory is not what it must be").with_source(error))?;
+        if last.is_some_and(|last| line.replica <= last) {
+            return Err(Error::internal(format!("an inventory is not in order: {} comes too late", line.replica)));
+        }
+        last = Some(line.replica);
+        page.push(line);
+    }
+    Ok(page)
 }
 
 fn error(failure: Failure) -> Error {
     failure.error
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{Generation, ObjectId};
+
+    fn key(object: i64, generation: i64) -> ReplicaKey {
+        ReplicaKey { object: ObjectId(object), generation: Generation(generation) }
+    }
+
+    fn page(keys: &[ReplicaKey]) -> Vec<u8> {
+        let mut body = Vec::new();
+        for replica in keys {
+            let (time, label) = (chrono::DateTime::UNIX_EPOCH, "/a\nb".to_string());
+            let (sha256, version) = (Sha256::of(b""), Some(7));
+            let line = InventoryLine {
+                replica: *replica,
+                size: 0,
+                sha256,
+                label,
+                epoch: 1,
+                version,
+                ticket_expires: time,
+                verified: time,
+                gone: false,
+            };
+            serde_json::to_writer(&mut body, &line).unwrap();
+            body.push(b'\n');
+        }
+        body
+    }
+
+    #[test]
+    fn a_page_is_whole_and_in_order() {
+        let keys = [key(1, 2), key(1, 3), key(2, 1)];
+        let body = page(&keys);
+        let read = inventory_page(&body, Some(key(1, 1))).unwrap();
+        assert_eq!(read.iter().map(|line| line.replica).collect::<Vec<_>>(), keys);
+        assert!(inventory_page(b"", None).unwrap().is_empty());
+        for length in 1..body.len() {
+            let whole = body[..length].ends_with(b"\n");
+            assert_eq!(inventory_page(&body[..length], None).is_ok(), whole, "{length}");
+        }
+        for after in [key(1, 2), key(5, 0)] {
+            assert!(inventory_page(&body, Some(after)).is_err(), "what was asked before comes again");
+        }
+        for wrong in [[key(2, 1), key(1, 2)], [key(1, 2), key(1, 2)]] {
+            assert!(inventory_page(&page(&wrong), None).is_err(), "{wrong:?}");
+        }
+        assert!(inventory_page(b"\n", None).is_err());
+        let many: Vec<_> = (0..INVENTORY_PAGE_ROWS_MAX as i64 + 1).map(|object| key(object, 0)).collect();
+        assert!(inventory_page(&page(&many), None).is_err());
+        assert!(inventory_page(&page(&many[1..]), None).is_ok());
+    }
 }

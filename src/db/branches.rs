@@ -11,9 +11,9 @@ use std::collections::{HashMap, HashSet};
 use serde::de::DeserializeOwned;
 
 use super::connection::AnyConnection;
-use super::restore::{self, renamed, say};
+use super::restore::{renamed, say};
 use super::rows::{EntryRow, ObjectRow};
-use super::{cluster, journal as stored};
+use super::{cluster, journal as stored, restores};
 use crate::journal::{Chain, Collection, ENTRIES, JournalLine, Merged, OBJECTS, Staging};
 use crate::types::api::RestoreStatus;
 use crate::types::{EntryId, Error, ObjectId, Result, Version, id};
@@ -31,7 +31,7 @@ pub struct Staged {
     pub status: RestoreStatus,
     /// The newest version that the rows have.
     pub head: Version,
-    /// See [`restore::Plan::told`].
+    /// See [`super::restore::Plan::told`].
     pub told: Version,
     /// Rows whose content comes from the database itself and wins, by table and key.
     pub own: HashSet<(String, String)>,
@@ -51,7 +51,7 @@ pub fn stage(
     let mut own = HashSet::new();
     let Some(chain) = merged.chain.as_ref() else {
         status.source = "labels".into();
-        restore::stage_own(connection, &mut staging)?;
+        restores::stage_own(connection, &mut staging)?;
         let head = state.version.max(0);
         return Ok(Staged { staging, status, head, told: head, own });
     };
@@ -61,7 +61,7 @@ pub fn stage(
     let mut beyond = Branch::default();
     if state.history != chain.head.history || state.version == 0 {
         status.source = "journal".into();
-        if state.version > 0 && !restore::is_new(connection)? {
+        if state.version > 0 && !restores::is_new(connection)? {
             let sentence = format!(
                 "the database was of another history (version {}); what it alone had is left out",
                 state.version

@@ -11,7 +11,9 @@ use std::time::Duration;
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::r2d2::R2D2Connection;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
+use super::damage::{Damage, Soundness};
 pub use super::url::DatabaseUrl;
 use crate::types::error::IoContext;
 use crate::types::{Error, ErrorCode, Result};
@@ -19,6 +21,9 @@ use crate::types::{Error, ErrorCode, Result};
 /// Statement, lock and idle timeouts of every Postgres connection, in milliseconds: what a takeover of the
 /// lease waits for at most.
 const PG_TIMEOUT_MS: u32 = 3_000;
+/// Errors are told apart by their messages (see [`super::damage`]); only a role that may choose their language can.
+const PG_PLAIN_MESSAGES: &str = "DO $$ BEGIN PERFORM set_config('lc_messages', 'C', false);
+                                 EXCEPTION WHEN insufficient_privilege THEN NULL; END $$";
 /// How long a writer waits for another process's write lock on SQLite, in milliseconds.
 const SQLITE_BUSY_TIMEOUT_MS: u32 = 3_000;
 /// How long a request waits for a connection.
@@ -40,6 +45,9 @@ pub enum AnyConnection {
 pub(super) enum Use {
     Write,
     Read,
+    /// Reads what may be damaged and leaves every byte of it as it is: SQLite merges the write-ahead log into the
+    /// database when its last connection ends, unless that may only read.
+    Inspect,
 }
 
 /// Makes and checks connections for the pool.
@@ -66,24 +74,35 @@ impl r2d2::ManageConnection for Manager {
     }
 }
 
+/// What must not stand in the path of a SQLite URI as it is.
+const URI_ESCAPED: AsciiSet = NON_ALPHANUMERIC.remove(b'/').remove(b'.').remove(b'-').remove(b'_');
+
 fn connect(url: &DatabaseUrl, purpose: Use) -> std::result::Result<AnyConnection, diesel::r2d2::Error> {
     let mut connection = match url {
         DatabaseUrl::Postgres(url) => PgConnection::establish(url).map(AnyConnection::Postgres),
-        DatabaseUrl::Sqlite(path) => SqliteConnection::establish(&path.to_string_lossy()).map(AnyConnection::Sqlite),
+        DatabaseUrl::Sqlite(path) => {
+            let name = match purpose {
+                Use::Inspect => {
+                    format!("file:{}?mode=ro", utf8_percent_encode(&path.to_string_lossy(), &URI_ESCAPED))
+                }
+                Use::Write | Use::Read => path.to_string_lossy().into_owned(),
+            };
+            SqliteConnection::establish(&name).map(AnyConnection::Sqlite)
+        }
     }
     .map_err(diesel::r2d2::Error::ConnectionError)?;
     let settings = match (&connection, purpose) {
         (AnyConnection::Postgres(_), _) => format!(
             "SET statement_timeout = {PG_TIMEOUT_MS}; SET lock_timeout = {PG_TIMEOUT_MS};
              SET idle_in_transaction_session_timeout = {PG_TIMEOUT_MS}; SET TIME ZONE 'UTC';
-             SET synchronous_commit = on"
+             SET synchronous_commit = on; {PG_PLAIN_MESSAGES}"
         ),
         // The timeout comes first, so that the switch to WAL waits for a checkpoint under way.
         (AnyConnection::Sqlite(_), Use::Write) => format!(
             "PRAGMA busy_timeout = {SQLITE_BUSY_TIMEOUT_MS}; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
              PRAGMA foreign_keys = ON; PRAGMA journal_size_limit = 67108864"
         ),
-        (AnyConnection::Sqlite(_), Use::Read) => {
+        (AnyConnection::Sqlite(_), Use::Read | Use::Inspect) => {
             format!("PRAGMA busy_timeout = {SQLITE_BUSY_TIMEOUT_MS}; PRAGMA query_only = ON")
         }
     };
@@ -94,8 +113,9 @@ fn connect(url: &DatabaseUrl, purpose: Use) -> std::result::Result<AnyConnection
 pub(super) type Pool = r2d2::Pool<Manager>;
 pub(super) type PooledConnection = r2d2::PooledConnection<Manager>;
 
-/// A pool that connects when a connection is first needed.
-pub(super) fn pool(url: &DatabaseUrl, purpose: Use) -> Pool {
+/// A pool that connects when a connection is first needed. When it cannot, because what is there is no database any
+/// more, `soundness` learns of it at once.
+pub(super) fn pool(url: &DatabaseUrl, purpose: Use, soundness: &Soundness) -> Pool {
     let size = match (url, purpose) {
         (DatabaseUrl::Sqlite(_), Use::Write) => 1,
         _ => POOL_CONNECTIONS_MAX,
@@ -104,23 +124,29 @@ pub(super) fn pool(url: &DatabaseUrl, purpose: Use) -> Pool {
         .max_size(size)
         .min_idle(Some(0))
         .connection_timeout(POOL_TIMEOUT)
-        .error_handler(Box::new(LogPoolErrors))
+        .error_handler(Box::new(PoolErrors(soundness.clone())))
         .build_unchecked(Manager { url: url.clone(), purpose })
 }
 
 #[derive(Debug)]
-struct LogPoolErrors;
+struct PoolErrors(Soundness);
 
-impl<E: std::error::Error> r2d2::HandleError<E> for LogPoolErrors {
+impl<E: std::error::Error> r2d2::HandleError<E> for PoolErrors {
     fn handle_error(&self, error: E) {
-        log::warn!("the database cannot be reached: {error}");
+        match Damage::in_message(&error.to_string()) {
+            Some(damage) => drop(self.0.declare(&damage, !damage.of_disk)),
+            None => log::warn!("the database cannot be reached: {error}"),
+        }
     }
 }
 
 /// Connects once, outside any pool, so that the reason of a failure is known at once.
-pub(super) fn connect_once(url: &DatabaseUrl) -> Result<AnyConnection> {
-    connect(url, Use::Write).map_err(|error| {
-        Error::new(ErrorCode::Unavailable, format!("cannot connect to the database: {error}")).with_source(error)
+pub(super) fn connect_once(url: &DatabaseUrl, purpose: Use) -> Result<AnyConnection> {
+    connect(url, purpose).map_err(|error| match Damage::in_message(&error.to_string()) {
+        Some(damage) => damage.into(),
+        None => {
+            Error::new(ErrorCode::Unavailable, format!("cannot connect to the database: {error}")).with_source(error)
+        }
     })
 }
 

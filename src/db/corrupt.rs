@@ -160,7 +160,9 @@ impl Bench {
             None => format!("copy {}.{}", copy.object, copy.generation),
         };
         let reason: String = copy.reason.chars().take(REASON_CHARS_MAX).collect();
-        let place = if copy.aside {
+        let place = if copy.gone {
+            "it counts no longer"
+        } else if copy.aside {
             "it is in quarantine"
         } else if self.alarm {
             "the server has raised an alarm and leaves it where it is"
@@ -172,6 +174,12 @@ impl Bench {
             CorruptFate::Wait => return None,
             // It was told before.
             _ if copy.aside && !listed => return None,
+            CorruptFate::QuarantineForGood if copy.gone => (
+                "last_copy_corrupt",
+                "no other copy is on a server that is not down, so this file cannot be read before one of its copies is \
+                 back: is a disk of that server not mounted?"
+                    .to_string(),
+            ),
             CorruptFate::QuarantineForGood => (
                 "last_copy_corrupt",
                 "no other copy is on a server that is not down, so this file is damaged; the bytes stay in that \
@@ -187,7 +195,8 @@ impl Bench {
             CorruptFate::Quarantine => ("replica_corrupt", format!("the metadata does not list it; {place}")),
             CorruptFate::Leave => return None,
         };
-        Some((kind, format!("{what} is corrupt ({reason}): {rest}")))
+        let state = if copy.gone { "lost" } else { "corrupt" };
+        Some((kind, format!("{what} is {state} ({reason}): {rest}")))
     }
 
     /// Whether an event of this kind about this server, and this object, if there is one, was written a short while

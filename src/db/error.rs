@@ -2,6 +2,7 @@
 
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 
+use super::damage::Damage;
 use crate::types::{Error, ErrorCode};
 
 /// Why one change of a batch was not made.
@@ -34,8 +35,16 @@ impl From<Failure> for Error {
     }
 }
 
+/// A helper's error is a refusal, unless the database was its cause.
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
+        let mut cause = std::error::Error::source(&error);
+        while let Some(error_below) = cause {
+            if error_below.is::<DieselError>() || error_below.is::<Damage>() {
+                return Self::Database(error);
+            }
+            cause = error_below.source();
+        }
         Self::Refused(error)
     }
 }
@@ -46,9 +55,12 @@ impl From<DieselError> for Failure {
     }
 }
 
-/// Sorts diesel's failures: out of reach, overloaded, full, or a defect.
+/// Sorts diesel's failures: damaged, out of reach, overloaded, full, or a defect.
 impl From<DieselError> for Error {
     fn from(error: DieselError) -> Self {
+        if let Some(damage) = Damage::in_diesel(&error).filter(|_| !is_full(&error)) {
+            return damage.into();
+        }
         let (code, message) = match &error {
             DieselError::DatabaseError(DatabaseErrorKind::ClosedConnection, _)
             | DieselError::BrokenTransactionManager => (ErrorCode::Unavailable, "the database connection is lost"),
@@ -60,6 +72,11 @@ impl From<DieselError> for Error {
         };
         Self::new(code, message).with_source(error)
     }
+}
+
+/// A full disk makes some reads and writes fail in ways that look like damage.
+fn is_full(error: &DieselError) -> bool {
+    matches!(error, DieselError::DatabaseError(_, info) if of_message(info.message()).0 == ErrorCode::OutOfSpace)
 }
 
 /// Failures that diesel passes on as text only, from libpq and from SQLite.
@@ -102,5 +119,24 @@ mod tests {
         ] {
             assert_eq!(of_message(message).0, code, "{message}");
         }
+    }
+
+    #[test]
+    fn damage_and_failed_databases_are_no_refusals() {
+        let says =
+            |message: &str| DieselError::DatabaseError(DatabaseErrorKind::Unknown, Box::new(message.to_string()));
+        let damaged = Error::from(says("database disk image is malformed"));
+        assert_eq!((damaged.code(), Damage::in_chain(&damaged).is_some()), (ErrorCode::Unavailable, true));
+        let full = Error::from(says("could not read block 1: No space left on device"));
+        assert_eq!((full.code(), Damage::in_chain(&full).is_some()), (ErrorCode::OutOfSpace, false));
+        let at_commit = DieselError::RollbackErrorOnCommit {
+            rollback_error: Box::new(DieselError::NotFound),
+            commit_error: Box::new(says("disk I/O error")),
+        };
+        assert!(Damage::in_chain(&at_commit.into()).unwrap().of_disk);
+        for error in [damaged, Error::from(says("out of shared memory")).context("a helper")] {
+            assert!(matches!(Failure::from(error), Failure::Database(_)));
+        }
+        assert!(matches!(Failure::from(Error::not_found("/x")), Failure::Refused(_)));
     }
 }

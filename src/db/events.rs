@@ -8,7 +8,7 @@ use super::rows::{EventRow, utc};
 use super::schema::events::dsl;
 use crate::types::api::Event;
 use crate::types::id::floor_at;
-use crate::types::{ObjectId, Result, ServerId};
+use crate::types::{EventId, ObjectId, Result, ServerId};
 
 /// A new event; object and server are for the caller to set.
 pub fn row(time: NaiveDateTime, kind: &str, detail: String) -> EventRow {
@@ -44,7 +44,7 @@ pub fn trim(connection: &mut AnyConnection, before: NaiveDateTime, rows: i64) ->
 pub fn page(
     connection: &mut AnyConnection,
     object: Option<i64>,
-    before: Option<i64>,
+    before: Option<EventId>,
     limit: usize,
 ) -> Result<Vec<Event>> {
     filtered(connection, &Filter { object, ..Filter::default() }, before, limit)
@@ -54,7 +54,7 @@ pub fn page(
 pub fn filtered(
     connection: &mut AnyConnection,
     filter: &Filter,
-    before: Option<i64>,
+    before: Option<EventId>,
     limit: usize,
 ) -> Result<Vec<Event>> {
     let mut query = dsl::events.order(dsl::id.desc()).limit(limit as i64).select(EventRow::as_select()).into_boxed();
@@ -67,11 +67,11 @@ pub fn filtered(
     if let Some(kind) = &filter.kind {
         query = query.filter(dsl::kind.eq(kind));
     }
-    if let Some(before) = before {
+    if let Some(EventId(before)) = before {
         query = query.filter(dsl::id.lt(before));
     }
     let event = |row: EventRow| Event {
-        id: row.id,
+        id: EventId(row.id),
         time: utc(row.time),
         kind: row.kind,
         object: row.object.map(ObjectId),

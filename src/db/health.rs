@@ -8,12 +8,31 @@ use super::error::Step;
 use super::rows::{EventRow, ServerHealthRow};
 use super::schema::server_health::dsl;
 
-/// Writes the rows of servers that are still registered, each with an event when its health changed. Since when
-/// it has its health is the database's time: repair judges by it.
-pub fn save(connection: &mut AnyConnection, rows: &[(ServerHealthRow, Option<EventRow>)]) -> Step<()> {
+/// What a check saw of a server, when there is something new in it.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// Its new row.
+    pub row: ServerHealthRow,
+    /// Its health is another one.
+    pub health_changed: bool,
+    /// What people are told.
+    pub events: Vec<EventRow>,
+}
+
+/// Writes the rows of servers that are still registered, with their events. Since when a server has its health, and
+/// its trouble, is the database's time: repair judges by it.
+pub fn save(connection: &mut AnyConnection, seen: &[Seen]) -> Step<()> {
     let now = dialect::clock(connection)?;
-    for (row, event) in rows {
+    for Seen { row, health_changed, .. } in seen {
         let server = dsl::server_health.find(row.server);
+        if let Some(trouble) = &row.trouble {
+            let is_new = dsl::trouble.is_null().or(dsl::trouble.ne(trouble));
+            diesel::update(server.filter(is_new)).set(dsl::troubled.eq(now)).execute(connection)?;
+        } else {
+            diesel::update(server.filter(dsl::trouble.is_not_null()))
+                .set(dsl::troubled.eq(None::<chrono::NaiveDateTime>))
+                .execute(connection)?;
+        }
         // Not the boot id: a registration may have written a newer one during the round.
         diesel::update(server)
             .set((
@@ -23,16 +42,21 @@ pub fn save(connection: &mut AnyConnection, rows: &[(ServerHealthRow, Option<Eve
                 dsl::free_bytes.eq(row.free_bytes),
                 dsl::last_seen.eq(row.last_seen),
                 dsl::scrub_alarm.eq(row.scrub_alarm),
+                dsl::trouble.eq(&row.trouble),
             ))
             .execute(connection)?;
-        if event.is_some() {
+        // Of the process that was checked, which another one may have followed.
+        diesel::update(server.filter(dsl::boot_id.eq(&row.boot_id)))
+            .set(dsl::index_changes.eq(row.index_changes))
+            .execute(connection)?;
+        if *health_changed {
             diesel::update(server).set(dsl::since.eq(now)).execute(connection)?;
         }
         if row.synced_boot.is_empty() {
             diesel::update(server).set(dsl::synced_boot.eq("")).execute(connection)?;
         }
     }
-    let events: Vec<EventRow> = rows.iter().filter_map(|(_, event)| event.clone()).collect();
+    let events: Vec<EventRow> = seen.iter().flat_map(|seen| seen.events.iter().cloned()).collect();
     dialect::insert_events(connection, &events)?;
     Ok(())
 }

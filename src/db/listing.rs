@@ -162,7 +162,7 @@ pub fn object_views(connection: &mut AnyConnection, ids: &[i64]) -> Result<HashM
     for view in views.values_mut() {
         view.copies.sort_by_key(|(copy, server)| {
             // Ties are broken by a number that differs from object to object, so that reads spread.
-            (copy.state != ReplicaRow::PRESENT, server.health as u8, copy.generation)
+            (copy.state != ReplicaRow::PRESENT, server.health as u8, server.is_failing(), copy.generation)
         });
     }
     Ok(views)

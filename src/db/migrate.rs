@@ -7,10 +7,11 @@ use diesel::prelude::*;
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 use uuid::Uuid;
 
-use super::connection::{AnyConnection, DatabaseUrl, connect_once};
+use super::connection::{AnyConnection, DatabaseUrl, Use, connect_once};
+use super::damage::Damage;
 use super::error::Step;
 use super::rows::*;
-use super::{change, dialect, schema, transaction};
+use super::{change, check, dialect, schema, transaction};
 use crate::security::{ClusterSecret, token};
 use crate::types::api::Role;
 use crate::types::{Error, ErrorCode, Result, id};
@@ -24,9 +25,10 @@ const SQLITE: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
 pub const FIRST_TOKEN: &str = "superuser";
 
 /// Checks a database and brings its tables up to date. In an empty one it makes a new cluster only when
-/// `initialize` says so; else the database waits for a restore. A schema of a newer program is refused.
+/// `initialize` says so; else the database waits for a restore. A schema of a newer program is refused, and so is a
+/// database whose journal does not fit the rest of it ([`check::end_fits`]).
 pub fn prepare(url: &DatabaseUrl, initialize: bool, secret: &ClusterSecret, default_copies: u32) -> Result<()> {
-    let mut connection = connect_once(url)?;
+    let mut connection = connect_once(url, Use::Write)?;
     wait_for_others(&mut connection)?;
     dialect::let_statements_take_time(&mut connection)?;
     run_migrations(&mut connection)?;
@@ -43,7 +45,12 @@ pub fn prepare(url: &DatabaseUrl, initialize: bool, secret: &ClusterSecret, defa
     if !initialize && (clusters.is_empty() || waits) {
         log::warn!("{WAITING}");
     }
-    check_secret(&mut connection, secret)
+    check_secret(&mut connection, secret)?;
+    transaction(&mut connection, |connection| {
+        dialect::only_read_one_state(connection)?;
+        Ok(check::end_fits(connection)?)
+    })
+    .map_err(super::Failure::into_error)
 }
 
 /// Several name servers that start together on one database prepare it one after the other.
@@ -117,7 +124,10 @@ fn check_secret(connection: &mut AnyConnection, secret: &ClusterSecret) -> Resul
 
 /// Applies what is missing.
 pub fn run_migrations(connection: &mut AnyConnection) -> Result<()> {
-    let failed = |error| Error::internal(format!("cannot bring the database's tables up to date: {error}"));
+    let failed = |error: Box<dyn std::error::Error + Send + Sync>| match Damage::in_message(&error.to_string()) {
+        Some(damage) => Error::from(damage),
+        None => Error::internal(format!("cannot bring the database's tables up to date: {error}")),
+    };
     match connection {
         AnyConnection::Postgres(connection) => apply(connection, POSTGRES).map_err(failed)?,
         AnyConnection::Sqlite(connection) => apply(connection, SQLITE).map_err(failed)?,

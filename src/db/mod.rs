@@ -7,18 +7,23 @@
 //!   servers and changes never deadlock or race with each other.
 //! - Other transactions (replicas, queues, health) lock objects by id and never take that row.
 //! - No call runs on an actor's thread: [`Db`] hands closures to the blocking pool, behind a semaphore.
+//! - A sign of damage stops everything at once ([`damage`]): no transaction commits after it.
 //! - What differs between the backends is in [`dialect`].
 
+pub mod aside;
 pub mod branches;
 pub mod change;
+pub mod check;
 pub mod cluster;
 pub mod commit;
 pub mod connection;
 pub mod copy_tree;
 pub mod corrupt;
+pub mod damage;
 pub mod dialect;
 pub mod error;
 pub mod events;
+pub mod former;
 pub mod fsck;
 pub mod health;
 pub mod journal;
@@ -26,6 +31,7 @@ pub mod lease;
 pub mod listing;
 pub mod migrate;
 pub mod namespace;
+pub mod newcomer;
 pub mod outbox;
 pub mod pending;
 pub mod reap;
@@ -33,6 +39,7 @@ pub mod repair;
 pub mod replication;
 pub mod report;
 pub mod restore;
+pub mod restores;
 pub mod rows;
 pub mod schema;
 pub mod server;
@@ -41,19 +48,25 @@ pub mod token;
 pub mod tree;
 pub mod url;
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use diesel::prelude::*;
-use tokio::sync::Semaphore;
+use tokio::sync::{AcquireError, Semaphore};
 
 pub use connection::{AnyConnection, DatabaseUrl};
+pub use damage::Soundness;
 pub use error::{Failure, Step};
 
+use crate::security::ClusterSecret;
 use crate::types::{Error, ErrorCode, Result};
 use connection::{POOL_CONNECTIONS_MAX, Pool, PooledConnection, Use, lock_sqlite, pool};
+use damage::{Damage, refusal};
 
 /// Requests that wait for a connection; one more is answered `busy`.
 const WAITERS_MAX: usize = 1_000;
+/// How long requests under way may take to let go of a damaged database.
+const LET_GO_MAX: Duration = Duration::from_secs(30);
 
 /// The metadata store. Cheap to clone.
 #[derive(Clone)]
@@ -62,13 +75,34 @@ pub struct Db {
 }
 
 struct Inner {
-    write: Pool,
-    read: Pool,
-    write_permits: Semaphore,
-    read_permits: Semaphore,
+    url: DatabaseUrl,
+    soundness: Soundness,
+    /// Replaced when another database takes the place of a damaged one.
+    pools: RwLock<Pools>,
+    /// As many as connections to write with; whoever has all of them is alone.
+    writers: u32,
+    write_permits: Arc<Semaphore>,
+    read_permits: Arc<Semaphore>,
     waiters: Semaphore,
     /// Held while the program lives; see [`lock_sqlite`].
     _lock: Option<std::fs::File>,
+}
+
+#[derive(Clone)]
+struct Pools {
+    write: Pool,
+    read: Pool,
+}
+
+impl Pools {
+    fn new(url: &DatabaseUrl, soundness: &Soundness) -> Self {
+        Self { write: pool(url, Use::Write, soundness), read: pool(url, Use::Read, soundness) }
+    }
+
+    /// Of a database that was damaged when the program started: whatever is read, its files stay as they are.
+    fn to_inspect(url: &DatabaseUrl, soundness: &Soundness) -> Self {
+        Self { write: pool(url, Use::Write, soundness), read: pool(url, Use::Inspect, soundness) }
+    }
 }
 
 impl Db {
@@ -76,17 +110,92 @@ impl Db {
     pub fn open(url: &DatabaseUrl) -> Result<Self> {
         let (lock, writers) = match url {
             DatabaseUrl::Sqlite(path) => (Some(lock_sqlite(path)?), 1),
-            DatabaseUrl::Postgres(_) => (None, POOL_CONNECTIONS_MAX as usize),
+            DatabaseUrl::Postgres(_) => (None, POOL_CONNECTIONS_MAX),
         };
+        let soundness = Soundness::of(url);
         let inner = Inner {
-            write: pool(url, Use::Write),
-            read: pool(url, Use::Read),
-            write_permits: Semaphore::new(writers),
-            read_permits: Semaphore::new(POOL_CONNECTIONS_MAX as usize),
+            url: url.clone(),
+            pools: RwLock::new(Pools::new(url, &soundness)),
+            soundness,
+            writers,
+            write_permits: Arc::new(Semaphore::new(writers as usize)),
+            read_permits: Arc::new(Semaphore::new(POOL_CONNECTIONS_MAX as usize)),
             waiters: Semaphore::new(WAITERS_MAX),
             _lock: lock,
         };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Where it is.
+    pub fn url(&self) -> &DatabaseUrl {
+        &self.inner.url
+    }
+
+    /// Whether it can be relied on.
+    pub fn soundness(&self) -> &Soundness {
+        &self.inner.soundness
+    }
+
+    /// Looks at what may be damaged before anything is written to it, and brings its tables up to date when it is well
+    /// ([`migrate::prepare`]). A damaged one is no failure: it is read as far as it can be, and waits for its restore.
+    pub async fn prepare(&self, initialize: bool, secret: &ClusterSecret, default_copies: u32) -> Result<()> {
+        let (url, soundness, secret) = (self.inner.url.clone(), self.inner.soundness.clone(), secret.clone());
+        let task = tokio::task::spawn_blocking(move || {
+            check::before_use(&url, &soundness)?;
+            migrate::prepare(&url, initialize, &secret, default_copies)
+        });
+        let outcome =
+            task.await.map_err(|error| Error::internal("preparing the database panicked").with_source(error))?;
+        match outcome {
+            Err(error) if Damage::in_chain(&error).is_some() => {
+                let error = self.judge(Use::Read, error);
+                self.set_pools(Pools::to_inspect(&self.inner.url, &self.inner.soundness));
+                // A full disk looks like damage at first.
+                self.inner.soundness.trouble().map(drop).ok_or(error)
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Puts a damaged database aside and begins an empty one in its place, which waits for a restore. Answers where
+    /// the damaged one is now; nothing of it is removed. It is done again when it was interrupted.
+    pub async fn begin_anew(&self, secret: &ClusterSecret) -> Result<Option<aside::Place>> {
+        let busy = |_| Error::new(ErrorCode::Busy, "requests still hold on to the damaged database; try again");
+        let closed = |error: AcquireError| Error::internal("the database is closed").with_source(error);
+        let inner = &self.inner;
+        let alone = async {
+            let write = inner.write_permits.acquire_many(inner.writers).await?;
+            Ok::<_, AcquireError>((write, inner.read_permits.acquire_many(POOL_CONNECTIONS_MAX).await?))
+        };
+        let _alone = tokio::time::timeout(LET_GO_MAX, alone).await.map_err(busy)?.map_err(closed)?;
+        let (this, secret) = (self.clone(), secret.clone());
+        let task = tokio::task::spawn_blocking(move || {
+            let url = &this.inner.url;
+            let place = aside::put(url)?;
+            // Connections to what was moved end here.
+            this.set_pools(Pools::new(url, &this.inner.soundness));
+            migrate::prepare(url, false, &secret, 1)?;
+            crate::types::failpoint::RESTORE_BEGUN_ANEW.passed();
+            this.inner.soundness.clear();
+            Ok(place)
+        });
+        task.await.map_err(|error| Error::internal("putting the database aside panicked").with_source(error))?
+    }
+
+    /// Tries to leave a note in a damaged database, for others that use it.
+    pub async fn note_damage<T, F>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut AnyConnection) -> Step<T> + Send + 'static,
+    {
+        let pool = self.inner.pools.read().unwrap_or_else(PoisonError::into_inner).write.clone();
+        let task = tokio::task::spawn_blocking(move || transaction(&mut *get(&pool)?, work));
+        let outcome = task.await.map_err(|error| Error::internal("noting damage panicked").with_source(error))?;
+        outcome.map_err(Failure::into_error)
+    }
+
+    fn set_pools(&self, pools: Pools) {
+        *self.inner.pools.write().unwrap_or_else(PoisonError::into_inner) = pools;
     }
 
     /// Runs a read. It sees one state of the database only inside a single query.
@@ -121,7 +230,7 @@ impl Db {
         T: Send + 'static,
         F: FnOnce(&mut AnyConnection) -> Step<T> + Send + 'static,
     {
-        self.run(Use::Write, move |connection| transaction(connection, work).map_err(Failure::into_error)).await
+        self.write_step(work).await.map_err(Failure::into_error)
     }
 
     /// Runs a transaction and keeps the split between a refused change and a failed database.
@@ -130,8 +239,18 @@ impl Db {
         T: Send + 'static,
         F: FnOnce(&mut AnyConnection) -> Step<T> + Send + 'static,
     {
+        let soundness = self.inner.soundness.clone();
+        // Damage that was seen while the transaction ran stops it, too.
+        let work = move |connection: &mut AnyConnection| {
+            let answer = work(connection)?;
+            soundness.require().map_err(Failure::Database)?;
+            Ok(answer)
+        };
         let outcome = self.run(Use::Write, move |connection| Ok(transaction(connection, work))).await;
-        outcome.map_err(Failure::Database)?
+        match outcome.map_err(Failure::Database)? {
+            Err(Failure::Database(error)) => Err(Failure::Database(self.judge(Use::Write, error))),
+            outcome => outcome,
+        }
     }
 
     async fn run<T, F>(&self, purpose: Use, work: F) -> Result<T>
@@ -139,18 +258,46 @@ impl Db {
         T: Send + 'static,
         F: FnOnce(&mut AnyConnection) -> Result<T> + Send + 'static,
     {
-        let inner = self.inner.clone();
+        let inner = &self.inner;
         let _waiting = inner
             .waiters
             .try_acquire()
             .map_err(|_| Error::new(ErrorCode::Busy, "too many requests wait for the database; try again"))?;
         let permits = if purpose == Use::Read { &inner.read_permits } else { &inner.write_permits };
-        let _permit = permits.acquire().await.map_err(|e| Error::internal("the database is closed").with_source(e))?;
-        let pool = if purpose == Use::Read { inner.read.clone() } else { inner.write.clone() };
-        let task = tokio::task::spawn_blocking(move || work(&mut *get(&pool)?));
+        // It goes with the work, which goes on when nobody waits for it any more.
+        let permit = permits.clone().acquire_owned().await;
+        let permit = permit.map_err(|e| Error::internal("the database is closed").with_source(e))?;
+        let trouble = inner.soundness.trouble().filter(|trouble| purpose == Use::Write || trouble.unreadable);
+        if let Some(trouble) = trouble {
+            return Err(refusal(&trouble));
+        }
+        // Not before the permit is there: meanwhile another database may have taken the place.
+        let pools = inner.pools.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let pool = if purpose == Use::Read { pools.read } else { pools.write };
+        let task = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            work(&mut *get(&pool)?)
+        });
         match task.await {
-            Ok(outcome) => outcome,
+            Ok(outcome) => outcome.map_err(|error| self.judge(purpose, error)),
             Err(error) => Err(Error::internal("a database operation panicked").with_source(error)),
+        }
+    }
+
+    /// Looks for signs of damage in an error, and stops everything when there is one. What a damaged database does not
+    /// find may be there all the same.
+    fn judge(&self, purpose: Use, error: Error) -> Error {
+        let soundness = &self.inner.soundness;
+        let Some(damage) = Damage::in_chain(&error) else {
+            let trouble = soundness.trouble().filter(|_| error.code() == ErrorCode::NotFound);
+            return trouble.map_or(error.clone(), |trouble| refusal(&trouble).with_source(error));
+        };
+        match soundness.declare(&damage, false) {
+            // It may have been the commit that failed: nobody knows what became of it.
+            Some(trouble) if purpose == Use::Write => Error::unavailable(trouble.sentence.clone()).with_source(error),
+            Some(trouble) => refusal(&trouble).with_source(error),
+            None => Error::new(ErrorCode::OutOfSpace, "the database has no room left; free some on its disk")
+                .with_source(error),
         }
     }
 }

@@ -121,6 +121,7 @@ pub struct Done {
 
 /// The servers as repair sees them.
 pub fn server_facts(views: &[ServerView], now: NaiveDateTime, repair_delay: TimeDelta) -> Vec<ServerFacts> {
+    let is_long_ago = |since: Option<NaiveDateTime>| since.is_none_or(|since| now - since >= repair_delay);
     let facts = |view: &ServerView| ServerFacts {
         place: Candidate {
             server: ServerId(view.row.id),
@@ -129,7 +130,10 @@ pub fn server_facts(views: &[ServerView], now: NaiveDateTime, repair_delay: Time
             free_bytes: view.checked.as_ref().map_or(0, |checked| checked.free_bytes as u64),
         },
         health: view.health,
-        gone: view.health == Health::Down && view.since().is_none_or(|since| now - since >= repair_delay),
+        gone: view.health == Health::Down && is_long_ago(view.since())
+            || view.is_failing() && is_long_ago(view.troubled()),
+        failing: view.is_failing(),
+        can_keep: view.trouble().is_none(),
         admin_state: view.admin_state,
         syncing: view.is_syncing(),
         alarmed: view.is_alarmed(),

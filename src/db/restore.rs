@@ -1,6 +1,8 @@
 //! Writing the tables anew from what the storage servers have: one transaction, so that an interrupted restore has
 //! changed nothing and is run again.
 
+mod tail;
+
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use chrono::NaiveDateTime;
@@ -9,16 +11,16 @@ use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256 as Hasher};
 
 use super::connection::AnyConnection;
-use super::error::{Failure, Step};
+use super::error::Step;
 use super::rows::*;
 use super::schema::*;
-use super::{dialect, events, tree};
-use crate::decisions::restore::{Found, Marked, newest};
+use super::{dialect, events};
+use crate::decisions::restore::Marked;
 use crate::journal::{ENTRIES, OBJECTS, SERVERS, Staging, TOKENS};
 use crate::types::api::RestoreStatus;
 use crate::types::limits::COMPONENT_BYTES_MAX;
 use crate::types::storage_api::InventoryLine;
-use crate::types::{DfsPath, EntryId, Error, ObjectId, Result, Version, id};
+use crate::types::{EntryId, Error, ObjectId, Result, Version, id};
 
 /// Versions are left out after a restore, so that none that anybody remembers is used again.
 pub const VERSION_MARGIN: i64 = 1_000_000;
@@ -41,16 +43,28 @@ pub struct Plan {
     /// way, that is the end of the journal's copies: what was committed behind it on their way has higher numbers, and
     /// the database has given the same ones to changes of its own.
     pub told: Version,
-    /// The newest version that anybody has heard of.
-    pub newest: Version,
+    /// The newest change that anybody knows of.
+    pub known: Known,
     /// The servers that answered, as they announce themselves now.
     pub servers: Vec<ServerRow>,
-    /// The first token.
+    /// The first token, where nothing tells which tokens there were.
     pub superuser: TokenRow,
+    /// It has started the restore.
+    pub by_first_token: bool,
     /// Copies wanted where no directory says it.
     pub copies: i32,
     /// Rows whose content comes from the database itself and wins, by table and key.
     pub own: HashSet<(String, String)>,
+}
+
+/// The newest change that is known to have been made.
+pub struct Known {
+    /// Its version.
+    pub version: Version,
+    /// Who knows it.
+    pub by: String,
+    /// What can be read of changes that are not back.
+    pub rows: Vec<String>,
 }
 
 /// Adds a sentence to a list that is kept short, and counts it.
@@ -76,15 +90,18 @@ pub fn rebuild(
     let now = dialect::clock(connection)?.max(cluster.clock_floor);
     clear(connection)?;
     let mut rebuild = Rebuild { connection, staging, plan, now, status: &mut status, last: plan.head };
-    rebuild.servers_and_tokens()?;
+    rebuild.servers()?;
+    rebuild.tokens()?;
     rebuild.objects()?;
     rebuild.entries()?;
     rebuild.release()?;
     let marked = rebuild.replicas()?;
     rebuild.tail(&marked)?;
+    rebuild.changes_lost(&marked);
     rebuild.count()?;
-    let last = rebuild.last.max(plan.newest).max(cluster.last_version);
+    let last = rebuild.last.max(plan.known.version).max(cluster.last_version);
     finish(connection, plan, last, now, &status)?;
+    crate::types::failpoint::RESTORE_WRITTEN.passed();
     Ok(status)
 }
 
@@ -131,7 +148,7 @@ impl Rebuild<'_> {
     }
 
     /// Servers as they announce themselves now; what a person decided about them is the journal's.
-    fn servers_and_tokens(&mut self) -> Step<()> {
+    fn servers(&mut self) -> Step<()> {
         let known: Vec<ServerRow> = self.rows(SERVERS)?;
         let mut rows: HashMap<i64, ServerRow> = known.into_iter().map(|row| (row.id, row)).collect();
         for server in &self.plan.servers {
@@ -151,14 +168,44 @@ impl Rebuild<'_> {
                 last_seen: None,
                 synced_boot: String::new(),
                 scrub_alarm: false,
+                index_changes: 0,
+                trouble: None,
+                troubled: None,
             };
             diesel::insert_into(server_health::table).values(&health).execute(self.connection)?;
         }
+        Ok(())
+    }
+
+    /// Tokens as the journal tells them: what was revoked stays revoked, the first token too. Only where nothing tells of
+    /// tokens that one is made anew, because somebody must be able to go on.
+    fn tokens(&mut self) -> Step<()> {
         let mut tokens: Vec<TokenRow> = self.rows(TOKENS)?;
-        tokens.retain(|row| row.name != self.plan.superuser.name);
-        tokens.push(self.plan.superuser.clone());
+        let first = self.plan.superuser.sha256.clone();
+        if self.status.source == "labels" && tokens.iter().all(|row| row.sha256 == first) {
+            self.status.notes.push(format!(
+                "No journal tells which tokens there were. The token {:?}, which is derived from the secret, is valid again, \
+                 also if it had been revoked; all others are gone.",
+                self.plan.superuser.name
+            ));
+            tokens = vec![self.plan.superuser.clone()];
+        }
         for row in &tokens {
             diesel::insert_into(tokens::table).values(row).execute(self.connection)?;
+        }
+        if self.plan.by_first_token && tokens.iter().all(|row| row.sha256 != first) {
+            self.status.notes.push(format!(
+                "This restore was started with the token {:?}, which is derived from the secret and had been revoked. It was \
+                 taken because the cluster waited for its restore; it is revoked again.",
+                self.plan.superuser.name
+            ));
+        }
+        let now = self.now;
+        let can_administer = |row: &TokenRow| {
+            row.role == "superuser" && row.prefix.is_none() && row.expires.is_none_or(|expires| expires > now)
+        };
+        if !tokens.iter().any(can_administer) {
+            self.status.notes.push("No superuser's token is valid: the last one was revoked or has ended.".into());
         }
         Ok(())
     }
@@ -342,121 +389,6 @@ impl Rebuild<'_> {
         }
     }
 
-    /// Brings back what was committed after the journal's end, under the paths of the commits.
-    fn tail(&mut self, marked: &[Marked]) -> Step<()> {
-        let (found, said) = newest(marked);
-        for sentence in said {
-            say(&mut self.status.conflicts, &mut self.status.conflicts_total, sentence);
-        }
-        for found in &found {
-            self.last = self.last.max(found.version);
-            self.bring_back(found)?;
-            self.status.tail += 1;
-        }
-        let by_object: HashMap<ObjectId, &Found> = found.iter().map(|found| (found.object, found)).collect();
-        let mut after: Option<String> = None;
-        loop {
-            let page = self.staging.page(INVENTORY, after.as_deref(), BATCH_ROWS as i64)?;
-            let Some(last) = page.last() else { break };
-            after = Some(last.key.clone());
-            let mut rows = Vec::new();
-            for row in &page {
-                let line: InventoryLine = parse(&row.content)?;
-                let server = row.key.split('/').next().and_then(|text| text.parse::<crate::types::ServerId>().ok());
-                if let (Some(server), Some(found)) = (server, by_object.get(&line.replica.object))
-                    && (found.sha256, found.size) == (line.sha256, line.size)
-                {
-                    rows.push(replica(server, &line, self.now));
-                }
-            }
-            dialect::insert_replicas_if_absent(self.connection, &rows)?;
-        }
-        self.release()
-    }
-
-    fn bring_back(&mut self, found: &Found) -> Step<()> {
-        let Ok(path) = DfsPath::parse(&found.label) else { return Ok(()) };
-        let Some((parent_path, name)) = path.split() else { return Ok(()) };
-        let parent = self.directory(&parent_path)?;
-        let object = ObjectRow {
-            id: found.object.0,
-            state: ObjectRow::LIVE.into(),
-            size: found.size as i64,
-            sha256: found.sha256.0.to_vec(),
-            copies_wanted: parent.1,
-            label: found.label.clone(),
-            version: found.version,
-            created: self.now,
-            forget_after: None,
-        };
-        dialect::insert_objects_if_absent(self.connection, &[object])?;
-        let mut name = name.to_string();
-        match tree::child(self.connection, parent.0, &name)? {
-            Some(entry) if entry.is_directory() || self.is_own(&entry) => {
-                name = renamed(&name, &format!("restored {}", found.object));
-                let what =
-                    if entry.is_directory() { "is a directory" } else { "has the database's own, later content" };
-                let sentence = format!("{path} {what}; the file that was committed there is {name:?} now");
-                say(&mut self.status.conflicts, &mut self.status.conflicts_total, sentence);
-            }
-            Some(entry) => {
-                diesel::update(entries::table.find(entry.id))
-                    .set((entries::object.eq(Some(found.object.0)), entries::version.eq(found.version)))
-                    .execute(self.connection)?;
-                return Ok(());
-            }
-            None => {}
-        }
-        let row = EntryRow {
-            id: EntryId::generate().0,
-            parent: Some(parent.0),
-            name,
-            kind: EntryRow::FILE.into(),
-            object: Some(found.object.0),
-            replication: None,
-            version: found.version,
-            created: self.now,
-            modified: self.now,
-        };
-        dialect::insert_entries(self.connection, &[row])?;
-        Ok(())
-    }
-
-    /// The directory at a path, made if need be, and the copies wanted in it. Where a file is in the way, another
-    /// name is taken for the directory.
-    fn directory(&mut self, path: &DfsPath) -> Step<(i64, i32)> {
-        let (mut parent, mut copies) = (id::ROOT.0, tree::walk(self.connection, &DfsPath::root())?.copies_wanted());
-        for name in path.components() {
-            let mut name = name.to_string();
-            let mut found = tree::child(self.connection, parent, &name)?;
-            if found.as_ref().is_some_and(|entry| !entry.is_directory()) {
-                name = renamed(&name, "restored");
-                found = tree::child(self.connection, parent, &name)?;
-            }
-            let entry = match found {
-                Some(entry) => entry,
-                None => {
-                    let row = EntryRow {
-                        id: EntryId::generate().0,
-                        parent: Some(parent),
-                        name,
-                        kind: EntryRow::DIRECTORY.into(),
-                        object: None,
-                        replication: None,
-                        version: self.plan.head,
-                        created: self.now,
-                        modified: self.now,
-                    };
-                    dialect::insert_entries(self.connection, std::slice::from_ref(&row))?;
-                    row
-                }
-            };
-            copies = entry.replication.unwrap_or(copies);
-            parent = entry.id;
-        }
-        Ok((parent, copies))
-    }
-
     fn count(&mut self) -> Step<()> {
         let of = |kind: &str| entries::table.filter(entries::kind.eq(kind.to_string())).count();
         let files: i64 = of(EntryRow::FILE).get_result(self.connection)?;
@@ -526,74 +458,11 @@ fn finish(
         status.losses_total,
         status.doubts_total
     );
-    dialect::insert_events(connection, &[events::row(now, "restored", detail)])?;
-    Ok(())
-}
-
-/// Stops the cluster for a restore and raises its epoch. Answers the epoch.
-pub fn begin(connection: &mut AnyConnection, cluster_id: uuid::Uuid, epoch_seen: i64) -> Step<i64> {
-    let row = dialect::lock_cluster(connection)?;
-    let epoch = row.epoch.max(epoch_seen) + 1;
-    diesel::update(cluster::table)
-        .set((
-            cluster::cluster_id.eq(cluster_id.to_string()),
-            cluster::epoch.eq(epoch),
-            cluster::mode.eq("restoring"),
-            cluster::mode_reason.eq("a restore is under way, or was interrupted: run `holdfast restore` again"),
-        ))
-        .execute(connection)?;
-    Ok(epoch)
-}
-
-/// Keeps the report of a restore.
-pub fn save_report(
-    connection: &mut AnyConnection,
-    id: i64,
-    started: NaiveDateTime,
-    ended: Option<NaiveDateTime>,
-    status: &RestoreStatus,
-) -> Step<()> {
-    let report = serde_json::to_string(status)
-        .map_err(|error| Failure::Database(Error::internal("cannot encode a report").with_source(error)))?;
-    let row = RestoreRow { id, started, ended, report };
-    diesel::delete(restores::table.find(id)).execute(connection)?;
-    diesel::insert_into(restores::table).values(&row).execute(connection)?;
-    Ok(())
-}
-
-/// The report of the last restore, if there was one.
-pub fn last_report(connection: &mut AnyConnection) -> Result<Option<RestoreStatus>> {
-    let report: Option<String> =
-        restores::table.order(restores::id.desc()).select(restores::report).first(connection).optional()?;
-    report.as_deref().map(parse).transpose()
-}
-
-/// Whether nothing was ever stored under this database's cluster: no file and no server.
-pub fn is_new(connection: &mut AnyConnection) -> Result<bool> {
-    let servers: i64 = servers::table.count().get_result(connection)?;
-    let objects: i64 = objects::table.count().get_result(connection)?;
-    Ok(servers == 0 && objects == 0)
-}
-
-/// Puts the database's own rows into an empty staging: when no journal is left, they are better than nothing.
-pub fn stage_own(connection: &mut AnyConnection, staging: &mut Staging) -> Result<()> {
-    for table in [SERVERS, TOKENS, OBJECTS, ENTRIES] {
-        let mut after: Option<String> = None;
-        loop {
-            let rows = super::journal::page(connection, table, after.as_deref(), BATCH_ROWS as i64)?;
-            for (key, content) in &rows {
-                staging.apply(table, key, Some(content))?;
-            }
-            match rows.into_iter().last() {
-                Some((key, _)) => after = Some(key),
-                None => break,
-            }
-        }
+    let mut happened = vec![events::row(now, "restored", detail)];
+    if status.lost_changes > 0 {
+        happened.extend(status.losses.first().map(|sentence| events::row(now, "changes_lost", sentence.clone())));
     }
+    happened.extend(status.notes.iter().map(|note| events::row(now, "restore_note", note.clone())));
+    dialect::insert_events(connection, &happened)?;
     Ok(())
-}
-
-/// The number of copies that the root wants now, if there is a root.
-pub fn root_copies(connection: &mut AnyConnection) -> Result<Option<i32>> {
-    Ok(entries::table.find(id::ROOT.0).select(entries::replication).first(connection).optional()?.flatten())
 }

@@ -6,6 +6,7 @@ use diesel::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::schema::*;
+use crate::types::storage_api::Peer;
 use crate::types::{Result, Sha256, Time};
 
 /// A stored time as the rest of the program has it.
@@ -43,6 +44,13 @@ pub struct ServerRow {
     pub registered: NaiveDateTime,
 }
 
+impl ServerRow {
+    /// The server as a recipient of requests. With an identity that is none nobody takes them.
+    pub fn peer(&self) -> Peer {
+        Peer { identity: self.identity.parse().unwrap_or_default(), url: self.url.clone() }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Queryable, Selectable, Insertable, AsChangeset)]
 #[diesel(table_name = server_health, treat_none_as_null = true)]
 pub struct ServerHealthRow {
@@ -56,6 +64,9 @@ pub struct ServerHealthRow {
     pub last_seen: Option<NaiveDateTime>,
     pub synced_boot: String,
     pub scrub_alarm: bool,
+    pub index_changes: i64,
+    pub trouble: Option<String>,
+    pub troubled: Option<NaiveDateTime>,
 }
 
 impl ServerHealthRow {

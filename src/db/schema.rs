@@ -43,6 +43,9 @@ diesel::table! {
         last_seen -> Nullable<Timestamp>,
         synced_boot -> Text,
         scrub_alarm -> Bool,
+        index_changes -> BigInt,
+        trouble -> Nullable<Text>,
+        troubled -> Nullable<Timestamp>,
     }
 }
 

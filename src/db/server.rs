@@ -7,9 +7,13 @@ use diesel::prelude::*;
 use super::change::Changes;
 use super::connection::AnyConnection;
 use super::error::{Failure, Step};
+use super::newcomer;
 use super::rows::*;
 use super::schema::{outbox, replicas, server_health, servers};
+use crate::decisions::admission::Known;
+use crate::decisions::health::copies_last;
 use crate::types::api::{AdminState, Health, RegisterRequest};
+use crate::types::storage_api::TroubleCode;
 use crate::types::{Error, ErrorCode, Result, ServerId};
 
 /// A server with its health.
@@ -36,6 +40,31 @@ impl ServerView {
     /// and its copies do not count when something is to be deleted.
     pub fn is_alarmed(&self) -> bool {
         self.checked.as_ref().is_some_and(|checked| checked.scrub_alarm)
+    }
+
+    /// Why it cannot keep what it would be given, if it answers and says so.
+    pub fn trouble(&self) -> Option<TroubleCode> {
+        self.checked.as_ref()?.trouble.as_deref().map(TroubleCode::of_word)
+    }
+
+    /// It answers, and what it has is not to be counted on for long.
+    pub fn is_failing(&self) -> bool {
+        self.trouble().is_some_and(|code| !copies_last(code))
+    }
+
+    /// Whether it can be given anything to keep.
+    pub fn can_keep(&self) -> bool {
+        self.health == Health::Live && self.trouble().is_none()
+    }
+
+    /// Its health, as far as it is a matter of what is lost with it: a failing disk is as good as none.
+    pub fn health_of_copies(&self) -> Health {
+        if self.is_failing() { Health::Down } else { self.health }
+    }
+
+    /// Since when it has its trouble.
+    pub fn troubled(&self) -> Option<chrono::NaiveDateTime> {
+        self.checked.as_ref()?.troubled
     }
 
     /// Since when it has its health.
@@ -111,9 +140,13 @@ pub fn holds(connection: &mut AnyConnection, id: i64) -> QueryResult<(i64, i64)>
 pub fn drained(changes: &mut Changes<'_>, id: i64) -> Step<bool> {
     let row = require(changes, ServerId(id))?;
     let (listed, deletions) = holds(changes.connection, id)?;
-    let dead: Option<String> =
-        server_health::table.find(id).select(server_health::health).first(changes.connection).optional()?;
-    let deletions = if dead.as_deref() == Some("down") { 0 } else { deletions };
+    let dead: Option<(String, Option<String>)> = server_health::table
+        .find(id)
+        .select((server_health::health, server_health::trouble))
+        .first(changes.connection)
+        .optional()?;
+    // The dead carry out none, and a disk that takes no writes does not either.
+    let deletions = if dead.is_some_and(|(health, trouble)| is_dead(&health, trouble)) { 0 } else { deletions };
     if row.admin_state != "draining" || listed + deletions > 0 {
         return Ok(false);
     }
@@ -122,6 +155,10 @@ pub fn drained(changes: &mut Changes<'_>, id: i64) -> Step<bool> {
     let event = super::events::row(changes.now, "server_drained", detail);
     super::dialect::insert_events(changes.connection, &[EventRow { server: Some(id), ..event }])?;
     Ok(true)
+}
+
+fn is_dead(health: &str, trouble: Option<String>) -> bool {
+    health == "down" || trouble.is_some_and(|word| !copies_last(TroubleCode::of_word(&word)))
 }
 
 /// How many replicas the metadata lists on each server.
@@ -138,12 +175,34 @@ pub fn find(connection: &mut AnyConnection, id: ServerId) -> QueryResult<Option<
     servers::table.find(id.0).select(ServerRow::as_select()).first(connection).optional()
 }
 
-/// Takes a server's announcement. Writes (and journals) only what has changed.
-pub fn register(changes: &mut Changes<'_>, request: &RegisterRequest) -> Step<ServerId> {
+/// What is known of a server, for those who judge whether it is what it says.
+pub fn known(connection: &mut AnyConnection, id: ServerId) -> Result<Option<Known>> {
+    let Some(row) = find(connection, id)? else { return Ok(None) };
+    let health: Option<ServerHealthRow> =
+        server_health::table.find(id.0).select(ServerHealthRow::as_select()).first(connection).optional()?;
+    Ok(Some(Known {
+        name: row.name,
+        url: row.url,
+        boot_id: health.as_ref().and_then(|health| health.boot_id.parse().ok()),
+        index_changes: health.map_or(0, |health| health.index_changes),
+    }))
+}
+
+/// Takes the announcement of a server that was judged by what was `known` of it; when something else is known by now,
+/// it must be judged again. Writes (and journals) only what has changed.
+pub fn register(changes: &mut Changes<'_>, request: &RegisterRequest, judged_by: Option<&Known>) -> Step<ServerId> {
     let id = ServerId::of_identity(request.identity);
+    let place = |known: &Known| (known.url.clone(), known.boot_id);
+    if known(changes.connection, id)?.as_ref().map(place) != judged_by.map(place) {
+        return Err(Error::unavailable("another announcement of this storage server came first; ask again").into());
+    }
     let known = find(changes.connection, id)?;
-    if let Some(known) = &known {
-        refuse_twin(changes, known, request)?;
+    if let Some(known) = known.as_ref().filter(|known| known.identity != request.identity.to_string()) {
+        let message = format!(
+            "the identity {} collides with that of {}; join with an empty directory",
+            request.identity, known.name
+        );
+        return Err(Error::new(ErrorCode::Forbidden, message).into());
     }
     let row = ServerRow {
         id: id.0,
@@ -158,6 +217,7 @@ pub fn register(changes: &mut Changes<'_>, request: &RegisterRequest) -> Step<Se
     };
     match known {
         None => {
+            newcomer::tell(changes, &row)?;
             diesel::insert_into(servers::table).values(&row).execute(changes.connection)?;
             changes.record("servers", row.id, Some(&row))?;
         }
@@ -171,33 +231,6 @@ pub fn register(changes: &mut Changes<'_>, request: &RegisterRequest) -> Step<Se
     Ok(id)
 }
 
-/// A copied data directory would make two servers one: the second is refused while the first answers.
-fn refuse_twin(changes: &mut Changes<'_>, known: &ServerRow, request: &RegisterRequest) -> Step<()> {
-    if known.identity != request.identity.to_string() {
-        let message = format!(
-            "the identity {} collides with that of {}; join with an empty directory",
-            request.identity, known.name
-        );
-        return Err(Error::new(ErrorCode::AlreadyExists, message).into());
-    }
-    let health: Option<ServerHealthRow> = server_health::table
-        .find(known.id)
-        .select(ServerHealthRow::as_select())
-        .first(changes.connection)
-        .optional()?;
-    let other_is_live = health.is_some_and(|health| {
-        health_of(&health.health) == Health::Live && health.boot_id != request.boot_id.to_string()
-    });
-    if other_is_live && known.url != request.url {
-        let message = format!(
-            "the identity {} is already live at {}; a data directory must not be copied (this one announced itself from {})",
-            request.identity, known.url, request.url
-        );
-        return Err(Error::new(ErrorCode::AlreadyExists, message).into());
-    }
-    Ok(())
-}
-
 /// Notes start and room; the health is for the checks to say.
 fn note_boot(changes: &mut Changes<'_>, id: ServerId, request: &RegisterRequest) -> Step<()> {
     use server_health::dsl;
@@ -207,6 +240,7 @@ fn note_boot(changes: &mut Changes<'_>, id: ServerId, request: &RegisterRequest)
             dsl::boot_id.eq(&boot_id),
             dsl::capacity_bytes.eq(capacity),
             dsl::free_bytes.eq(request.free_bytes as i64),
+            dsl::index_changes.eq(request.index_changes),
         ))
         .execute(changes.connection)?;
     if updated == 0 {
@@ -221,6 +255,9 @@ fn note_boot(changes: &mut Changes<'_>, id: ServerId, request: &RegisterRequest)
             last_seen: None,
             synced_boot: String::new(),
             scrub_alarm: false,
+            index_changes: request.index_changes,
+            trouble: None,
+            troubled: None,
         };
         diesel::insert_into(server_health::table).values(&row).execute(changes.connection)?;
     }

@@ -35,6 +35,8 @@ pub struct Differences {
     pub lines: Vec<(InventoryLine, Verdict)>,
     /// Copies that the metadata lists and the page lacks.
     pub missing: Vec<ReplicaKey>,
+    /// Copies that the metadata lists and whose files the server has lost, as it says itself.
+    pub gone: Vec<ReplicaKey>,
     /// Copies that are as they should be.
     pub kept: usize,
 }

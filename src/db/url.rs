@@ -7,6 +7,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use super::damage::full_name;
 use crate::types::{Error, Result};
 
 /// Where the metadata is.
@@ -35,6 +36,17 @@ impl DatabaseUrl {
                 Err(Error::invalid(format!(
                     "the database URL {begins}; it must be postgres://USER@HOST/NAME or sqlite://PATH"
                 )))
+            }
+        }
+    }
+
+    /// What people call it: the file's full name, or hosts and database; never a password.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Sqlite(path) => full_name(path),
+            Self::Postgres(url) => {
+                let (_, place) = split_userinfo(url.split_once("://").map_or(url.as_str(), |(_, rest)| rest));
+                place.split('?').next().unwrap_or_default().into()
             }
         }
     }
@@ -168,6 +180,18 @@ mod tests {
         assert_eq!(DatabaseUrl::parse("sqlite://a/b").unwrap(), DatabaseUrl::Sqlite("a/b".into()));
         for wrong in ["mysql://h/d", "a.sqlite", "sqlite://", ""] {
             assert!(DatabaseUrl::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn names_have_no_passwords() {
+        for (url, name) in [
+            ("postgres://me:pass@h:5432/d", "h:5432/d"),
+            ("postgres://me:pa?ss@h/d?sslmode=require", "h/d"),
+            ("postgresql://h,g/d?password=x%40y", "h,g/d"),
+            ("sqlite:///srv/a", "/srv/a"),
+        ] {
+            assert_eq!(DatabaseUrl::parse(url).unwrap().name(), name);
         }
     }
 

@@ -2,11 +2,17 @@
 //!
 //! One miss makes a server *suspect*; misses for `down_after` make it *down*; one answer makes it *live*. A
 //! round of checks that itself ran late counts for no misses: then the name server was in trouble, not they.
+//!
+//! A server may also answer that it is in *trouble*: then it gets nothing new, neither files nor the journal. What
+//! becomes of the copies that it has depends on the kind. Its directory is another one: it counts as one that does not
+//! answer. Its disk is failing (read-only, errors, no answer): the copies can be read and do not last, as those of a
+//! server that is down. It only has no room for more files: the copies last.
 
 use chrono::TimeDelta;
 
 use crate::types::Time;
 use crate::types::api::Health;
+use crate::types::storage_api::TroubleCode;
 
 /// What is remembered of a server between checks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +35,21 @@ pub fn after_check(before: Watched, answered: bool, now: Time, down_after: TimeD
         _ => Health::Suspect,
     };
     Watched { health, missing_since: Some(since) }
+}
+
+/// Whether a server with this trouble is as one that did not answer: what it has is not what it had.
+pub fn is_away(code: TroubleCode) -> bool {
+    code == TroubleCode::Replaced
+}
+
+/// Whether the copies that a server with this trouble has can be counted on for long.
+pub fn copies_last(code: TroubleCode) -> bool {
+    match code {
+        TroubleCode::OutOfInodes | TroubleCode::Quota | TroubleCode::OutOfFiles => true,
+        // What a newer server says is taken seriously, and moves no terabytes.
+        TroubleCode::Other => true,
+        TroubleCode::Replaced | TroubleCode::ReadOnly | TroubleCode::IoError | TroubleCode::Hung => false,
+    }
 }
 
 /// Whether a round that should have started `interval` after the end of the one before may count misses.

@@ -1,6 +1,7 @@
 //! Which storage servers keep copies of the journal, and what one of them is sent next.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
 
 use crate::types::storage_api::JournalPosition;
 use crate::types::{ServerId, Sha256, Version};
@@ -14,6 +15,8 @@ pub struct Holder {
     pub host: String,
     /// Neither draining nor drained.
     pub in_service: bool,
+    /// It failed again and again: it is taken only when there are not enough others.
+    pub set_aside: bool,
     /// The last version of its copy of this history, if it has one.
     pub version: Option<Version>,
 }
@@ -22,10 +25,12 @@ pub struct Holder {
 /// most already, and always the same among equals.
 pub fn choose(live: &[Holder], copies: usize) -> Vec<ServerId> {
     let mut order: Vec<&Holder> = live.iter().collect();
-    order.sort_by_key(|holder| (!holder.in_service, std::cmp::Reverse(holder.version), holder.server));
+    order
+        .sort_by_key(|holder| (holder.set_aside, !holder.in_service, std::cmp::Reverse(holder.version), holder.server));
     let mut hosts = HashSet::new();
-    let (first, rest): (Vec<&Holder>, Vec<&Holder>) =
-        order.into_iter().partition(|holder| holder.in_service && hosts.insert(holder.host.as_str()));
+    let (first, rest): (Vec<&Holder>, Vec<&Holder>) = order
+        .into_iter()
+        .partition(|holder| !holder.set_aside && holder.in_service && hosts.insert(holder.host.as_str()));
     first.into_iter().chain(rest).take(copies).map(|holder| holder.server).collect()
 }
 
@@ -86,10 +91,57 @@ pub fn next(head: &Head, held: Option<&JournalPosition>, tip_there: Option<Sha25
     }
 }
 
-/// The version that the required number of copies has reached. `complete` are the versions of complete copies.
-pub fn copied(mut complete: Vec<Version>, copies: usize, live: usize) -> Version {
+/// A holder that fails in as many passes one after the other is set aside.
+pub const FAILED_PASSES_MAX: u32 = 3;
+/// How long it is left alone then, before it is tried again.
+pub const TRY_AGAIN: Duration = Duration::from_secs(60);
+
+/// How holders have done of late. One that is *set aside* is not needed for anything: others take its place, and while
+/// there are none, what the others have is enough. It comes back with its first success.
+#[derive(Debug, Default)]
+pub struct Trials(HashMap<ServerId, Trial>);
+
+#[derive(Debug)]
+struct Trial {
+    failed_passes: u32,
+    last: Instant,
+}
+
+impl Trials {
+    /// Notes how a holder has done in a pass. Answers whether it is set aside now and was not before.
+    pub fn note(&mut self, server: ServerId, succeeded: bool, now: Instant) -> bool {
+        if succeeded {
+            self.0.remove(&server);
+            return false;
+        }
+        let trial = self.0.entry(server).or_insert(Trial { failed_passes: 0, last: now });
+        trial.failed_passes = trial.failed_passes.saturating_add(1);
+        trial.last = now;
+        trial.failed_passes == FAILED_PASSES_MAX
+    }
+
+    /// Whether a server has failed so often that nothing waits for it.
+    pub fn is_set_aside(&self, server: ServerId) -> bool {
+        self.0.get(&server).is_some_and(|trial| trial.failed_passes >= FAILED_PASSES_MAX)
+    }
+
+    /// Whether a server may be tried: one that is set aside only now and then.
+    pub fn may_be_tried(&self, server: ServerId, now: Instant) -> bool {
+        let last = self.0.get(&server).map(|trial| trial.last);
+        !self.is_set_aside(server) || last.is_some_and(|last| now.duration_since(last) >= TRY_AGAIN)
+    }
+
+    /// Forgets servers that are not there any more.
+    pub fn retain(&mut self, is_there: impl Fn(ServerId) -> bool) {
+        self.0.retain(|server, _| is_there(*server));
+    }
+}
+
+/// The version that the required number of copies has reached: as many as wanted, or all that there can be. `complete` are
+/// the versions of complete copies, `able` is how many servers can keep one. With none nothing is on a copy.
+pub fn copied(mut complete: Vec<Version>, copies: usize, able: usize) -> Version {
     complete.sort_unstable_by(|one, other| other.cmp(one));
-    let required = copies.min(live).max(1);
+    let required = copies.min(able).max(1);
     complete.get(required - 1).copied().unwrap_or(0)
 }
 
@@ -99,7 +151,30 @@ mod tests {
     use uuid::Uuid;
 
     fn holder(server: i64, host: &str, in_service: bool, version: Option<Version>) -> Holder {
-        Holder { server: ServerId(server), host: host.into(), in_service, version }
+        Holder { server: ServerId(server), host: host.into(), in_service, set_aside: false, version }
+    }
+
+    #[test]
+    fn a_holder_that_fails_is_replaced_and_tried_again_later() {
+        let (mut trials, start, sick) = (Trials::default(), Instant::now(), ServerId(1));
+        for pass in 1..FAILED_PASSES_MAX {
+            assert!(!trials.note(sick, false, start) && !trials.is_set_aside(sick), "pass {pass}");
+        }
+        assert!(trials.note(sick, false, start), "this is news");
+        assert!(!trials.note(sick, false, start), "and is told once");
+        assert!(trials.is_set_aside(sick) && !trials.is_set_aside(ServerId(2)));
+        assert!(!trials.may_be_tried(sick, start) && trials.may_be_tried(ServerId(2), start));
+        assert!(trials.may_be_tried(sick, start + TRY_AGAIN) && trials.is_set_aside(sick), "nothing waits for it then");
+        let mut live = vec![holder(1, "a", true, Some(9)), holder(2, "b", true, None), holder(3, "c", true, None)];
+        assert_eq!(choose(&live, 2), [ServerId(1), ServerId(2)]);
+        live[0].set_aside = true;
+        assert_eq!(choose(&live, 2), [ServerId(2), ServerId(3)], "another one takes its place");
+        assert_eq!(choose(&live, 3), [ServerId(2), ServerId(3), ServerId(1)], "there is no other one");
+        trials.note(sick, true, start);
+        assert!(!trials.is_set_aside(sick));
+        trials.note(sick, false, start);
+        trials.retain(|server| server != sick);
+        assert!(trials.0.is_empty());
     }
 
     #[test]
@@ -145,6 +220,10 @@ mod tests {
         assert_eq!(copied(vec![5, 9, 7], 2, 5), 7);
         assert_eq!(copied(vec![9], 3, 1), 9, "there is only one server");
         assert_eq!(copied(vec![9], 3, 2), 0);
+        // Three servers, one of which fails: the other two are all that can have it.
+        assert_eq!((copied(vec![9, 8], 3, 3), copied(vec![9, 8], 3, 2)), (0, 8));
+        // Four servers, of which one fails: as many as wanted.
+        assert_eq!(copied(vec![9, 8, 7], 3, 3), 7);
         assert_eq!(copied(Vec::new(), 3, 0), 0);
     }
 }

@@ -1,5 +1,6 @@
 //! Pure decisions, without I/O and without a clock of their own: tested by tables and by properties.
 
+pub mod admission;
 pub mod certificate;
 pub mod health;
 pub mod journal;

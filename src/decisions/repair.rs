@@ -2,9 +2,10 @@
 //!
 //! A copy *lasts* when its server is in service and not gone for long: it counts towards the copies wanted, so
 //! that a reboot copies nothing. It *leaves* when its server is draining: it may be read from and is replaced
-//! first. It is *gone* when its server has been down for longer than the repair delay. A copy is *safe* when it
-//! lasts on a live server whose inventory has been compared and that trusts its own disk: only safe copies count when
-//! one is to be deleted, and only such a server gets new ones.
+//! first. It is *gone* when its server has been down, or its disk has been failing, for longer than the repair delay;
+//! from a failing disk it may be read still. A copy is *safe* when it lasts on a live server whose inventory has been
+//! compared, whose disk works and that trusts it: only safe copies count when one is to be deleted, and only such a
+//! server gets new ones, if it can keep them.
 
 use std::collections::HashSet;
 
@@ -21,8 +22,12 @@ pub struct ServerFacts {
     pub place: Candidate,
     /// From checks.
     pub health: Health,
-    /// It has been down for longer than the repair delay.
+    /// It has been down, or its disk failing, for longer than the repair delay.
     pub gone: bool,
+    /// It answers, and its disk takes no writes any more.
+    pub failing: bool,
+    /// It has no trouble that keeps it from keeping more.
+    pub can_keep: bool,
     /// From a person.
     pub admin_state: AdminState,
     /// Its inventory is still to be compared.
@@ -41,7 +46,11 @@ impl ServerFacts {
     }
 
     fn is_safe(&self) -> bool {
-        self.in_service() && self.health == Health::Live && !self.syncing && !self.alarmed
+        self.in_service() && self.health == Health::Live && !self.syncing && !self.alarmed && !self.failing
+    }
+
+    fn is_target(&self) -> bool {
+        self.is_safe() && self.can_keep
     }
 }
 
@@ -149,10 +158,12 @@ fn best_to_go<'s>(
     candidates.max_by_key(|(server, spread)| (*spread, std::cmp::Reverse(server.place.free_bytes)))
 }
 
-/// A live server to copy from; first one that trusts its disk, whose inventory is known and that does not leave.
+/// A live server to copy from; first one that trusts its disk, whose disk works, whose inventory is known and that does
+/// not leave.
 fn source(present: &[&ServerFacts]) -> Option<ServerId> {
     let live = present.iter().filter(|server| server.health == Health::Live);
-    live.min_by_key(|server| (server.alarmed, server.syncing, !server.in_service())).map(|server| server.place.server)
+    let best = live.min_by_key(|server| (server.alarmed, server.failing, server.syncing, !server.in_service()));
+    best.map(|server| server.place.server)
 }
 
 /// Which copy is too many, if one is.
@@ -204,7 +215,7 @@ impl Targets<'_> {
             |server: &ServerFacts| self.copies.iter().any(|copy| copy.server.place.server == server.place.server);
         self.servers
             .iter()
-            .filter(|server| server.is_safe() && !has_row(server))
+            .filter(|server| server.is_target() && !has_row(server))
             .map(|server| server.place.clone())
             .collect()
     }
@@ -225,8 +236,8 @@ impl Targets<'_> {
     }
 }
 
-/// Why nothing is copied now, if that is so: more than `share` of the servers in service are down at once, so
-/// the trouble is more likely the network's or this name server's. A person who knows better drains those that
+/// Why nothing is copied now, if that is so: more than `share` of the servers in service are down, or their disks
+/// failing, at once, so the trouble is more likely the network's or this name server's. A person who knows better drains those that
 /// will not come back: they no longer count.
 pub fn paused<'s>(servers: impl Iterator<Item = (Health, AdminState)> + 's, share: f64) -> Option<String> {
     let (mut down, mut all) = (0usize, 0usize);
@@ -238,7 +249,7 @@ pub fn paused<'s>(servers: impl Iterator<Item = (Health, AdminState)> + 's, shar
     }
     (all > 0 && down as f64 > share * all as f64).then(|| {
         format!(
-            "{down} of {all} storage servers are down at once: nothing is copied until they are back, or until \
+            "{down} of {all} storage servers are down or failing at once: nothing is copied until they are back, or until \
              those that will not come back are drained (`holdfast drain SERVER`)"
         )
     })
@@ -264,6 +275,8 @@ mod tests {
             admin_state: AdminState::InService,
             syncing: false,
             alarmed: false,
+            failing: false,
+            can_keep: true,
         }
     }
 
@@ -305,6 +318,33 @@ mod tests {
         let copies = [0, 2].map(|index: usize| CopyFacts { server: &servers[index], copying: false });
         let step = decide(&wanted, &copies, &servers, &mut StdRng::seed_from_u64(1));
         assert_eq!(step, Step::Copy { source: ServerId(0), target: ServerId(3) });
+    }
+
+    #[test]
+    fn a_failing_disk_is_read_from_and_replaced_after_the_delay() {
+        let mut servers = three();
+        (servers[1].failing, servers[1].can_keep) = (true, false);
+        assert_eq!(step(&[0, 1], &servers), Step::Nothing, "it may be over in a moment");
+        assert!(matches!(step(&[0], &servers), Step::Copy { target: ServerId(2), .. }), "it gets nothing");
+        assert!(matches!(step(&[0, 1, 2], &servers), Step::Wait { .. }), "its copy is not certain");
+        servers[1].gone = true;
+        assert_eq!(step(&[0, 1], &servers), Step::Copy { source: ServerId(0), target: ServerId(2) });
+        assert_eq!(step(&[0, 1, 2], &servers), Step::Nothing, "and it keeps what it has");
+        servers[0].health = Health::Down;
+        let wanted = Object { copies: 1, ..OBJECT };
+        let copies = [CopyFacts { server: &servers[1], copying: false }];
+        let step = decide(&wanted, &copies, &servers, &mut StdRng::seed_from_u64(1));
+        assert_eq!(step, Step::Copy { source: ServerId(1), target: ServerId(2) }, "it is the only source");
+    }
+
+    #[test]
+    fn a_disk_without_room_for_files_keeps_what_it_has_and_gets_nothing() {
+        let mut servers = three();
+        servers[1].can_keep = false;
+        assert_eq!(step(&[0, 1], &servers), Step::Nothing);
+        assert!(matches!(step(&[0], &servers), Step::Copy { target: ServerId(2), .. }));
+        servers[1].place.free_bytes = 1;
+        assert!(matches!(step(&[0, 1, 2], &servers), Step::Trim { server: ServerId(1), .. }), "that makes room");
     }
 
     #[test]
@@ -367,8 +407,8 @@ mod tests {
         assert_eq!([0, 1, 4, 9, 99].map(back_off_seconds), [2, 4, 32, 600, 600]);
     }
 
-    fn any_server() -> impl Strategy<Value = (u8, u8, u8, bool, u8, bool, bool)> {
-        (0u8..4, 0u8..3, 0u8..3, any::<bool>(), 0u8..6, any::<bool>(), any::<bool>())
+    fn any_server() -> impl Strategy<Value = (u8, u8, u8, bool, u8, bool, bool, u8)> {
+        (0u8..4, 0u8..3, 0u8..3, any::<bool>(), 0u8..6, any::<bool>(), any::<bool>(), 0u8..5)
     }
 
     proptest! {
@@ -380,11 +420,13 @@ mod tests {
             on in proptest::collection::hash_set(0usize..8, 0..6), copying in proptest::collection::hash_set(0usize..8, 0..2),
         ) {
             let servers: Vec<ServerFacts> = drawn.iter().enumerate().map(|(id, drawn)| {
-                let (host, zone, health, gone, admin, syncing, alarmed) = drawn;
+                let (host, zone, health, gone, admin, syncing, alarmed, trouble) = drawn;
                 let health = if all_well { Health::Live } else { [Health::Live, Health::Suspect, Health::Down][*health as usize] };
                 ServerFacts {
                     health,
-                    gone: *gone && health == Health::Down,
+                    gone: *gone && (health == Health::Down || *trouble == 1 && !all_well),
+                    failing: *trouble == 1 && !all_well,
+                    can_keep: *trouble > 1 || all_well,
                     admin_state: if *admin == 0 { AdminState::Draining } else { AdminState::InService },
                     syncing: *syncing && !all_well,
                     alarmed: *alarmed && !all_well,
@@ -402,7 +444,7 @@ mod tests {
                     Step::Copy { source, target } => {
                         let (source, target) = (source.0 as usize, target.0 as usize);
                         prop_assert!(rows.contains(&(source, false)) && servers[source].health == Health::Live);
-                        prop_assert!(servers[target].is_safe() && !rows.iter().any(|(index, _)| *index == target));
+                        prop_assert!(servers[target].is_target() && !rows.iter().any(|(index, _)| *index == target));
                         rows.push((target, false));
                     }
                     Step::Trim { server, .. } => {

@@ -1,9 +1,9 @@
 //! Files: where to write them, their commit, where they are, listings, deletion.
 
-use actix_web::{HttpRequest, HttpResponse, delete, get, post, web};
+use actix_web::{HttpResponse, web};
 use futures_util::future::join_all;
 
-use super::auth;
+use super::auth::Bearer;
 use super::locations::{condition, entry, entry_with_locations, place};
 use super::state::{App, Data, version_of};
 use crate::actors::metadata_writer::{Answer, Change};
@@ -15,14 +15,17 @@ use crate::security::WriteTicket;
 use crate::types::api::*;
 use crate::types::limits::{COMMIT_BATCH_ITEMS_MAX, LIST_PAGE_ROWS_MAX, OBJECT_BYTES_MAX, PLACEMENTS_MAX};
 use crate::types::{Error, ErrorCode, Result};
+use crate::web::body::Json;
 use crate::web::error::body_of;
 use crate::web::request::RequestId;
 
 /// Where to write a file: object ids, storage servers and upload tickets. Writes nothing down.
-#[utoipa::path(tag = "files", params(AvailableQuery), responses((status = 200, body = AvailableResponse)))]
-#[get("/available")]
-pub async fn available(request: HttpRequest, query: web::Query<AvailableQuery>, app: Data) -> Result<HttpResponse> {
-    auth::allow(&request, &app, Role::Writer, &query.path).await?;
+#[utoipa::path(
+    get, path = "/api/v1/available", tag = "files", params(AvailableQuery),
+    responses((status = 200, body = AvailableResponse))
+)]
+pub async fn available(bearer: Bearer, query: web::Query<AvailableQuery>, app: Data) -> Result<HttpResponse> {
+    bearer.at(&query.path)?;
     Ok(HttpResponse::Ok().json(AvailableResponse { placements: placements(&app, query.into_inner()).await? }))
 }
 
@@ -66,6 +69,7 @@ pub async fn placements(app: &App, query: AvailableQuery) -> Result<Vec<Placemen
         })
         .await?;
     refuse_unless_normal(&state)?;
+    app.context.db.soundness().require()?;
     place(&app.context, &state, &query, copies as u32, count).await
 }
 
@@ -77,21 +81,21 @@ fn refuse_unless_normal(state: &ClusterState) -> Result<()> {
 }
 
 /// Commits uploads; only storage servers call it. Each report has its own outcome.
-#[utoipa::path(tag = "storage servers", request_body = CommitRequest, responses((status = 200, body = CommitResponse)))]
-#[post("/file")]
-pub async fn commit(
-    request: HttpRequest,
-    body: web::Json<CommitRequest>,
-    id: web::ReqData<RequestId>,
-    app: Data,
-) -> Result<HttpResponse> {
-    auth::storage_server(&request, &app)?;
+#[utoipa::path(
+    post, path = "/api/v1/file", tag = "storage servers", request_body = CommitRequest,
+    responses((status = 200, body = CommitResponse))
+)]
+pub async fn commit(body: Json<CommitRequest>, id: web::ReqData<RequestId>, app: Data) -> Result<HttpResponse> {
     let reports = body.into_inner().reports;
     if reports.len() > COMMIT_BATCH_ITEMS_MAX {
         return Err(Error::new(
             ErrorCode::TooLarge,
             format!("at most {COMMIT_BATCH_ITEMS_MAX} reports travel together"),
         ));
+    }
+    if let Some(report) = reports.iter().find(|report| report.size > OBJECT_BYTES_MAX) {
+        let message = format!("{} bytes are more than one file may have ({OBJECT_BYTES_MAX})", report.size);
+        return Err(Error::new(ErrorCode::TooLarge, message));
     }
     let outcomes = join_all(reports.into_iter().map(|report| commit_one(&app, report))).await;
     // A database that cannot be reached fails the request as a whole, so that it is repeated.
@@ -143,10 +147,11 @@ async fn commit_one(app: &App, report: CommitReport) -> Result<Committed> {
 }
 
 /// A file with its copies and tickets to read them, or a directory.
-#[utoipa::path(tag = "files", params(PathQuery), responses((status = 200, body = Entry)))]
-#[get("/file")]
-pub async fn stat(request: HttpRequest, query: web::Query<PathQuery>, app: Data) -> Result<HttpResponse> {
-    auth::allow(&request, &app, Role::Reader, &query.path).await?;
+#[utoipa::path(
+    get, path = "/api/v1/file", tag = "files", params(PathQuery), responses((status = 200, body = Entry))
+)]
+pub async fn stat(bearer: Bearer, query: web::Query<PathQuery>, app: Data) -> Result<HttpResponse> {
+    bearer.at(&query.path)?;
     Ok(HttpResponse::Ok().json(stat_path(&app, &query.path).await?.0))
 }
 
@@ -170,22 +175,26 @@ pub async fn stat_path(app: &App, path: &crate::types::DfsPath) -> Result<(Entry
 }
 
 /// Removes a file; with `recursive=true` also a directory with all that is in it.
-#[utoipa::path(tag = "files", params(DeleteQuery), responses((status = 200, body = Changed)))]
-#[delete("/file")]
-pub async fn delete(request: HttpRequest, query: web::Query<DeleteQuery>, app: Data) -> Result<HttpResponse> {
-    auth::allow(&request, &app, Role::Writer, &query.path).await?;
+#[utoipa::path(
+    delete, path = "/api/v1/file", tag = "files", params(DeleteQuery), responses((status = 200, body = Changed))
+)]
+pub async fn delete(bearer: Bearer, query: web::Query<DeleteQuery>, app: Data) -> Result<HttpResponse> {
+    bearer.at(&query.path)?;
     let DeleteQuery { path, recursive, if_match } = query.into_inner();
     let version = version_of(app.change(Change::Remove { path, recursive, if_match }).await?)?;
     Ok(HttpResponse::Ok().json(Changed { version }))
 }
 
 /// One page of a directory, or of all that lies below it.
-#[utoipa::path(tag = "files", params(ListQuery), responses((status = 200, body = ListResponse)))]
-#[get("/ls")]
-pub async fn list(request: HttpRequest, query: web::Query<ListQuery>, app: Data) -> Result<HttpResponse> {
-    auth::allow(&request, &app, Role::Reader, &query.path).await?;
+#[utoipa::path(
+    get, path = "/api/v1/ls", tag = "files", params(ListQuery), responses((status = 200, body = ListResponse))
+)]
+pub async fn list(bearer: Bearer, query: web::Query<ListQuery>, app: Data) -> Result<HttpResponse> {
+    bearer.at(&query.path)?;
     let ListQuery { path, after, limit, recursive, locations } = query.into_inner();
     let limit = limit.unwrap_or(LIST_PAGE_ROWS_MAX).clamp(1, LIST_PAGE_ROWS_MAX);
+    // Whoever copies a listing removes what is not in it.
+    app.context.db.soundness().require()?;
     let (state, rows, views) = app
         .context
         .db

@@ -3,16 +3,18 @@
 //! Everything is looked at in pages, and what a page shows is looked at again a second later: a write in flight,
 //! a copy on its way and a deletion that waits come right by themselves and are no findings. Nothing is changed
 //! without `repair`, so it works in every mode of the cluster.
+//!
+//! The servers look for the files of their copies, page by page. One that is gone is told at once: the server has looked
+//! twice, and counts the copy out by itself before anybody could look again.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use actix_web::{HttpRequest, HttpResponse, post, web};
+use actix_web::HttpResponse;
 use chrono::TimeDelta;
 use tokio::sync::Semaphore;
 
-use super::auth;
 use super::state::Data;
 use crate::actors::context::Context;
 use crate::actors::sync_actor;
@@ -23,6 +25,7 @@ use crate::db::{AnyConnection, Step, cluster, repair};
 use crate::types::api::*;
 use crate::types::storage_api::ReplicaKey;
 use crate::types::{Error, ErrorCode, ObjectId, Result, Time};
+use crate::web::body::Json;
 
 /// Findings that are told one by one.
 const FINDINGS_MAX: usize = 1_000;
@@ -38,10 +41,14 @@ static ONE_AT_A_TIME: Semaphore = Semaphore::const_new(1);
 
 /// Compares the metadata with itself and with the inventories of all live storage servers. With `repair`, puts
 /// right what can be put right without a person. Takes as long as it takes.
-#[utoipa::path(tag = "operation", request_body = FsckRequest, responses((status = 200, body = FsckReport)))]
-#[post("/fsck")]
-pub async fn check(request: HttpRequest, body: web::Json<FsckRequest>, app: Data) -> Result<HttpResponse> {
-    auth::allow_cluster(&request, &app, Role::Superuser).await?;
+#[utoipa::path(
+    post, path = "/api/v1/fsck", tag = "operation", request_body = FsckRequest,
+    responses((status = 200, body = FsckReport))
+)]
+pub async fn check(Json(body): Json<FsckRequest>, app: Data) -> Result<HttpResponse> {
+    if let Some(why) = app.waits_for_restore().await {
+        return Err(Error::new(ErrorCode::ReadOnly, why));
+    }
     let _one = ONE_AT_A_TIME
         .try_acquire()
         .map_err(|_| Error::new(ErrorCode::Busy, "another fsck is running; wait until it is done"))?;
@@ -234,8 +241,9 @@ impl<'c> Check<'c> {
         }
         let (mut doubts, mut after, mut last_page, mut old) = (Doubts::new(), None, false, 0);
         while !last_page {
-            let (page, found) = sync_actor::next_page(self.context, server, after).await?;
+            let (page, mut found) = sync_actor::next_page(self.context, server, after, true).await?;
             self.report.replicas += page.lines.len() as u64;
+            self.settle_gone(server, std::mem::take(&mut found.gone)).await?;
             old += self.undecided(server, &page).await?;
             (last_page, after) = (page.last.is_none(), page.last);
             if !found.lines.is_empty() || !found.missing.is_empty() {
@@ -270,12 +278,24 @@ impl<'c> Check<'c> {
         self.context.db.read(move |connection| fsck::unlisted(connection, id, &keys)).await
     }
 
+    async fn settle_gone(&mut self, server: &ServerView, gone: Vec<ReplicaKey>) -> Result<()> {
+        if self.repair && !gone.is_empty() {
+            let found = Differences { missing: gone.clone(), ..Differences::default() };
+            self.report.repaired += sync_actor::apply(self.context, server, found).await?.missing as u64;
+        }
+        for key in gone {
+            let detail = "the metadata lists a copy whose file is gone on the server".into();
+            self.tell("missing", Some(key.object), Some(server.row.name.clone()), detail);
+        }
+        Ok(())
+    }
+
     /// Tells which differences are still there at the second look, and puts them right.
     async fn settle_differences(&mut self, server: &ServerView, doubtful: Doubtful) -> Result<()> {
         let Doubtful { after, last, mut found } = doubtful;
         let (mut verdicts, mut missing, mut from) = (HashMap::new(), HashSet::new(), after);
         loop {
-            let (page, again) = sync_actor::next_page(self.context, server, from).await?;
+            let (page, again) = sync_actor::next_page(self.context, server, from, true).await?;
             verdicts.extend(again.lines.into_iter().map(|(line, verdict)| (line.replica, verdict)));
             missing.extend(again.missing);
             from = page.last;

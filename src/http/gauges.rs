@@ -81,11 +81,17 @@ impl Gauges {
     }
 
     /// Shows these numbers.
-    pub fn set(&self, counted: &Counts, healths: &[Health], actors: &[ActorInfo]) {
-        for (health, word) in [(Health::Live, "live"), (Health::Suspect, "suspect"), (Health::Down, "down")] {
-            let count = healths.iter().filter(|other| **other == health).count();
+    pub fn set(&self, counted: &Counts, healths: &[(Health, bool)], actors: &[ActorInfo]) {
+        let states = [(Health::Live, "live"), (Health::Suspect, "suspect"), (Health::Down, "down")];
+        let count = |word: &str, is: &dyn Fn(Health, bool) -> bool| {
+            let count = healths.iter().filter(|(health, troubled)| is(*health, *troubled)).count();
             self.servers.with_label_values(&[word]).set(count as i64);
+        };
+        for (health, word) in states {
+            count(word, &|other, troubled| other == health && !(other == Health::Live && troubled));
         }
+        // It answers, and takes nothing.
+        count("trouble", &|other, troubled| other == Health::Live && troubled);
         self.objects.set(counted.objects as i64);
         self.bytes.set(counted.bytes as f64);
         self.outbox.set(counted.outbox as i64);

@@ -1,8 +1,8 @@
 //! Changes of the namespace.
 
-use actix_web::{HttpRequest, HttpResponse, post, web};
+use actix_web::HttpResponse;
 
-use super::auth;
+use super::auth::Bearer;
 use super::files::placements;
 use super::state::{App, Data, version_of};
 use crate::actors::metadata_writer::Change;
@@ -10,34 +10,38 @@ use crate::client::storage::BodyFacts;
 use crate::db::{copy_tree, replication};
 use crate::types::api::*;
 use crate::types::{DfsPath, Error, ErrorCode, Result, Sha256, Version};
+use crate::web::body::Json;
 
 fn changed(version: Version) -> HttpResponse {
     HttpResponse::Ok().json(Changed { version })
 }
 
 /// Makes a directory.
-#[utoipa::path(tag = "namespace", request_body = MkdirRequest, responses((status = 200, body = Changed)))]
-#[post("/mkdir")]
-pub async fn mkdir(request: HttpRequest, body: web::Json<MkdirRequest>, app: Data) -> Result<HttpResponse> {
-    auth::allow(&request, &app, Role::Writer, &body.path).await?;
-    let MkdirRequest { path, parents } = body.into_inner();
+#[utoipa::path(
+    post, path = "/api/v1/mkdir", tag = "namespace", request_body = MkdirRequest, responses((status = 200, body = Changed))
+)]
+pub async fn mkdir(bearer: Bearer, Json(body): Json<MkdirRequest>, app: Data) -> Result<HttpResponse> {
+    bearer.at(&body.path)?;
+    let MkdirRequest { path, parents } = body;
     Ok(changed(version_of(app.change(Change::Mkdir { path, parents }).await?)?))
 }
 
 /// Removes an empty directory.
-#[utoipa::path(tag = "namespace", request_body = PathQuery, responses((status = 200, body = Changed)))]
-#[post("/rmdir")]
-pub async fn rmdir(request: HttpRequest, body: web::Json<PathQuery>, app: Data) -> Result<HttpResponse> {
-    auth::allow(&request, &app, Role::Writer, &body.path).await?;
-    Ok(changed(version_of(app.change(Change::Rmdir(body.into_inner().path)).await?)?))
+#[utoipa::path(
+    post, path = "/api/v1/rmdir", tag = "namespace", request_body = PathQuery, responses((status = 200, body = Changed))
+)]
+pub async fn rmdir(bearer: Bearer, Json(body): Json<PathQuery>, app: Data) -> Result<HttpResponse> {
+    bearer.at(&body.path)?;
+    Ok(changed(version_of(app.change(Change::Rmdir(body.path)).await?)?))
 }
 
 /// Makes an empty file, or gives what is there the present time.
-#[utoipa::path(tag = "namespace", request_body = PathQuery, responses((status = 200, body = Changed)))]
-#[post("/touch")]
-pub async fn touch(request: HttpRequest, body: web::Json<PathQuery>, app: Data) -> Result<HttpResponse> {
-    auth::allow(&request, &app, Role::Writer, &body.path).await?;
-    let path = body.into_inner().path;
+#[utoipa::path(
+    post, path = "/api/v1/touch", tag = "namespace", request_body = PathQuery, responses((status = 200, body = Changed))
+)]
+pub async fn touch(bearer: Bearer, Json(body): Json<PathQuery>, app: Data) -> Result<HttpResponse> {
+    bearer.at(&body.path)?;
+    let path = body.path;
     if let Some(version) = app.change(Change::Touch(path.clone())).await? {
         return Ok(changed(version));
     }
@@ -70,24 +74,24 @@ async fn write_empty(app: &App, path: &DfsPath) -> Result<Version> {
 }
 
 /// Moves a file or directory to exactly `to`.
-#[utoipa::path(tag = "namespace", request_body = TransferRequest, responses((status = 200, body = Changed)))]
-#[post("/mv")]
-pub async fn mv(request: HttpRequest, body: web::Json<TransferRequest>, app: Data) -> Result<HttpResponse> {
-    let grant = auth::bearer(&request, &app).await?;
-    grant.check(Role::Writer, &body.from)?;
-    grant.check(Role::Writer, &body.to)?;
-    let TransferRequest { from, to, .. } = body.into_inner();
+#[utoipa::path(
+    post, path = "/api/v1/mv", tag = "namespace", request_body = TransferRequest, responses((status = 200, body = Changed))
+)]
+pub async fn mv(bearer: Bearer, Json(body): Json<TransferRequest>, app: Data) -> Result<HttpResponse> {
+    bearer.at(&body.from)?;
+    bearer.at(&body.to)?;
+    let TransferRequest { from, to, .. } = body;
     Ok(changed(version_of(app.change(Change::Move { from, to }).await?)?))
 }
 
 /// Copies a file, or with `recursive` a directory, to exactly `to`.
-#[utoipa::path(tag = "namespace", request_body = TransferRequest, responses((status = 200, body = Changed)))]
-#[post("/cp")]
-pub async fn cp(request: HttpRequest, body: web::Json<TransferRequest>, app: Data) -> Result<HttpResponse> {
-    let grant = auth::bearer(&request, &app).await?;
-    grant.check(Role::Reader, &body.from)?;
-    grant.check(Role::Writer, &body.to)?;
-    let TransferRequest { from, to, recursive } = body.into_inner();
+#[utoipa::path(
+    post, path = "/api/v1/cp", tag = "namespace", request_body = TransferRequest, responses((status = 200, body = Changed))
+)]
+pub async fn cp(bearer: Bearer, Json(body): Json<TransferRequest>, app: Data) -> Result<HttpResponse> {
+    bearer.at(&body.from)?;
+    bearer.at(&body.to)?;
+    let TransferRequest { from, to, recursive } = body;
     let file = app.change(Change::CopyFile { from: from.clone(), to: to.clone() }).await;
     match file {
         Err(error) if recursive && error.code() == ErrorCode::IsADirectory => {
@@ -115,11 +119,12 @@ async fn copy_directory(app: &App, from: DfsPath, to: DfsPath) -> Result<Version
 
 /// Sets how many copies are wanted of a file, or of all files below a directory; those that nested directories
 /// have set for themselves stay.
-#[utoipa::path(tag = "operation", request_body = SetrepRequest, responses((status = 200, body = SetrepResponse)))]
-#[post("/setrep")]
-pub async fn setrep(request: HttpRequest, body: web::Json<SetrepRequest>, app: Data) -> Result<HttpResponse> {
-    auth::allow(&request, &app, Role::Superuser, &body.path).await?;
-    let SetrepRequest { path, copies } = body.into_inner();
+#[utoipa::path(
+    post, path = "/api/v1/setrep", tag = "operation", request_body = SetrepRequest, responses((status = 200, body = SetrepResponse))
+)]
+pub async fn setrep(bearer: Bearer, Json(body): Json<SetrepRequest>, app: Data) -> Result<HttpResponse> {
+    bearer.at(&body.path)?;
+    let SetrepRequest { path, copies } = body;
     // The directory first: what is written from now on has the new number. A caller that goes away leaves files
     // behind that still have the old one; asking again goes through all of them.
     let (mut adjustment, mut version) =

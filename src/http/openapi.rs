@@ -1,99 +1,87 @@
-//! The API's description, generated from the handlers.
+//! The name server's description. What stands at the handlers is completed from the table of routes.
 
-use actix_web::{HttpResponse, get};
-use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
-use utoipa::{Modify, OpenApi};
+use actix_web::HttpResponse;
+use utoipa::OpenApi;
 
-use super::{files, fsck, namespace, operation, restore, servers, tokens};
-use crate::types::api::ErrorBody;
+use super::routes::ROUTES;
+use super::{files, fsck, namespace, openapi, operation, redirect, restore, servers, tokens};
+use crate::types::api::{ErrorBody, NameServerDetails};
+use crate::types::schema::PathBehindFiles;
+use crate::types::{DfsPath, EventId, ObjectId};
+use crate::web::describe::{ABOUT, bearer, complete, server};
 
 #[derive(OpenApi)]
 #[openapi(
     info(
         title = "Holdfast name server",
-        description = "Errors are `{code, message, request_id}`. Bytes travel to and from storage servers, by tickets; \
-                       `GET`, `HEAD`, `PUT` and `DELETE /files/{path}` redirect there (307), so that `curl -L` works."
+        description = "Bytes travel to and from storage servers, by tickets; `GET`, `HEAD`, `PUT` and `DELETE \
+                       /files/{path}` redirect there (307), so that `curl -L` works. "
     ),
     paths(
-        files::available, files::commit, files::stat, files::delete, files::list,
-        namespace::mkdir, namespace::rmdir, namespace::touch, namespace::mv, namespace::cp, namespace::setrep,
-        servers::register, servers::pending_fates, servers::corrupt_fates,
-        servers::list, servers::drain, servers::undrain, servers::remove,
-        operation::report, operation::actors_list, operation::events_list, operation::why, operation::status, operation::metrics_text,
-        fsck::check, restore::start, restore::status,
-        tokens::create, tokens::list, tokens::revoke, tokens::revoke_by_query,
+        files::available,
+        files::commit,
+        files::stat,
+        files::delete,
+        files::list,
+        namespace::mkdir,
+        namespace::rmdir,
+        namespace::touch,
+        namespace::mv,
+        namespace::cp,
+        namespace::setrep,
+        servers::register,
+        servers::pending_fates,
+        servers::corrupt_fates,
+        servers::list,
+        servers::drain,
+        servers::undrain,
+        servers::remove,
+        operation::report,
+        operation::actors_list,
+        operation::events_list,
+        operation::why,
+        operation::status,
+        operation::metrics_text,
+        openapi::document,
+        fsck::check,
+        restore::start,
+        restore::status,
+        tokens::create,
+        tokens::list,
+        tokens::revoke,
+        tokens::revoke_by_query,
+        redirect::read,
+        redirect::write,
+        redirect::delete,
     ),
-    components(schemas(ErrorBody)),
-    modifiers(&Prefix, &Bearer)
+    components(schemas(ErrorBody, NameServerDetails, DfsPath, ObjectId, EventId, PathBehindFiles))
 )]
 struct Description;
 
-/// The handlers' paths are those inside their scope.
-struct Prefix;
-
-impl Modify for Prefix {
-    fn modify(&self, description: &mut utoipa::openapi::OpenApi) {
-        let outside = ["/status", "/metrics"];
-        let paths = std::mem::take(&mut description.paths.paths);
-        description.paths.paths = paths
-            .into_iter()
-            .map(
-                |(path, item)| {
-                    if outside.contains(&path.as_str()) { (path, item) } else { (format!("/api/v1{path}"), item) }
-                },
-            )
-            .collect();
-    }
-}
-
-struct Bearer;
-
-impl Modify for Bearer {
-    fn modify(&self, description: &mut utoipa::openapi::OpenApi) {
-        let scheme = SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build());
-        description.components.get_or_insert_with(Default::default).add_security_scheme("token", scheme);
-        description.security = Some(vec![utoipa::openapi::SecurityRequirement::new("token", Vec::<String>::new())]);
-    }
+fn description() -> utoipa::openapi::OpenApi {
+    let mut description = Description::openapi();
+    description.info.description.get_or_insert_default().push_str(ABOUT);
+    let components = description.components.get_or_insert_default();
+    let tokens = "A token of a person or program; `/metrics` takes the scrape token too";
+    components.add_security_scheme("token", bearer(tokens));
+    components.add_security_scheme("server", server());
+    complete(&mut description, ROUTES);
+    description
 }
 
 /// This description.
-#[get("/openapi.json")]
+#[utoipa::path(get, path = "/api/v1/openapi.json", tag = "operation", responses((status = 200, body = Object)))]
 pub async fn document() -> HttpResponse {
-    HttpResponse::Ok().json(Description::openapi())
+    HttpResponse::Ok().json(description())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::web::describe::differences;
 
     #[test]
-    fn every_endpoint_of_the_contract_is_described() {
-        let description = Description::openapi();
-        for path in [
-            "available",
-            "file",
-            "ls",
-            "mkdir",
-            "rmdir",
-            "touch",
-            "mv",
-            "cp",
-            "setrep",
-            "fsck",
-            "register",
-            "corrupt",
-            "servers",
-            "report",
-            "actors",
-            "events",
-            "why",
-            "restore",
-            "servers/{id}/drain",
-            "servers/{id}/undrain",
-            "servers/{id}/remove",
-        ] {
-            assert!(description.paths.paths.contains_key(&format!("/api/v1/{path}")), "{path}");
-        }
-        assert!(description.paths.paths.contains_key("/status"));
+    fn every_route_is_described_and_nothing_else() {
+        assert_eq!(differences(&description(), ROUTES), Vec::<String>::new());
     }
 }

@@ -3,17 +3,32 @@
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
 use percent_encoding::percent_decode_str;
+use serde::Deserialize;
+use utoipa::IntoParams;
 
-use super::auth;
+use super::auth::Bearer;
 use super::files::{placements, stat_path};
 use super::state::{Data, version_of};
 use crate::actors::metadata_writer::Change;
 use crate::types::api::*;
+use crate::types::schema::PathBehindFiles;
 use crate::types::{DfsPath, Error, ErrorCode, Result, Version};
 
-/// The path behind `/files`, decoded once.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct Flags {
+    /// Directories too, with all that is in them.
+    #[serde(default)]
+    recursive: bool,
+}
+
+/// The path behind `/files`.
 fn path_of(request: &HttpRequest) -> Result<DfsPath> {
-    let raw = request.uri().path().strip_prefix("/files").unwrap_or_default();
+    path_in_url(request.uri().path().strip_prefix("/files").unwrap_or_default())
+}
+
+/// The DFS path that a URL's path names, decoded once.
+pub fn path_in_url(raw: &str) -> Result<DfsPath> {
     let text = percent_decode_str(raw)
         .decode_utf8()
         .map_err(|_| Error::new(ErrorCode::InvalidPath, "the path in the URL is not UTF-8"))?;
@@ -31,7 +46,7 @@ fn version_in(tag: &str) -> Result<Version> {
 }
 
 /// `If-Match` and `If-None-Match` as a version and a wish for absence.
-fn conditions(request: &HttpRequest) -> Result<(Option<Version>, bool)> {
+pub fn conditions(request: &HttpRequest) -> Result<(Option<Version>, bool)> {
     let if_match = match header_text(request, &header::IF_MATCH)? {
         None => None,
         Some("*") => {
@@ -54,10 +69,15 @@ fn redirect(url: String) -> HttpResponse {
         .finish()
 }
 
-/// `GET` and `HEAD`: to the best copy.
-pub async fn read(request: HttpRequest, app: Data) -> Result<HttpResponse> {
+/// Redirects to the best copy of a file.
+#[utoipa::path(
+    method(get, head), path = "/files/{path}", tag = "files",
+    params(("path" = inline(PathBehindFiles), Path, description = "The path without its first slash")),
+    responses((status = 307, description = "To a storage server, with a ticket", headers(("Location" = String))))
+)]
+pub async fn read(request: HttpRequest, bearer: Bearer, app: Data) -> Result<HttpResponse> {
     let path = path_of(&request)?;
-    auth::allow(&request, &app, Role::Reader, &path).await?;
+    bearer.at(&path)?;
     let (entry, _) = stat_path(&app, &path).await?;
     if entry.kind == Kind::Directory {
         return Err(Error::new(
@@ -73,10 +93,20 @@ pub async fn read(request: HttpRequest, app: Data) -> Result<HttpResponse> {
     }
 }
 
-/// `PUT`: to the first of the servers chosen. Directories above the path are made when they are missing.
-pub async fn write(request: HttpRequest, app: Data) -> Result<HttpResponse> {
+/// Redirects an upload to the first of the servers chosen. Directories above the path are made when they are missing.
+#[utoipa::path(
+    put, path = "/files/{path}", tag = "files",
+    params(
+        ("path" = inline(PathBehindFiles), Path, description = "The path without its first slash"),
+        ("If-Match" = Option<String>, Header, description = "`\"VERSION\"`: the write replaces exactly this one",
+            pattern = "^(\"[0-9]{1,15}\"|[0-9]{1,15})$"),
+        ("If-None-Match" = Option<String>, Header, description = "`*`: the write replaces nothing", pattern = "^\\*$")
+    ),
+    responses((status = 307, description = "To a storage server, with a ticket", headers(("Location" = String))))
+)]
+pub async fn write(request: HttpRequest, bearer: Bearer, app: Data) -> Result<HttpResponse> {
     let path = path_of(&request)?;
-    auth::allow(&request, &app, Role::Writer, &path).await?;
+    bearer.at(&path)?;
     let size = match header_text(&request, &header::CONTENT_LENGTH)? {
         None => None,
         Some(text) => Some(text.parse().map_err(|_| Error::invalid("Content-Length is not a number"))?),
@@ -97,15 +127,15 @@ pub async fn write(request: HttpRequest, app: Data) -> Result<HttpResponse> {
     Ok(redirect(format!("{}/file?ticket={}", first.url, placement.ticket)))
 }
 
-/// `DELETE`: a file, or with `?recursive=true` a directory.
-pub async fn delete(request: HttpRequest, app: Data) -> Result<HttpResponse> {
-    #[derive(serde::Deserialize)]
-    struct Flags {
-        #[serde(default)]
-        recursive: bool,
-    }
+/// Removes a file, or with `recursive` a directory with all that is in it.
+#[utoipa::path(
+    delete, path = "/files/{path}", tag = "files",
+    params(("path" = inline(PathBehindFiles), Path, description = "The path without its first slash"), Flags),
+    responses((status = 200, body = Changed))
+)]
+pub async fn delete(request: HttpRequest, bearer: Bearer, app: Data) -> Result<HttpResponse> {
     let path = path_of(&request)?;
-    auth::allow(&request, &app, Role::Writer, &path).await?;
+    bearer.at(&path)?;
     let flags = web::Query::<Flags>::from_query(request.query_string()).map_err(|e| Error::invalid(e.to_string()))?;
     let (if_match, _) = conditions(&request)?;
     let change = Change::Remove { path, recursive: flags.recursive, if_match };

@@ -1,7 +1,7 @@
 //! The name server: options, start, end.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix_web::{App as WebApp, middleware, web};
 use chrono::TimeDelta;
@@ -10,6 +10,7 @@ use structopt::StructOpt;
 use super::gauges::Gauges;
 use super::routes;
 use super::state::App;
+use crate::actors::auditor::Audit;
 use crate::actors::context::{Context, Settings};
 use crate::actors::health_monitor::CheckServers;
 use crate::actors::journal_keeper::KeepJournal;
@@ -22,10 +23,11 @@ use crate::actors::sync_actor::Sync;
 use crate::actors::transfers::Transfers;
 use crate::actors::{Batcher, Board, PassActor, Standing, Supervisor, certificate_keeper};
 use crate::client::{Credentials, HttpClient, StorageClient};
-use crate::db::{Db, cluster, migrate};
+use crate::db::{Db, cluster};
 use crate::security::{ClusterSecret, Signer};
 use crate::types::limits::REPLICATION_MAX;
 use crate::types::{Error, Hidden, Result};
+use crate::web::auth::ScrapeOptions;
 use crate::web::{ListenOptions, Metrics, request};
 
 /// Port, unless it is said otherwise.
@@ -97,6 +99,9 @@ pub struct Options {
     pub ca_cert: Option<PathBuf>,
     #[structopt(flatten)]
     #[allow(missing_docs)]
+    pub scrape: ScrapeOptions,
+    #[structopt(flatten)]
+    #[allow(missing_docs)]
     pub listen: ListenOptions,
 }
 
@@ -108,7 +113,11 @@ impl Options {
                 .filter(|duration| (0.01..=86_400.0).contains(&duration.as_secs_f64()))
                 .ok_or_else(|| Error::invalid(format!("--{name} {value} must be 0.01 to 86400 seconds")))
         };
-        let days = |days: f64| TimeDelta::milliseconds((days.clamp(0.0, 36_500.0) * 86_400_000.0) as i64);
+        let days = |name: &str, days: f64| {
+            let milliseconds = (0.0..=36_500.0).contains(&days).then_some((days * 86_400_000.0) as i64);
+            let delta = milliseconds.and_then(TimeDelta::try_milliseconds);
+            delta.ok_or_else(|| Error::invalid(format!("--{name} {days} must be 0 to 36500 days")))
+        };
         let delta = |duration: Duration| TimeDelta::from_std(duration).unwrap_or(TimeDelta::MAX);
         for (name, copies) in [("replicas", Some(self.replicas)), ("min-write-copies", self.min_write_copies)] {
             if copies.is_some_and(|copies| !(1..=REPLICATION_MAX).contains(&copies)) {
@@ -118,6 +127,9 @@ impl Options {
         let share = self.mass_down_share;
         if !(0.0..=1.0).contains(&share) {
             return Err(Error::invalid(format!("--mass-down-share {share} must be 0 to 1")));
+        }
+        if self.repair_rate.is_some_and(|rate| rate.is_nan() || rate <= 0.0) {
+            return Err(Error::invalid("--repair-rate must be more than 0 MiB per second"));
         }
         Ok(Settings {
             min_write_copies: self.min_write_copies,
@@ -131,8 +143,8 @@ impl Options {
             repair_transfers: (self.repair_transfers.max(1), self.repair_transfers_per_server.max(1)),
             repair_bytes_per_second: self.repair_rate.map_or(0, |rate| (rate * f64::from(1 << 20)).max(1.0) as u64),
             journal_copies: self.journal_copies.max(1),
-            journal_keep: days(self.journal_keep),
-            events_keep: days(self.events_keep),
+            journal_keep: days("journal-keep", self.journal_keep)?,
+            events_keep: days("events-keep", self.events_keep)?,
         })
     }
 }
@@ -140,6 +152,7 @@ impl Options {
 /// Serves until the end. Must be called inside an actix system.
 pub async fn run(options: Options) -> Result<()> {
     let settings = options.settings()?;
+    let scrape = options.scrape.load()?;
     let given = options.cluster_secret.as_ref().map(Hidden::reveal);
     let secret = ClusterSecret::from_text_or_file(given, options.cluster_secret_file.as_deref())?;
     let url = crate::db::DatabaseUrl::parse(options.database.reveal())?;
@@ -149,13 +162,20 @@ pub async fn run(options: Options) -> Result<()> {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     let is_alone = matches!(url, crate::db::DatabaseUrl::Sqlite(_));
     let db = Db::open(&url)?;
-    let (initialize, copies, key) = (options.initialize, options.replicas, secret.clone());
-    let prepare = tokio::task::spawn_blocking(move || migrate::prepare(&url, initialize, &key, copies));
-    prepare.await.map_err(|error| Error::internal("preparing the database panicked").with_source(error))??;
-    let state = db.read(cluster::state).await?;
-    let standing = Standing::new(state.cluster, state.epoch);
+    db.prepare(options.initialize, &secret, options.replicas).await?;
+    let asked = Instant::now();
+    let (cluster, epoch, now) = match db.read(cluster::state).await {
+        Ok(state) => (state.cluster, state.epoch, Some(state.now)),
+        // It does not tell any more; the storage servers will.
+        Err(_) if db.soundness().trouble().is_some() => (uuid::Uuid::nil(), 0, None),
+        Err(error) => return Err(error),
+    };
+    let standing = Standing::new(cluster, epoch, db.soundness());
+    if let Some(now) = now {
+        standing.set_clock(now, asked);
+    }
     let signer = Signer::new(secret);
-    let credentials = Credentials::NameServer { signer: signer.clone(), standing: standing.signed_as() };
+    let credentials = Credentials::Server { signer: signer.clone(), standing: standing.signed_as() };
     let client = HttpClient::new(options.ca_cert.as_deref())?;
     let storage = StorageClient::new(client.clone(), credentials);
     let context = Context::new(db, storage, signer, settings, standing);
@@ -176,13 +196,14 @@ pub async fn run(options: Options) -> Result<()> {
     PassActor::supervise(&supervisor, &board, "LeaseKeeper", KeepLease::TIMING, KeepLease::new(context.clone()));
     PassActor::supervise(&supervisor, &board, "JournalKeeper", KeepJournal::TIMING, KeepJournal::new(context.clone()));
     PassActor::supervise(&supervisor, &board, "SyncActor", Sync::TIMING, Sync::new(context.clone()));
+    PassActor::supervise(&supervisor, &board, "Auditor", Audit::TIMING, Audit::new(context.clone()));
     PassActor::supervise(&supervisor, &board, "Reaper", Reap::TIMING, Reap { context: context.clone() });
     let transfers = Transfers::default();
     let work = Replicate::new(context.clone(), transfers.clone());
     transfers.wakes(PassActor::supervise(&supervisor, &board, "ReplicationManager", Replicate::TIMING, work));
     let (gauges, acting) = (web::Data::new(Gauges::new(&metrics)?), context.clone());
-    log::info!("name server listens at {} for cluster {}", options.listen.local_url(&listener)?, state.cluster);
-    let app = App::new(context, writer, monitor, board).with_certificate(certificate.clone());
+    log::info!("name server listens at {} for cluster {cluster}", options.listen.local_url(&listener)?);
+    let app = App::new(context, writer, monitor, board, scrape).with_certificate(certificate.clone());
     let (app, metrics) = (web::Data::new(app), web::Data::new(metrics));
     let server = crate::serve_http!(certificate, listener, move || {
         WebApp::new()
@@ -197,4 +218,26 @@ pub async fn run(options: Options) -> Result<()> {
     let served = server.await.map_err(|error| Error::io("serving", error));
     let_go(&acting).await;
     served
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_and_rates_that_mean_nothing_are_refused() {
+        let settings = |option: &str| {
+            Options::from_iter_safe(["x", "--database", "sqlite://x", option]).unwrap().settings().map(drop)
+        };
+        for name in ["journal-keep", "events-keep", "health-interval", "down-after", "repair-delay", "repair-rate"] {
+            // "Keep the journal for NaN days" removed it as soon as it was copied.
+            for value in ["NaN", "-1", "-inf"] {
+                let option = format!("--{name}={value}");
+                let message = settings(&option).unwrap_err().message().to_string();
+                assert!(message.contains(name), "{option}: {message}");
+            }
+            settings(&format!("--{name}=1")).unwrap();
+        }
+        settings("--journal-keep=0").unwrap();
+    }
 }

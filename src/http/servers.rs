@@ -1,23 +1,28 @@
 //! Storage servers: registration, pending replicas, the list, what a person decides.
 
-use actix_web::{HttpRequest, HttpResponse, get, post, web};
+use actix_web::{HttpResponse, web};
 
-use super::auth;
+use super::auth::StorageServer;
+use super::registration;
 use super::state::{App, Data};
+use crate::actors::admission::admit;
 use crate::client::name_server::announced_url;
-use crate::db::{cluster, corrupt, pending, report, restore, server};
+use crate::db::{cluster, corrupt, pending, report, restores, server};
 use crate::types::api::*;
 use crate::types::limits::PENDING_BATCH_ITEMS_MAX;
 use crate::types::{Error, ErrorCode, Result, ServerId};
+use crate::web::body::Json;
 
 /// From a registration to the check that is brought forward for it.
 const CHECK_SOON: std::time::Duration = std::time::Duration::from_millis(50);
 
 /// A storage server announces itself.
-#[utoipa::path(tag = "storage servers", request_body = RegisterRequest, responses((status = 200, body = RegisterResponse)))]
-#[post("/register")]
-pub async fn register(request: HttpRequest, body: web::Json<RegisterRequest>, app: Data) -> Result<HttpResponse> {
-    let identity = auth::any_storage_server(&request, &app)?;
+#[utoipa::path(
+    post, path = "/api/v1/register", tag = "storage servers", request_body = RegisterRequest,
+    responses((status = 200, body = RegisterResponse))
+)]
+pub async fn register(sender: StorageServer, body: Json<RegisterRequest>, app: Data) -> Result<HttpResponse> {
+    let StorageServer(identity) = sender;
     let body = body.into_inner();
     if identity != body.identity {
         return Err(Error::new(ErrorCode::Forbidden, "the request is signed by another identity than it announces"));
@@ -26,24 +31,29 @@ pub async fn register(request: HttpRequest, body: web::Json<RegisterRequest>, ap
         announced_url(url)
             .map_err(|error| error.context(format!("the storage server {} (--url, --public-url)", body.name)))?;
     }
+    registration::check(&body)?;
     // Also one that cannot be taken now may be needed for a restore.
-    app.restores.announce(&body);
-    let (state, is_new) =
-        app.context.db.read(|connection| Ok((cluster::state(connection)?, restore::is_new(connection)?))).await?;
+    app.restores.announced.note(&body);
+    app.context.db.soundness().require_for_servers()?;
+    let (state, has_files) =
+        app.context.db.read(|connection| Ok((cluster::state(connection)?, restores::has_files(connection)?))).await?;
     if state.mode == "restoring" {
         return Err(Error::unavailable(cluster::refusal(state.mode_reason.as_deref())));
     }
     if body.cluster.is_some_and(|theirs| theirs != state.cluster) {
-        if is_new {
+        if !has_files {
             return Err(Error::unavailable(
-                "the name server has a new, empty cluster, and the storage server has the data of another one; if the \
-                 database was lost, run `holdfast restore`",
+                "the name server has an empty cluster, and this storage server has the data of another one: if that \
+                 cluster's database was lost, `holdfast restore` brings its files back",
             ));
         }
+        app.restores.announced.forget(body.identity);
         return Err(Error::new(
             ErrorCode::Forbidden,
             format!(
-                "this storage server belongs to another cluster than this name server ({}); join with an empty directory",
+                "this storage server has the data of another cluster than this name server's ({}). Keep its directory: the \
+                 files of that cluster may have no other copy, and `holdfast restore` on an empty database brings them \
+                 back. To join this cluster, start it with another directory",
                 state.cluster
             ),
         ));
@@ -58,7 +68,8 @@ pub async fn register(request: HttpRequest, body: web::Json<RegisterRequest>, ap
         app.context.db.write(move |connection| cluster::protect(connection, &state, &stored)).await?;
         return Err(Error::unavailable(reason));
     }
-    let (server, _) = app.context.change(move |changes| server::register(changes, &body)).await?;
+    let known = admit(&app.context, &body).await?;
+    let (server, _) = app.context.change(move |changes| server::register(changes, &body, known.as_ref())).await?;
     // Once it has read this answer, it passes the check.
     let soon = app.clone();
     actix_web::rt::spawn(async move {
@@ -74,10 +85,12 @@ pub async fn register(request: HttpRequest, body: web::Json<RegisterRequest>, ap
 }
 
 /// A storage server asks about its pending replicas.
-#[utoipa::path(tag = "storage servers", request_body = PendingRequest, responses((status = 200, body = PendingResponse)))]
-#[post("/pending")]
-pub async fn pending_fates(request: HttpRequest, body: web::Json<PendingRequest>, app: Data) -> Result<HttpResponse> {
-    let identity = auth::storage_server(&request, &app)?;
+#[utoipa::path(
+    post, path = "/api/v1/pending", tag = "storage servers", request_body = PendingRequest,
+    responses((status = 200, body = PendingResponse))
+)]
+pub async fn pending_fates(sender: StorageServer, body: Json<PendingRequest>, app: Data) -> Result<HttpResponse> {
+    let StorageServer(identity) = sender;
     let PendingRequest { server, replicas } = body.into_inner();
     if ServerId::of_identity(identity) != server {
         return Err(Error::new(ErrorCode::Forbidden, "a storage server may only ask about its own replicas"));
@@ -88,6 +101,8 @@ pub async fn pending_fates(request: HttpRequest, body: web::Json<PendingRequest>
             format!("at most {PENDING_BATCH_ITEMS_MAX} replicas are asked about at once"),
         ));
     }
+    // What a damaged database does not know may be wanted all the same.
+    app.context.db.soundness().require_for_servers()?;
     let asked = replicas.clone();
     let known = app.context.db.read(move |connection| pending::known(connection, server, &asked)).await?;
     let undecided: Vec<PendingReplica> =
@@ -107,10 +122,12 @@ pub async fn pending_fates(request: HttpRequest, body: web::Json<PendingRequest>
 }
 
 /// A storage server tells of copies of its own whose bytes are wrong or gone, and asks what to do with them.
-#[utoipa::path(tag = "storage servers", request_body = CorruptRequest, responses((status = 200, body = CorruptResponse)))]
-#[post("/corrupt")]
-pub async fn corrupt_fates(request: HttpRequest, body: web::Json<CorruptRequest>, app: Data) -> Result<HttpResponse> {
-    let identity = auth::storage_server(&request, &app)?;
+#[utoipa::path(
+    post, path = "/api/v1/corrupt", tag = "storage servers", request_body = CorruptRequest,
+    responses((status = 200, body = CorruptResponse))
+)]
+pub async fn corrupt_fates(sender: StorageServer, body: Json<CorruptRequest>, app: Data) -> Result<HttpResponse> {
+    let StorageServer(identity) = sender;
     let CorruptRequest { server, replicas, alarm } = body.into_inner();
     if ServerId::of_identity(identity) != server {
         return Err(Error::new(ErrorCode::Forbidden, "a storage server may only report its own replicas"));
@@ -126,10 +143,10 @@ pub async fn corrupt_fates(request: HttpRequest, body: web::Json<CorruptRequest>
 }
 
 /// All storage servers with their health.
-#[utoipa::path(tag = "operation", responses((status = 200, body = ServersResponse)))]
-#[get("/servers")]
-pub async fn list(request: HttpRequest, app: Data) -> Result<HttpResponse> {
-    auth::allow_cluster(&request, &app, Role::Reader).await?;
+#[utoipa::path(
+    get, path = "/api/v1/servers", tag = "operation", responses((status = 200, body = ServersResponse))
+)]
+pub async fn list(app: Data) -> Result<HttpResponse> {
     Ok(HttpResponse::Ok().json(ServersResponse { servers: server_infos(&app).await? }))
 }
 
@@ -156,6 +173,7 @@ async fn server_infos(app: &App) -> Result<Vec<ServerInfo>> {
         free_bytes: view.checked.as_ref().map_or(0, |checked| checked.free_bytes as u64),
         syncing: view.health != Health::Down && view.is_syncing(),
         scrub_alarm: view.is_alarmed(),
+        trouble: view.trouble().filter(|_| view.health == Health::Live),
         drain_left: left(&view),
         drain_seconds_left: left(&view).filter(|_| rate > 0.0).map(|left| left as f64 / rate),
         last_seen: view.checked.as_ref().and_then(|checked| checked.last_seen).map(|time| time.and_utc()),
@@ -169,21 +187,24 @@ async fn server_infos(app: &App) -> Result<Vec<ServerInfo>> {
 }
 
 /// Takes a server out of service: it gets no new files.
-#[utoipa::path(tag = "operation", params(("id" = String, Path, description = "id or name")), responses((status = 200, body = ServerInfo)))]
-#[post("/servers/{id}/drain")]
-pub async fn drain(request: HttpRequest, id: web::Path<String>, app: Data) -> Result<HttpResponse> {
-    set_admin_state(request, id.into_inner(), app, AdminState::Draining).await
+#[utoipa::path(
+    post, path = "/api/v1/servers/{id}/drain", tag = "operation",
+    params(("id" = String, Path, description = "id or name")), responses((status = 200, body = ServerInfo))
+)]
+pub async fn drain(id: web::Path<String>, app: Data) -> Result<HttpResponse> {
+    set_admin_state(id.into_inner(), app, AdminState::Draining).await
 }
 
 /// Puts a server back into service.
-#[utoipa::path(tag = "operation", params(("id" = String, Path, description = "id or name")), responses((status = 200, body = ServerInfo)))]
-#[post("/servers/{id}/undrain")]
-pub async fn undrain(request: HttpRequest, id: web::Path<String>, app: Data) -> Result<HttpResponse> {
-    set_admin_state(request, id.into_inner(), app, AdminState::InService).await
+#[utoipa::path(
+    post, path = "/api/v1/servers/{id}/undrain", tag = "operation",
+    params(("id" = String, Path, description = "id or name")), responses((status = 200, body = ServerInfo))
+)]
+pub async fn undrain(id: web::Path<String>, app: Data) -> Result<HttpResponse> {
+    set_admin_state(id.into_inner(), app, AdminState::InService).await
 }
 
-async fn set_admin_state(request: HttpRequest, id: String, app: Data, state: AdminState) -> Result<HttpResponse> {
-    auth::allow_cluster(&request, &app, Role::Superuser).await?;
+async fn set_admin_state(id: String, app: Data, state: AdminState) -> Result<HttpResponse> {
     let server = app.context.db.read(move |connection| server::resolve(connection, &id)).await?;
     app.context.change(move |changes| server::set_admin_state(changes, server, state)).await?;
     app.context.fresh_servers().await?;
@@ -197,10 +218,11 @@ async fn info_of(app: &App, server: ServerId) -> Result<HttpResponse> {
 }
 
 /// Forgets a server that holds no replicas.
-#[utoipa::path(tag = "operation", params(("id" = String, Path, description = "id or name")), responses((status = 200, body = ServerInfo)))]
-#[post("/servers/{id}/remove")]
-pub async fn remove(request: HttpRequest, id: web::Path<String>, app: Data) -> Result<HttpResponse> {
-    auth::allow_cluster(&request, &app, Role::Superuser).await?;
+#[utoipa::path(
+    post, path = "/api/v1/servers/{id}/remove", tag = "operation",
+    params(("id" = String, Path, description = "id or name")), responses((status = 200, body = ServerInfo))
+)]
+pub async fn remove(id: web::Path<String>, app: Data) -> Result<HttpResponse> {
     let server = app.context.db.read(move |connection| server::resolve(connection, &id)).await?;
     let last_look = info_of(&app, server).await?;
     app.context.change(move |changes| server::remove(changes, server)).await?;

@@ -11,10 +11,14 @@ use crate::actors::metadata_writer::{Answer, Change, MetadataWriter};
 use crate::actors::pass::Nudge;
 use crate::actors::restore::Restores;
 use crate::actors::{Board, Handle, PassActor};
+use crate::db::migrate::FIRST_TOKEN;
 use crate::db::report::Counts;
+use crate::security::Recipient;
 use crate::security::tls::ServerCertificate;
-use crate::security::token::Grant;
-use crate::types::{Error, Result, Sha256, Version};
+use crate::security::token::{self, Grant};
+use crate::types::api::Role;
+use crate::types::{Error, ErrorCode, Result, Sha256, Version};
+use crate::web::auth::{Gate, Scrape};
 
 /// How long a change of the namespace may wait for its batch and its commit.
 const CHANGE_DEADLINE: Duration = Duration::from_secs(12);
@@ -22,8 +26,14 @@ const CHANGE_DEADLINE: Duration = Duration::from_secs(12);
 const TOKEN_TTL: Duration = Duration::from_secs(2);
 /// How old the counts in the metrics may be.
 const COUNTS_TTL: Duration = Duration::from_secs(5);
+/// How old may be what anybody is told of the state.
+const READINESS_TTL: Duration = Duration::from_millis(250);
 /// Tokens that are remembered.
 const TOKENS_MAX: usize = 10_000;
+
+/// What the first token is told after the restore that it has started.
+const REVOKED_AGAIN: &str =
+    "the token is not valid: it was revoked. It has started the last restore, and may see what came of that";
 
 /// The state of the application.
 pub struct App {
@@ -35,12 +45,17 @@ pub struct App {
     pub health_monitor: Handle<PassActor>,
     /// How the actors are.
     pub board: Board,
+    /// Judges what servers send.
+    pub gate: Gate,
     /// Servers that have announced themselves, and the restore under way.
     pub restores: Arc<Restores>,
     /// The TLS certificate that this name server shows.
     pub certificate: Option<Arc<ServerCertificate>>,
+    /// Who may read metrics.
+    pub scrape: Scrape,
     tokens: Mutex<HashMap<Sha256, (Instant, Option<Grant>)>>,
     counts: tokio::sync::Mutex<Option<(Instant, Counts)>>,
+    readiness: tokio::sync::Mutex<Option<(Instant, (bool, String))>>,
 }
 
 /// How handlers get it.
@@ -53,16 +68,21 @@ impl App {
         writer: Handle<MetadataWriter>,
         health_monitor: Handle<PassActor>,
         board: Board,
+        scrape: Scrape,
     ) -> Self {
+        let gate = Gate::new(context.signer.clone(), Recipient::NameServer);
         Self {
             context,
             writer,
             health_monitor,
             board,
+            gate,
             restores: Arc::default(),
             certificate: None,
+            scrape,
             tokens: Mutex::default(),
             counts: tokio::sync::Mutex::default(),
+            readiness: tokio::sync::Mutex::default(),
         }
     }
 
@@ -98,7 +118,27 @@ impl App {
         {
             return Ok(grant);
         }
-        let grant = self.context.db.read(move |connection| crate::db::token::find(connection, hash)).await?;
+        let is_first = self.is_first_token(hash);
+        let waiting = if is_first { self.waits_for_restore().await } else { None };
+        let found = self.context.db.read(move |connection| crate::db::token::find(connection, hash)).await;
+        if waiting.is_some() || is_first && matches!(found, Ok(None)) && self.restores.was_started_by_first_token() {
+            // Not remembered: when the restore is done, the journal says what it is.
+            let answer = match waiting {
+                Some(why) => (ErrorCode::ReadOnly, why),
+                None => (ErrorCode::Unauthorized, REVOKED_AGAIN.into()),
+            };
+            return Ok(Some(found.ok().flatten().unwrap_or_else(|| only_restore(answer))));
+        }
+        let grant = match found {
+            // Anybody may ask with any token: where the database is, is not for them.
+            Err(_) if self.context.db.soundness().trouble().is_some() => {
+                return Err(Error::unavailable(
+                    "the database is damaged, and this token cannot be looked up: the name server's log tells the way out; \
+                     the token that is derived from the cluster's secret may start the restore",
+                ));
+            }
+            found => found?,
+        };
         let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
         if tokens.len() >= TOKENS_MAX {
             tokens.clear();
@@ -107,8 +147,22 @@ impl App {
         Ok(grant)
     }
 
-    /// Counts for the metrics, a few seconds old at most. They are counted by one caller at a time: anybody may
-    /// ask for metrics, and counting reads every live object.
+    /// Whether it is the token that is derived from the cluster's secret.
+    pub fn is_first_token(&self, hash: Sha256) -> bool {
+        hash == token::hash(&self.context.signer.secret().superuser_token())
+    }
+
+    /// Why the cluster waits for a restore, if it does.
+    pub async fn waits_for_restore(&self) -> Option<String> {
+        if let Some(trouble) = self.context.db.soundness().trouble() {
+            return Some(trouble.sentence.clone());
+        }
+        let state = self.context.db.read(crate::db::cluster::state).await.ok()?;
+        (state.mode == "restoring").then(|| crate::db::cluster::refusal(state.mode_reason.as_deref()))
+    }
+
+    /// Counts for the metrics, a few seconds old at most. They are counted by one caller at a time, because
+    /// counting reads every live object.
     pub async fn recent_counts(&self) -> Result<Counts> {
         let mut known = self.counts.lock().await;
         if let Some((at, counts)) = known.as_ref()
@@ -121,10 +175,29 @@ impl App {
         Ok(counts)
     }
 
+    /// Whether this server is ready and the mode, as `look` finds them. It is looked for by one caller at a time and a few
+    /// times a second at most: those who ask need not show anything.
+    pub async fn recent_readiness(&self, look: impl Future<Output = Result<(bool, String)>>) -> Result<(bool, String)> {
+        let mut known = self.readiness.lock().await;
+        if let Some((at, readiness)) = known.as_ref()
+            && at.elapsed() < READINESS_TTL
+        {
+            return Ok(readiness.clone());
+        }
+        let readiness = look.await?;
+        *known = Some((Instant::now(), readiness.clone()));
+        Ok(readiness)
+    }
+
     /// Forgets tokens that were found, after one was revoked here.
     pub fn forget_tokens(&self) {
         self.tokens.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
+}
+
+/// What the first token allows where it is not known or revoked, and the cluster waits for its restore.
+fn only_restore(answer: (ErrorCode, String)) -> Grant {
+    Grant { name: FIRST_TOKEN.into(), role: Role::Superuser, prefix: None, only_restore: Some(answer) }
 }
 
 /// The version of a change that always has one.

@@ -1,21 +1,22 @@
 //! Bearer tokens.
 
-use actix_web::{HttpRequest, HttpResponse, delete, get, post, web};
+use actix_web::{HttpResponse, web};
 use chrono::TimeDelta;
 
-use super::auth;
 use super::state::{App, Data};
 use crate::db::token as tokens;
 use crate::security::token;
 use crate::types::api::*;
 use crate::types::{Error, Result};
+use crate::web::body::Json;
 
 /// Makes a token; its text is shown only now.
-#[utoipa::path(tag = "tokens", request_body = TokenRequest, responses((status = 201, body = TokenCreated)))]
-#[post("/tokens")]
-pub async fn create(request: HttpRequest, body: web::Json<TokenRequest>, app: Data) -> Result<HttpResponse> {
-    auth::allow_cluster(&request, &app, Role::Superuser).await?;
-    let TokenRequest { name, role, prefix, ttl_seconds } = body.into_inner();
+#[utoipa::path(
+    post, path = "/api/v1/tokens", tag = "tokens", request_body = TokenRequest,
+    responses((status = 201, body = TokenCreated))
+)]
+pub async fn create(Json(body): Json<TokenRequest>, app: Data) -> Result<HttpResponse> {
+    let TokenRequest { name, role, prefix, ttl_seconds } = body;
     token::check_name(&name)?;
     let ttl = match ttl_seconds {
         None => None,
@@ -39,32 +40,26 @@ pub async fn create(request: HttpRequest, body: web::Json<TokenRequest>, app: Da
 }
 
 /// All tokens, without their texts.
-#[utoipa::path(tag = "tokens", responses((status = 200, body = TokensResponse)))]
-#[get("/tokens")]
-pub async fn list(request: HttpRequest, app: Data) -> Result<HttpResponse> {
-    auth::allow_cluster(&request, &app, Role::Superuser).await?;
+#[utoipa::path(get, path = "/api/v1/tokens", tag = "tokens", responses((status = 200, body = TokensResponse)))]
+pub async fn list(app: Data) -> Result<HttpResponse> {
     let tokens = app.context.db.read(tokens::list).await?;
     Ok(HttpResponse::Ok().json(TokensResponse { tokens }))
 }
 
 /// Revokes a token. The last superuser without a prefix goes only with `force=true`.
-#[utoipa::path(tag = "tokens", params(("name" = String, Path), ForceQuery), responses((status = 200, body = Changed)))]
-#[delete("/tokens/{name}")]
-pub async fn revoke(
-    request: HttpRequest,
-    name: web::Path<String>,
-    query: web::Query<ForceQuery>,
-    app: Data,
-) -> Result<HttpResponse> {
-    auth::allow_cluster(&request, &app, Role::Superuser).await?;
+#[utoipa::path(
+    delete, path = "/api/v1/tokens/{name}", tag = "tokens", params(("name" = String, Path), ForceQuery),
+    responses((status = 200, body = Changed))
+)]
+pub async fn revoke(name: web::Path<String>, query: web::Query<ForceQuery>, app: Data) -> Result<HttpResponse> {
     revoke_named(&app, name.into_inner(), query.force).await
 }
 
 /// Revokes a token by a name that cannot stand in a path, such as `..`; otherwise as with the name in the path.
-#[utoipa::path(tag = "tokens", params(RevokeQuery), responses((status = 200, body = Changed)))]
-#[delete("/tokens")]
-pub async fn revoke_by_query(request: HttpRequest, query: web::Query<RevokeQuery>, app: Data) -> Result<HttpResponse> {
-    auth::allow_cluster(&request, &app, Role::Superuser).await?;
+#[utoipa::path(
+    delete, path = "/api/v1/tokens", tag = "tokens", params(RevokeQuery), responses((status = 200, body = Changed))
+)]
+pub async fn revoke_by_query(query: web::Query<RevokeQuery>, app: Data) -> Result<HttpResponse> {
     let RevokeQuery { name, force } = query.into_inner();
     revoke_named(&app, name, force).await
 }

@@ -118,7 +118,11 @@ impl Collection {
 
 /// Opens a file and reads its header.
 pub fn open(path: &Path, cluster: Option<Uuid>) -> Result<Reader<BufReader<File>>, Defect> {
-    let file = File::open(path).io_context(|| format!("opening {}", path.display()))?;
+    read(File::open(path).io_context(|| format!("opening {}", path.display()))?, cluster)
+}
+
+/// Reads the header of an open file.
+pub fn read(file: File, cluster: Option<Uuid>) -> Result<Reader<BufReader<File>>, Defect> {
     Reader::open(BufReader::with_capacity(READ_BYTES, file), cluster)
 }
 

@@ -9,11 +9,12 @@ use uuid::Uuid;
 use super::JournalLine;
 use super::format::{
     DIGEST_START, Defect, FORMAT, Follower, Header, Kind, LINE_BYTES_MAX, SnapshotLine, TRAILER_START, Trailer,
+    VERSION_MAX,
 };
 use crate::types::hash::Hasher;
 use crate::types::{Error, Result, Sha256, Version};
 
-/// Longest trailer, in bytes.
+/// Longest trailer, in bytes: as far back from its end [`ends`] looks.
 const TRAILER_BYTES_MAX: u64 = 1 << 10;
 
 /// A segment that was read to its end and is right in itself.
@@ -73,9 +74,10 @@ pub fn ends(file: &mut (impl Read + Seek), cluster: Option<Uuid>) -> Result<Ends
         .map_err(|error| Defect::Malformed(format!("its trailer is not what it must be: {error}")))?;
     let end = match (header.kind, trailer.v1.zip(trailer.tip1)) {
         (Kind::Segment, None) => (header.last, header.tip_after),
-        (Kind::Snapshot, Some(end)) => end,
+        (Kind::Snapshot, Some(end)) if end.0 >= header.first => end,
         _ => return Err(Defect::Malformed("its trailer does not go with its header".into())),
     };
+    within_reach(end.0)?;
     Ok(Ends { header, end })
 }
 
@@ -126,6 +128,7 @@ impl<R: BufRead> Reader<R> {
         if !sane {
             return Err(Defect::Malformed("its header contradicts itself".into()));
         }
+        within_reach(header.last)?;
         Ok(Self { input: lines.input, hasher, line: lines.line, number: lines.number, header })
     }
 
@@ -175,6 +178,7 @@ impl<R: BufRead> Reader<R> {
         if v1 < self.header.first || (v1 == self.header.first && tip1 != self.header.tip_after) {
             return Err(Defect::Chain(format!("its reading ended at version {v1}, before or beside its beginning")));
         }
+        within_reach(v1)?;
         Ok(Snapshot { header: self.header, v1, tip1, rows: trailer.lines })
     }
 
@@ -198,12 +202,15 @@ impl<R: BufRead> Reader<R> {
             visit(lines.parse()?)?;
             self.hasher.update(&lines.line);
         }
+        if lines.line.len() as u64 > TRAILER_BYTES_MAX {
+            return Err(Defect::Malformed("its trailer is too long".into()));
+        }
         let trailer: Trailer = lines.parse()?;
         if !is_sealed(&lines.line, std::mem::take(&mut self.hasher)) {
             return Err(Defect::Checksum);
         }
         // The header and the trailer do not count.
-        if trailer.lines + 2 != lines.number {
+        if trailer.lines.checked_add(2) != Some(lines.number) {
             return Err(Defect::Malformed("its trailer has another number of lines".into()));
         }
         if lines.input.fill_buf().map_err(reading)?.is_empty() {
@@ -252,6 +259,12 @@ fn is_sealed(trailer: &[u8], mut hasher: Hasher) -> bool {
     hasher.update(&trailer[..place]);
     let digest = format!("\"{}\"}}\n", hasher.finish());
     trailer[place + DIGEST_START.len()..] == *digest.as_bytes()
+}
+
+/// Whoever reads a file on counts on from its versions.
+fn within_reach(version: Version) -> Result<(), Defect> {
+    let wrong = || Defect::Malformed(format!("it names version {version}; none is higher than {VERSION_MAX}"));
+    if version <= VERSION_MAX { Ok(()) } else { Err(wrong()) }
 }
 
 fn reading(error: std::io::Error) -> Defect {
@@ -339,9 +352,44 @@ mod tests {
         assert!(matches!(verify(without.collect::<String>().as_bytes()), Err(Defect::Chain(_))));
         let (header, _) = segment(&ORIGIN, Sha256([5; 32]), &lines()).unwrap();
         let body = text.replace(&header.tip_after.to_string(), &header.tip_before.to_string());
-        let body = &body[..body.rfind(",\"sha256\"").unwrap()];
-        let resealed = format!("{body},\"sha256\":\"{}\"}}\n", Sha256::of(body.as_bytes()));
-        assert!(matches!(verify(resealed.as_bytes()), Err(Defect::Chain(_))));
+        assert!(matches!(verify(resealed(&body).as_bytes()), Err(Defect::Chain(_))));
+    }
+
+    /// A trailer is covered by its digest, which anybody can compute.
+    fn resealed(text: &str) -> String {
+        let body = &text[..text.rfind(",\"sha256\"").unwrap()];
+        format!("{body},\"sha256\":\"{}\"}}\n", Sha256::of(body.as_bytes()))
+    }
+
+    #[test]
+    fn numbers_at_the_end_of_their_range_are_refused() {
+        let last = |version| {
+            let lines = [JournalLine { version, ..line(1, 0) }];
+            String::from_utf8(segment(&ORIGIN, Sha256([5; 32]), &lines).unwrap().1).unwrap()
+        };
+        assert!(verify(last(VERSION_MAX).as_bytes()).is_ok());
+        assert!(matches!(verify(last(VERSION_MAX + 1).as_bytes()), Err(Defect::Malformed(_))));
+        assert!(matches!(verify(last(Version::MAX).as_bytes()), Err(Defect::Malformed(_))));
+        let text = String::from_utf8(snapshot()).unwrap();
+        let far = resealed(&text.replace("\"v1\":9", &format!("\"v1\":{}", Version::MAX)));
+        assert!(matches!(verify(far.as_bytes()), Err(Defect::Malformed(_))));
+        assert!(ends(&mut std::io::Cursor::new(far), None).is_err());
+        let before = resealed(&text.replace("\"v1\":9", "\"v1\":7"));
+        assert!(ends(&mut std::io::Cursor::new(before), None).is_err());
+        for wrong in [u64::MAX, u64::MAX - 1, 3] {
+            let text = text.replace("{\"lines\":2", &format!("{{\"lines\":{wrong}"));
+            assert!(matches!(verify(resealed(&text).as_bytes()), Err(Defect::Malformed(_))), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn whoever_looks_at_the_ends_alone_sees_what_was_accepted() {
+        let text = String::from_utf8(snapshot()).unwrap();
+        for spaces in [0, 100, TRAILER_BYTES_MAX as usize, 4 << 10] {
+            let padded = resealed(&text.replace("\"v1\":9", &format!("{}\"v1\":9", " ".repeat(spaces))));
+            let whole = verify(padded.as_bytes()).is_ok();
+            assert_eq!((whole, ends(&mut std::io::Cursor::new(padded), None).is_ok()), (spaces < 200, spaces < 200));
+        }
     }
 
     #[test]

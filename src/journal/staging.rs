@@ -106,6 +106,10 @@ impl Staging {
     /// Gives a row its new content, or takes it away. Doing so again changes nothing.
     pub fn apply(&mut self, table: &str, key: &str, content: Option<&str>) -> Result<()> {
         let entry = content.filter(|_| table == ENTRIES).map(StagedEntry::parse).transpose()?;
+        // So that each entry has one row, and with it one parent: what walks the tree relies on it.
+        if let Some(entry) = entry.as_ref().filter(|entry| entry.id.to_string() != key) {
+            return Err(Error::internal(format!("the journal has the entry {} in the row of {key:?}", entry.id)));
+        }
         if self.open_rows == 0 {
             AnsiTransactionManager::begin_transaction(&mut self.connection).map_err(failed)?;
         }
@@ -319,5 +323,9 @@ mod tests {
         visited.unwrap();
         assert_eq!((seen.len(), staging.count("tokens").unwrap()), (BATCH_ROWS + 10, 0));
         assert!(staging.apply(ENTRIES, "1", Some("{}")).is_err(), "an entry without a name is none");
+        let (_, other) = entry(20, Some(20), "a", None);
+        for key in ["10", "020", "20 ", "1"] {
+            assert!(staging.apply(ENTRIES, key, Some(&other)).is_err(), "the tree could be walked for ever");
+        }
     }
 }

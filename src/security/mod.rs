@@ -5,10 +5,12 @@
 //! secret's file and of those of [`tls`]; no clock: the caller says what time it is, because expiry is judged by the
 //! database's.
 
+pub mod credential;
 pub mod secret;
 pub mod ticket;
 pub mod tls;
 pub mod token;
 
+pub use credential::{Recipient, Sender, ServerCredential};
 pub use secret::ClusterSecret;
-pub use ticket::{ReadTicket, ReplicateTicket, ServerCredential, Signer, WriteTicket};
+pub use ticket::{ReadTicket, ReplicateTicket, Signer, WriteTicket};

@@ -1,4 +1,4 @@
-//! Tickets: short-lived signed permissions for one transfer, and the servers' own credentials.
+//! Tickets: short-lived signed permissions for one transfer; and how claims of every kind are signed.
 //!
 //! A ticket is `base64url(JSON claims).base64url(HMAC-SHA256)`. The key differs by purpose, so that a
 //! read ticket can never pass for a write ticket. The claims name cluster and epoch.
@@ -98,37 +98,6 @@ pub struct ReplicateTicket {
 
 impl Claims for ReplicateTicket {
     const PURPOSE: &'static str = "holdfast replicate ticket v1";
-    fn expires(&self) -> Time {
-        self.expires
-    }
-}
-
-/// Who sends a request between servers.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub enum Sender {
-    /// A name server, acting under this term of the lease.
-    NameServer {
-        /// The lease's number.
-        term: i64,
-    },
-    /// The storage server of this identity.
-    Storage {
-        /// Its UUID.
-        identity: Uuid,
-    },
-}
-
-/// A server's credential, in the `Authorization` header as `Holdfast …`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ServerCredential {
-    /// Who sends.
-    pub sender: Sender,
-    /// When it ends.
-    pub expires: Time,
-}
-
-impl Claims for ServerCredential {
-    const PURPOSE: &'static str = "holdfast server credential v1";
     fn expires(&self) -> Time {
         self.expires
     }

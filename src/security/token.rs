@@ -45,6 +45,9 @@ pub struct Grant {
     pub role: Role,
     /// Only at and below this path.
     pub prefix: Option<DfsPath>,
+    /// What everything but starting and following a restore is answered: the cluster waits for one, and the token is the
+    /// one that is derived from the secret. Which tokens there are is told by the journal only.
+    pub only_restore: Option<(ErrorCode, String)>,
 }
 
 impl Grant {
@@ -62,6 +65,9 @@ impl Grant {
 
     /// Checks the role alone, for what is not about a path.
     pub fn check_role(&self, role: Role) -> Result<()> {
+        if let Some((code, why)) = &self.only_restore {
+            return Err(Error::new(*code, why.clone()));
+        }
         if self.role >= role {
             return Ok(());
         }
@@ -103,10 +109,13 @@ mod tests {
     #[test]
     fn roles_and_prefixes() {
         let path = |text: &str| DfsPath::parse(text).unwrap();
-        let grant = Grant { name: "lab".into(), role: Role::Writer, prefix: Some(path("/lab")) };
+        let grant = Grant { name: "lab".into(), role: Role::Writer, prefix: Some(path("/lab")), only_restore: None };
         assert!(grant.check(Role::Writer, &path("/lab/x")).is_ok());
         assert!(grant.check(Role::Reader, &path("/lab")).is_ok());
         assert!(grant.check(Role::Superuser, &path("/lab")).is_err());
         assert!(grant.check(Role::Reader, &path("/laboratory")).is_err());
+        let only_restore = Some((ErrorCode::ReadOnly, "it waits".into()));
+        let first = Grant { role: Role::Superuser, prefix: None, only_restore, ..grant };
+        assert_eq!(first.check(Role::Reader, &path("/")).unwrap_err().code(), ErrorCode::ReadOnly);
     }
 }

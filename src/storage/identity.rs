@@ -7,7 +7,8 @@ use std::time::Instant;
 use chrono::{TimeDelta, Utc};
 use uuid::Uuid;
 
-use crate::client::http::Membership as ClientMembership;
+use crate::client::http::{SignedAs, Standing as ClientStanding};
+use crate::security::Sender;
 use crate::types::storage_api::ReplicaKey;
 use crate::types::{Error, ErrorCode, Result, ServerId, Time};
 
@@ -62,7 +63,8 @@ impl Identity {
         if epoch > standing.epoch {
             (standing.epoch, standing.term) = (epoch, 0);
         }
-        *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = Some((time, Instant::now()));
+        drop(standing);
+        self.set_clock(time);
     }
 
     /// Raises epoch and term to those of a request. Answers whether that changed anything.
@@ -101,13 +103,19 @@ impl Identity {
         joined.ok_or_else(|| Error::unavailable("this storage server has not joined a cluster yet"))
     }
 
-    /// The membership as a client's credentials want it.
-    pub fn membership(&self) -> ClientMembership {
+    /// What this server's requests are signed as.
+    pub fn signed_as(&self) -> ClientStanding {
         let identity = self.clone();
         Arc::new(move || {
-            let standing = identity.standing();
-            (standing.cluster, standing.epoch)
+            let Standing { cluster, epoch, .. } = identity.standing();
+            let sender = Sender::Storage { identity: identity.identity };
+            SignedAs { cluster, epoch, sender, now: identity.now() }
         })
+    }
+
+    /// Takes the cluster's time, as a name server told it.
+    pub fn set_clock(&self, time: Time) {
+        *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = Some((time, Instant::now()));
     }
 
     /// Whether an upload of this copy is under way.

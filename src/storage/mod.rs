@@ -6,7 +6,11 @@
 //! | [`writer`] | the `IndexWriter`: group commit of changes of the index |
 //! | [`reporter`] | the `CommitReporter`: reports uploads to the name server, many in one request |
 //! | [`registrar`] | the `Registrar`: announces the server, and again when the name server forgot |
+//! | [`condition`] | whether the server can keep what it is given, and if not, why |
+//! | [`prober`] | the `Prober`: proves every few seconds that the disk takes a file |
 //! | [`collector`] | the `Collector`: asks about pending replicas |
+//! | [`admission`] | how many bodies are received at a time, and which of them makes room |
+//! | [`readiness`] | how far the server has come since its start, for `/status` |
 //! | [`heard`] | what the server has heard of the cluster, for a restore |
 //! | [`scrubber`] | the `Scrubber`: reads everything again and puts aside what is corrupt |
 //! | [`suspects`] | copies that looked wrong when they were sent, on their way to the `Scrubber` |
@@ -14,10 +18,13 @@
 //! | [`salvage`] | writes a data directory's files out with no server running |
 //! | [`server`] | options, start and end of the daemon |
 
+pub mod admission;
 pub mod collector;
+pub mod condition;
 pub mod heard;
 pub mod http;
 pub mod identity;
+pub mod prober;
 pub mod readiness;
 pub mod registrar;
 pub mod reporter;

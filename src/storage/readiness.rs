@@ -14,6 +14,8 @@ pub const OK: &str = "ok";
 pub const UNREGISTERED: &str = "unregistered";
 /// No name server has asked for its inventory yet.
 pub const WAITING: &str = "waiting";
+/// It cannot keep what it would be given.
+pub const TROUBLE: &str = "trouble";
 /// Its inventory is being read.
 pub const SYNCING: &str = "syncing";
 

@@ -2,6 +2,7 @@
 //! server that forgot it learns of it, and so that this server knows the cluster's epoch and time.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -53,11 +54,20 @@ async fn pass(shared: Arc<Shared>) -> Result<PassReport> {
         boot_id: shared.identity.boot_id,
         cluster: standing.cluster,
         epoch: standing.epoch,
+        index_changes: shared.index_changes.load(Ordering::Relaxed),
+        replace_newer: shared.options.replace_newer,
         capacity_bytes,
         free_bytes,
     };
     let answer = match shared.name_server.clone().with_retries(0).register(&request).await {
         Ok(answer) => answer,
+        Err(error) if error.code() == ErrorCode::TicketExpired => {
+            // This machine's clock is another one than the cluster's; the next pass signs by that.
+            let time = shared.name_server.time().await?;
+            log::warn!("this machine's clock is {} s off the cluster's", (chrono::Utc::now() - time).num_seconds());
+            shared.identity.set_clock(time);
+            return Err(error);
+        }
         Err(error) if is_final(&error) => refused(&error),
         Err(error) => return Err(error),
     };
@@ -91,8 +101,7 @@ async fn pass(shared: Arc<Shared>) -> Result<PassReport> {
     Ok(PassReport { counts: vec![("registration", 1)], more: false })
 }
 
-/// Whether asking again cannot help: the secret or the cluster is another one, or the database is older than what
-/// this server has seen.
+/// Whether asking again cannot help: the secret or the cluster is another one, or another process is this server.
 fn is_final(error: &Error) -> bool {
     matches!(error.code(), ErrorCode::Unauthorized | ErrorCode::Forbidden)
 }

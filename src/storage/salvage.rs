@@ -74,9 +74,10 @@ impl Salvage {
     /// written; where this server has not heard of a commit yet (it asks a few seconds later), the youngest copy,
     /// unless `committed_only`.
     fn by_labels(&mut self) -> Result<()> {
-        let newest = newest_versions(&mut self.connection, |row| row.version.is_some() || !self.committed_only)?;
+        let newest =
+            newest_versions(&mut self.connection, &self.layout, |row| row.version.is_some() || !self.committed_only)?;
         let Self { layout, connection, target, done, .. } = self;
-        each_row(connection, |connection, row| {
+        each_row(connection, layout, |connection, row| {
             if newest.get(row.label.as_str()) != Some(&row.key()) {
                 done.passed_over += 1;
                 return Ok(());
@@ -127,17 +128,30 @@ fn open_copy(layout: &Layout) -> Result<SqliteConnection> {
     Ok(connection)
 }
 
+/// Rows of all copies; those too whose files were missing when the daemon last looked, and are there now.
 fn each_row(
     connection: &mut SqliteConnection,
+    layout: &Layout,
     mut visit: impl FnMut(&mut SqliteConnection, &ReplicaRow) -> Result<()>,
 ) -> Result<()> {
     let mut after = None;
     loop {
         let rows = index::page(connection, after, PAGE_ROWS)?;
-        let Some(last) = rows.last() else { return Ok(()) };
+        let Some(last) = rows.last() else { break };
         after = Some(last.key());
         for row in &rows {
             visit(connection, row)?;
+        }
+    }
+    after = None;
+    loop {
+        let rows = index::missing_page(connection, after, PAGE_ROWS)?;
+        let Some(last) = rows.last() else { return Ok(()) };
+        after = Some(last.key());
+        for row in &rows {
+            if objects::is_there(layout, row.key())? {
+                visit(connection, row)?;
+            }
         }
     }
 }
@@ -145,10 +159,11 @@ fn each_row(
 /// Of the wanted rows, for each label the copy with the highest version; among copies without one the youngest.
 fn newest_versions(
     connection: &mut SqliteConnection,
+    layout: &Layout,
     wanted: impl Fn(&ReplicaRow) -> bool,
 ) -> Result<HashMap<String, ReplicaKey>> {
     let mut newest: HashMap<String, (Option<i64>, ReplicaKey)> = HashMap::new();
-    each_row(connection, |_, row| {
+    each_row(connection, layout, |_, row| {
         if wanted(row) {
             let candidate = (row.version, row.key());
             let best = newest.entry(row.label.clone()).or_insert(candidate);
@@ -223,7 +238,7 @@ pub fn rebuild(data_dir: &Path) -> Result<Rebuilt> {
     if !path.exists() {
         if !new_path.exists() {
             let message = format!(
-                "{} does not exist: there is nothing to rebuild from; join with an empty directory",
+                "{} does not exist: there is nothing to rebuild from; keep this directory and start with another, empty one",
                 path.display()
             );
             return Err(Error::not_found(message));
@@ -245,11 +260,12 @@ pub fn rebuild(data_dir: &Path) -> Result<Rebuilt> {
 fn build(layout: &Layout, path: &Path, new_path: &Path) -> Result<Rebuilt> {
     let mut new = index::make(new_path)?;
     let mut old = SqliteConnection::establish(&path.to_string_lossy()).map_err(|error| {
-        Error::internal("the old index cannot even be opened; join with an empty directory").with_source(error)
+        Error::internal("the old index cannot even be opened; keep this directory and start with another, empty one")
+            .with_source(error)
     })?;
     let mut done = Rebuilt::default();
     let mut epoch = index::setting(&mut old, "epoch").unwrap_or(0);
-    let ended = each_row(&mut old, |old, row| {
+    let ended = each_row(&mut old, layout, |old, row| {
         epoch = epoch.max(row.epoch);
         match verified_bytes(old, layout, row) {
             Ok(bytes) => {

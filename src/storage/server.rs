@@ -1,6 +1,7 @@
 //! The storage daemon: options, start, end.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -9,33 +10,42 @@ use prometheus::{Gauge, IntCounter, IntGauge};
 use structopt::StructOpt;
 use tokio::sync::Semaphore;
 
+use super::admission::Admission;
 use super::collector::Collect;
+use super::condition::Condition;
 use super::heard::{self, Heard};
 use super::identity::Identity;
+use super::prober::ProveWrites;
 use super::readiness::Readiness;
 use super::registrar::Register;
 use super::reporter::{CommitReporter, ReportCommits};
-use super::scrubber::Scrub;
+use super::scrubber::{Scrub, look_first};
 use super::store::{Index, Journal, Layout, index, sweep};
 use super::suspects::Suspects;
-use super::writer::{IndexWriter, WriteIndex};
-use super::{http, salvage};
+use super::writer::{FORGOTTEN_ROWS_MAX, INDEX_DEADLINE, IndexChange, IndexWriter, WriteIndex};
+use super::{http, readiness, salvage};
 use crate::actors::{Batcher, Board, Handle, PassActor, Supervisor, certificate_keeper};
 use crate::client::name_server::{announced_url, host_of};
 use crate::client::{Credentials, HttpClient, NameServerClient, StorageClient};
 use crate::decisions::scrub::Pace;
-use crate::security::ticket::Sender;
 use crate::security::tls::ServerCertificate;
-use crate::security::{ClusterSecret, Signer};
-use crate::types::storage_api::Told;
-use crate::types::{Error, Hidden, Result, ServerId};
+use crate::security::{ClusterSecret, Recipient, Signer};
+use crate::types::storage_api::{Told, Trouble};
+use crate::types::{Error, Hidden, Result, ServerId, label};
+use crate::web::auth::{Gate, Scrape, ScrapeOptions};
 use crate::web::metrics::ActorGauges;
 use crate::web::{ListenOptions, Metrics, metrics, request};
 
 /// Port, unless it is said otherwise.
 const DEFAULT_PORT: u16 = 7401;
-/// Uploads at the same time; one more is answered `busy`.
-const UPLOADS_MAX: usize = 256;
+/// The longest time that quarantine lasts, in days.
+const QUARANTINE_DAYS_MAX: u64 = 36_500;
+/// Looks at the disk for `GET /status` at the same time. When all of them hang, nobody looks any more.
+const DISK_LOOKS_MAX: usize = 4;
+/// How long such a look is waited for; shorter than any name server waits for the answer.
+const DISK_LOOK_TIME_MAX: Duration = Duration::from_millis(200);
+/// How long it is remembered what a missing file was.
+const MISSING_DAYS: i64 = 365;
 
 /// The storage daemon of Holdfast: keeps replicas in a data directory
 #[derive(Debug, Clone, StructOpt)]
@@ -92,6 +102,9 @@ pub struct OptionalOptions {
     /// Rack, room or site; copies of an object go to different zones
     #[structopt(long, default_value = "")]
     pub zone: String,
+    /// This data directory takes the place of a newer copy of it that is lost; only for the first start elsewhere
+    #[structopt(long)]
+    pub replace_newer: bool,
     /// Where other servers reach this one [default: the address that it listens on, if that is one]
     #[structopt(long)]
     pub url: Option<String>,
@@ -117,6 +130,8 @@ pub struct OptionalOptions {
     #[structopt(long, default_value = "16")]
     pub scrub_rate: f64,
     #[structopt(flatten)]
+    pub scrape: ScrapeOptions,
+    #[structopt(flatten)]
     pub listen: ListenOptions,
 }
 
@@ -131,6 +146,8 @@ pub struct Options {
     pub host: String,
     /// Rack, room or site.
     pub zone: String,
+    /// It takes the place of a newer copy of its directory.
+    pub replace_newer: bool,
     /// How long corrupt copies and unknown files stay in quarantine.
     pub quarantine: Duration,
     /// How fast everything is read again.
@@ -149,6 +166,8 @@ pub struct Shared {
     pub public_url: String,
     /// The directory.
     pub layout: Arc<Layout>,
+    /// Whether it can keep what it is given.
+    pub condition: Condition,
     /// The reading side of the index.
     pub index: Index,
     /// The writing side.
@@ -161,6 +180,10 @@ pub struct Shared {
     pub heard: Heard,
     /// Who it is.
     pub identity: Identity,
+    /// Judges what servers send.
+    pub gate: Gate,
+    /// Changes of the index that are durable.
+    pub index_changes: Arc<AtomicI64>,
     /// Checks tickets.
     pub signer: Signer,
     /// The name servers.
@@ -168,16 +191,43 @@ pub struct Shared {
     /// Other storage servers.
     pub storage: StorageClient,
     /// Uploads at the same time.
-    pub upload_permits: Arc<Semaphore>,
+    pub admission: Admission,
     /// Copies that looked wrong when they were sent.
     pub suspects: Arc<Suspects>,
+    /// What the last look at the disk showed.
+    disk: Mutex<DiskFacts>,
+    disk_looks: Arc<Semaphore>,
     /// The TLS certificate that it shows.
     pub certificate: Option<Arc<ServerCertificate>>,
+    /// Who may read metrics.
+    pub scrape: Scrape,
     /// How far it has come since its start.
     pub readiness: Readiness,
     /// When, and in which epoch.
     registered: Mutex<Option<(Instant, i64)>>,
     gauges: Gauges,
+}
+
+/// What a look at the disk shows.
+#[derive(Debug, Clone, Copy)]
+pub struct DiskFacts {
+    /// Bytes of the file system.
+    pub capacity_bytes: u64,
+    /// Bytes that new objects may take.
+    pub free_bytes: u64,
+    /// Replicas.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+impl DiskFacts {
+    /// May wait for a disk.
+    fn look(layout: &Layout, index: &Index) -> Result<Self> {
+        let (capacity_bytes, free_bytes) = layout.room()?;
+        let (objects, bytes) = index.read_here(index::sums)?;
+        Ok(Self { capacity_bytes, free_bytes, objects, bytes })
+    }
 }
 
 struct Gauges {
@@ -216,15 +266,50 @@ impl Shared {
         registered.is_some_and(|(at, epoch)| at.elapsed() < time && epoch == self.identity.standing().epoch)
     }
 
+    /// How the disk is, and what is wrong with it. Answers also when the disk does not: then what was seen last.
+    pub async fn look_at_disk(self: &Arc<Self>) -> Result<(DiskFacts, Option<Trouble>)> {
+        let mut trouble = None;
+        if let Ok(permit) = self.disk_looks.clone().try_acquire_owned() {
+            let shared = self.clone();
+            let look = tokio::task::spawn_blocking(move || {
+                let _permit = permit;
+                let trouble = shared.layout.trouble();
+                let facts = DiskFacts::look(&shared.layout, &shared.index)?;
+                *shared.disk.lock().unwrap_or_else(PoisonError::into_inner) = facts;
+                Ok::<_, Error>(trouble)
+            });
+            // A disk that hangs is for the prober to say.
+            if let Ok(looked) = tokio::time::timeout(DISK_LOOK_TIME_MAX, look).await {
+                trouble =
+                    looked.map_err(|error| Error::internal("a look at the disk panicked").with_source(error))??;
+            }
+        }
+        let facts = *self.disk.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok((facts, trouble.or_else(|| self.condition.known())))
+    }
+
+    /// How far it has come since its start, and whether it can keep what it is given: one of the words of [`readiness`].
+    pub fn status_word(&self) -> &'static str {
+        match self.condition.known() {
+            Some(_) => readiness::TROUBLE,
+            None => self.readiness.word(&self.identity.standing()),
+        }
+    }
+
     /// Uploads under way.
     pub fn uploads_under_way(&self) -> usize {
-        UPLOADS_MAX.saturating_sub(self.upload_permits.available_permits())
+        self.admission.under_way()
     }
 
     /// Notes a registration.
     pub fn note_registration(&self) {
         let now = (Instant::now(), self.identity.standing().epoch);
         *self.registered.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+    }
+
+    /// Has it register anew within a second.
+    pub fn forget_registration(&self) {
+        *self.registered.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// Reads what the gauges show.
@@ -295,6 +380,7 @@ async fn serve(typed: OptionalOptions) -> Result<()> {
     let secret = ClusterSecret::from_text_or_file(given, typed.cluster_secret_file.as_deref())?;
     let options = checked(&typed)?;
     let certificate = typed.listen.certificate()?;
+    let scrape = typed.scrape.load()?;
     let listener = typed.listen.bind(DEFAULT_PORT)?;
     let (url, public_url) = announced(&typed, &typed.listen.local_url(&listener)?)?;
     if let Some(certificate) = &certificate {
@@ -309,6 +395,11 @@ async fn serve(typed: OptionalOptions) -> Result<()> {
         None if layout.holds_nothing()? => index::make(&layout.index_path())?,
         _ => index::open_writer(&layout.index_path())?,
     };
+    layout.remember_index()?;
+    let is_doubtful = sweep::is_doubtful(&layout, &mut connection).unwrap_or_else(|error| {
+        log::error!("{}", error.chain());
+        true
+    });
     let (epoch, term) = (index::setting(&mut connection, "epoch")?, index::setting(&mut connection, "term")?);
     let identity = Identity::new(file.identity, file.cluster, epoch, term);
     let [version, servers] = heard::SETTINGS;
@@ -317,46 +408,63 @@ async fn serve(typed: OptionalOptions) -> Result<()> {
     let (board, metrics) = (Board::default(), Metrics::new()?);
     metrics.show_certificate(certificate.as_ref())?;
     let supervisor = Supervisor::new(board.clone());
-    let work = WriteIndex { layout: layout.clone(), connection: Arc::new(Mutex::new(connection)) };
+    if index::setting(&mut connection, index::CHANGES)? == 0 {
+        index::count_change(&mut connection)?;
+    }
+    let index_changes = Arc::new(AtomicI64::new(index::setting(&mut connection, index::CHANGES)?));
+    let work = WriteIndex {
+        layout: layout.clone(),
+        connection: Arc::new(Mutex::new(connection)),
+        changes: index_changes.clone(),
+    };
     let writer = Batcher::supervise(&supervisor, &board, "IndexWriter", work);
     let (signer, client) = (Signer::new(secret), HttpClient::new(typed.ca_cert.as_deref())?);
     certificate_keeper::supervise(&supervisor, &board, certificate.clone(), client.trust())?;
-    let credentials = Credentials::Server {
-        signer: signer.clone(),
-        sender: Sender::Storage { identity: file.identity },
-        membership: identity.membership(),
-    };
+    let credentials = Credentials::Server { signer: signer.clone(), standing: identity.signed_as() };
     let name_server = NameServerClient::new(client.clone(), typed.name_server.clone(), credentials.clone())?;
     let server = ServerId::of_identity(file.identity);
+    let index = Index::open(&layout)?;
+    let disk = Mutex::new(DiskFacts::look(&layout, &index)?);
     let work = ReportCommits { server, name_server: name_server.clone(), writer: writer.clone() };
     let shared = Arc::new(Shared {
         board: board.clone(),
         url,
         public_url,
-        index: Index::open(&layout.index_path())?,
+        condition: Condition::default(),
+        index,
         reporter: Batcher::supervise(&supervisor, &board, "CommitReporter", work),
         writer,
         journal: Journal::open(layout.clone(), file.cluster)?,
+        index_changes,
         heard,
+        gate: Gate::new(signer.clone(), Recipient::Storage(identity.identity)),
         identity,
         signer,
         name_server,
         storage: StorageClient::new(client, credentials),
-        upload_permits: Arc::new(Semaphore::new(UPLOADS_MAX)),
+        admission: Admission::default(),
         suspects: Arc::default(),
+        disk,
+        disk_looks: Arc::new(Semaphore::new(DISK_LOOKS_MAX)),
         certificate: certificate.clone(),
+        scrape,
         readiness: Readiness::default(),
         registered: Mutex::new(None),
         gauges: Gauges::new(&metrics)?,
         layout,
         options,
     });
+    PassActor::supervise(&supervisor, &board, "Prober", ProveWrites::TIMING, ProveWrites { shared: shared.clone() });
+    if is_doubtful {
+        log::error!("files that the index knows are missing below objects/, or are back: all are looked for first");
+        look_first(&shared, started).await;
+    }
     PassActor::supervise(&supervisor, &board, "Registrar", Register::TIMING, Register { shared: shared.clone() });
     PassActor::supervise(&supervisor, &board, "Collector", Collect::TIMING, Collect { shared: shared.clone() });
     let timing = Scrub::timing(shared.options.scrub.period);
-    let scrubber = PassActor::supervise(&supervisor, &board, "Scrubber", timing, Scrub::new(shared.clone()));
+    let scrubber = PassActor::supervise(&supervisor, &board, "Scrubber", timing, Scrub::new(shared.clone(), started));
     shared.suspects.serve_by(scrubber);
-    actix::spawn(sweep_at_start(shared.clone(), started));
+    actix::spawn(clean_each_day(shared.clone()));
     log::info!(
         "storage server {} listens at {} with {}",
         shared.options.name,
@@ -420,14 +528,28 @@ fn checked(typed: &OptionalOptions) -> Result<Options> {
             "--name-server is missing: the URL of the name server, for instance http://10.0.0.1:7400",
         ));
     }
+    let (name, host) = (typed.name.clone().unwrap_or_else(host_name), typed.host.clone().unwrap_or_else(host_name));
+    for (option, text) in [("--name", &name), ("--host", &host), ("--zone", &typed.zone)] {
+        if option != "--zone" || !text.is_empty() {
+            label::check(option, text)?;
+        }
+    }
     Ok(Options {
         data_dir,
-        name: typed.name.clone().unwrap_or_else(host_name),
-        host: typed.host.clone().unwrap_or_else(host_name),
+        name,
+        host,
         zone: typed.zone.clone(),
-        quarantine: Duration::from_secs(typed.quarantine_days * 24 * 3_600),
+        replace_newer: typed.replace_newer,
+        quarantine: quarantine(typed.quarantine_days)?,
         scrub: pace(typed.scrub_period, typed.scrub_rate)?,
     })
+}
+
+fn quarantine(days: u64) -> Result<Duration> {
+    if days > QUARANTINE_DAYS_MAX {
+        return Err(Error::invalid(format!("--quarantine-days {days} must be 0 to {QUARANTINE_DAYS_MAX}")));
+    }
+    Ok(Duration::from_secs(days * 24 * 3_600))
 }
 
 /// At least a second and at most ten years; at least a KiB and at most a TiB in a second.
@@ -442,15 +564,8 @@ fn pace(period_days: f64, rate_mib: f64) -> Result<Pace> {
     Ok(Pace { period: Duration::from_secs_f64(seconds), rate_bytes: (rate_mib * f64::from(1 << 20)) as u64 })
 }
 
-/// Looks for what a crash left behind, and empties the quarantine once a day.
-async fn sweep_at_start(shared: Arc<Shared>, started: SystemTime) {
-    match sweep::quarantine_unknown(&shared.layout, &shared.index, started, |key| shared.identity.is_in_flight(key))
-        .await
-    {
-        Ok(0) => {}
-        Ok(count) => log::warn!("{count} files that no row knows were moved into quarantine"),
-        Err(error) => log::error!("looking for unknown files failed: {}", error.chain()),
-    }
+/// Empties the quarantine, and forgets what has been missing for very long.
+async fn clean_each_day(shared: Arc<Shared>) {
     loop {
         let (layout, keep) = (shared.layout.clone(), shared.options.quarantine);
         match tokio::task::spawn_blocking(move || sweep::empty_quarantine(&layout, keep)).await {
@@ -461,6 +576,34 @@ async fn sweep_at_start(shared: Arc<Shared>, started: SystemTime) {
             Ok(Err(error)) => log::error!("emptying the quarantine failed: {}", error.chain()),
             Err(error) => log::error!("emptying the quarantine panicked: {error}"),
         }
+        loop {
+            let before = (shared.identity.now() - chrono::TimeDelta::days(MISSING_DAYS)).naive_utc();
+            match shared.writer.submit(IndexChange::ForgetMissing(before), INDEX_DEADLINE).await {
+                Ok(count) if count as i64 == FORGOTTEN_ROWS_MAX => {}
+                Ok(_) => break,
+                Err(error) => {
+                    log::error!("forgetting missing files failed: {}", error.chain());
+                    break;
+                }
+            }
+        }
         tokio::time::sleep(Duration::from_secs(24 * 3_600)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_without_end_are_refused() {
+        assert_eq!(quarantine(7).unwrap(), Duration::from_secs(604_800));
+        // In seconds these are beyond the range, and became short times.
+        for days in [u64::MAX, u64::MAX / 86_400 + 1, QUARANTINE_DAYS_MAX + 1] {
+            assert!(quarantine(days).is_err(), "{days}");
+        }
+        for (period, rate) in [(f64::NAN, 16.0), (30.0, f64::NAN), (-1.0, 16.0), (f64::INFINITY, 16.0), (30.0, 0.0)] {
+            assert!(pace(period, rate).is_err(), "{period} {rate}");
+        }
     }
 }

@@ -1,5 +1,5 @@
-//! What the endpoints and the `Scrubber` tell each other: copies that looked wrong when they were sent, and
-//! whether this server still trusts its disk.
+//! What the endpoints and the `Scrubber` tell each other: copies that looked wrong when they were sent, whether all
+//! files are to be looked for, and whether this server still trusts its disk.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,6 +16,7 @@ const SUSPECTS_MAX: usize = 1_000;
 #[derive(Default)]
 pub struct Suspects {
     queue: Mutex<VecDeque<ReplicaKey>>,
+    look_wanted: AtomicBool,
     alarm: AtomicBool,
     scrubber: OnceLock<Handle<PassActor>>,
 }
@@ -36,6 +37,16 @@ impl Suspects {
     /// The one that waits for the longest time.
     pub fn take(&self) -> Option<ReplicaKey> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    }
+
+    /// A file is gone: perhaps it is not the only one.
+    pub fn want_look(&self) {
+        self.look_wanted.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether all files are to be looked for, asked once.
+    pub fn take_look(&self) -> bool {
+        self.look_wanted.swap(false, Ordering::SeqCst)
     }
 
     /// Tells where the scrubber is.

@@ -1,5 +1,6 @@
 //! The `IndexWriter`: the one writer of the index, which drains what waits into one transaction.
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ pub const INDEX_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Changes of one transaction.
 const BATCH_ITEMS_MAX: usize = 512;
+/// Rows of missing files that one change forgets.
+pub const FORGOTTEN_ROWS_MAX: i64 = 5_000;
 
 /// A change of the index.
 #[derive(Debug, Clone)]
@@ -60,6 +63,12 @@ pub enum IndexChange {
         /// When (UTC).
         at: NaiveDateTime,
     },
+    /// A copy whose file is gone. It counts as none from here on, unless the file is there after all.
+    Gone(ReplicaKey),
+    /// A copy whose file was missing and is back.
+    Back(ReplicaKey),
+    /// What has been missing since before this time (UTC) is forgotten, some rows at once.
+    ForgetMissing(NaiveDateTime),
     /// Numbers to remember.
     Settings(Vec<(&'static str, i64)>),
 }
@@ -70,6 +79,8 @@ pub struct WriteIndex {
     pub layout: Arc<Layout>,
     /// The one writing connection.
     pub connection: Arc<Mutex<SqliteConnection>>,
+    /// Changes of the index that are durable; told to the name server.
+    pub changes: Arc<AtomicI64>,
 }
 
 impl BatchWork for WriteIndex {
@@ -83,10 +94,16 @@ impl BatchWork for WriteIndex {
 
     fn run(&self, items: Vec<IndexChange>) -> BoxFuture<'static, Vec<Result<usize>>> {
         let (layout, connection, count) = (self.layout.clone(), self.connection.clone(), items.len());
+        let changes = self.changes.clone();
         Box::pin(async move {
             let task = tokio::task::spawn_blocking(move || {
                 let mut connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
-                write_with_ballast(&mut connection, &layout, &items)
+                let answers = write_where_it_counts(&mut connection, &layout, &items);
+                match index::setting(&mut connection, index::CHANGES) {
+                    Ok(now) => changes.store(now, Ordering::Relaxed),
+                    Err(error) => log::warn!("{}", error.chain()),
+                }
+                answers
             });
             match task.await {
                 Ok(answers) => answers,
@@ -96,6 +113,23 @@ impl BatchWork for WriteIndex {
                 }
             }
         })
+    }
+}
+
+/// Nothing is written, and nothing that was written is answered for, when the next start would not find it: the disk was
+/// unmounted, or the directory replaced.
+fn write_where_it_counts(
+    connection: &mut SqliteConnection,
+    layout: &Layout,
+    items: &[IndexChange],
+) -> Vec<Result<usize>> {
+    if let Err(error) = layout.require_same() {
+        return items.iter().map(|_| Err(error.clone())).collect();
+    }
+    let answers = write_with_ballast(connection, layout, items);
+    match layout.require_same() {
+        Ok(()) => answers,
+        Err(error) => answers.into_iter().map(|answer| answer.and(Err(error.clone()))).collect(),
     }
 }
 
@@ -148,6 +182,7 @@ fn write_together(connection: &mut SqliteConnection, layout: &Layout, items: &[I
     let mut files = Vec::new();
     let counts = connection.immediate_transaction(|connection| {
         let counts = items.iter().map(|item| apply(connection, layout, item, &mut files)).collect::<Result<Vec<_>>>();
+        index::count_change(connection)?;
         crate::types::failpoint::INDEX_WRITTEN.passed();
         counts
     })?;
@@ -188,6 +223,21 @@ fn apply(
             }
             Ok(marked)
         }
+        IndexChange::Gone(key) => {
+            // Asked here, because only here nobody removes it meanwhile.
+            let row = index::find(connection, *key)?;
+            if row.is_none_or(|row| row.in_index) || objects::is_there(layout, *key)? {
+                return Ok(0);
+            }
+            Ok(index::set_missing(connection, *key)?)
+        }
+        IndexChange::Back(key) => {
+            if !index::is_missing(connection, *key)? || !objects::is_there(layout, *key)? {
+                return Ok(0);
+            }
+            Ok(index::set_found(connection, *key)?)
+        }
+        IndexChange::ForgetMissing(before) => Ok(index::forget_missing_since(connection, *before, FORGOTTEN_ROWS_MAX)?),
         IndexChange::Settings(pairs) => {
             for (name, value) in pairs {
                 diesel::insert_into(settings::table)
@@ -209,7 +259,10 @@ fn delete(connection: &mut SqliteConnection, keys: &[ReplicaKey], files: &mut Ve
         let in_index: Option<bool> =
             replicas::table.find(id).select(replicas::in_index).first(connection).optional()?;
         match in_index {
-            None => continue,
+            None => {
+                index::forget_missing(connection, *key)?;
+                continue;
+            }
             Some(true) => drop(diesel::delete(small_bytes::table.find(id)).execute(connection)?),
             Some(false) => files.push(*key),
         }
@@ -251,6 +304,10 @@ fn insert(connection: &mut SqliteConnection, row: &ReplicaRow, bytes: Option<&By
         return Err(Error::new(ErrorCode::AlreadyExists, format!("the copy {} is stored already", row.key())));
     }
     diesel::insert_into(replicas::table).values(row).execute(connection)?;
+    if !row.in_index {
+        // It has come anew.
+        index::forget_missing(connection, row.key())?;
+    }
     if let Some(bytes) = bytes {
         diesel::insert_into(small_bytes::table)
             .values((
@@ -266,6 +323,7 @@ fn insert(connection: &mut SqliteConnection, row: &ReplicaRow, bytes: Option<&By
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::storage::store::layout::object_name;
     use crate::storage::store::{Index, index};
     use crate::types::{Generation, ObjectId, Sha256};
 
@@ -298,7 +356,8 @@ mod tests {
         assert_eq!(answers[2].as_ref().unwrap_err().code(), ErrorCode::AlreadyExists);
         let key = ReplicaKey { object: ObjectId(1), generation: Generation(1) };
         write(&mut connection, &layout, &[IndexChange::Committed { key, version: 9 }]).pop().unwrap().unwrap();
-        let index = Index::open(&layout.index_path()).unwrap();
+        let layout = Arc::new(layout);
+        let index = Index::open(&layout).unwrap();
         let (found, bytes, sums) = index
             .read(move |connection| {
                 Ok((index::find(connection, key)?, index::bytes(connection, key)?, index::sums(connection)?))
@@ -317,11 +376,11 @@ mod tests {
 
     /// What a quarantine of one copy leaves: the bytes aside, whether it has a mark, and the rows left.
     fn aside(layout: &Layout, key: ReplicaKey, connection: &mut SqliteConnection) -> (Option<Vec<u8>>, bool, u64) {
-        let place = quarantine::place(layout, key);
-        let note = std::fs::read_to_string(quarantine::note_of(&place)).unwrap();
+        let (place, name) = (layout.quarantine().path().join(key.to_string()), key.to_string());
+        let note = std::fs::read_to_string(layout.quarantine().path().join(quarantine::note_of(&name))).unwrap();
         assert!(note.contains("reason: it is damaged") && note.contains("label: /x"), "{note}");
         let rows = index::sums(connection).unwrap().0;
-        (std::fs::read(&place).ok(), quarantine::is_kept_for_good(&place), rows)
+        (std::fs::read(&place).ok(), quarantine::is_kept_for_good(layout, &name), rows)
     }
 
     #[test]
@@ -330,7 +389,7 @@ mod tests {
         let (layout, _) = Layout::open(dir.path()).unwrap();
         let mut connection = index::make(&layout.index_path()).unwrap();
         let key = |object| ReplicaKey { object: ObjectId(object), generation: Generation(1) };
-        let file = layout.object_path(key(2));
+        let file = layout.objects().path().join(object_name(key(2)));
         std::fs::create_dir_all(file.parent().unwrap()).unwrap();
         std::fs::write(&file, b"bytes").unwrap();
         let small = IndexChange::Insert { row: row(1, true), bytes: Some(Bytes::from_static(b"small")) };
@@ -357,7 +416,64 @@ mod tests {
         assert_eq!(aside(&layout, key(3), &mut connection), (None, true, 0));
         assert!(!file.exists());
         assert!(index::bytes(&mut connection, key(1)).unwrap().is_none());
-        assert_eq!(std::fs::read_dir(layout.incoming_dir()).unwrap().count(), 0);
+        assert!(layout.incoming().names().unwrap().is_empty());
+    }
+
+    #[test]
+    fn copies_without_a_file_are_kept_apart_and_come_back_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (layout, _) = Layout::open(dir.path()).unwrap();
+        let mut connection = index::make(&layout.index_path()).unwrap();
+        let key = |object| row(object, false).key();
+        let file = |object| layout.objects().path().join(object_name(key(object)));
+        let put = |object| {
+            std::fs::create_dir_all(file(object).parent().unwrap()).unwrap();
+            std::fs::write(file(object), b"bytes").unwrap();
+        };
+        let small = IndexChange::Insert { row: row(1, true), bytes: Some(Bytes::from_static(b"small")) };
+        let large = |object| IndexChange::Insert { row: row(object, false), bytes: None };
+        (2..=4).for_each(put);
+        let mut done = |change| write(&mut connection, &layout, &[change]).pop().unwrap().unwrap();
+        [small, large(2), large(3), large(4)].into_iter().for_each(|change| assert_eq!(done(change), 1));
+        // What is in the index has no file, and what has its file is not gone.
+        assert_eq!([1, 2, 9].map(|object| done(IndexChange::Gone(key(object)))), [0; 3]);
+        (2..=4).for_each(|object| std::fs::remove_file(file(object)).unwrap());
+        assert_eq!([2, 3, 4, 4].map(|object| done(IndexChange::Gone(key(object)))), [1, 1, 1, 0]);
+        assert_eq!(done(IndexChange::Back(key(2))), 0, "its file is not there yet");
+        put(2);
+        assert_eq!([2, 2, 1].map(|object| done(IndexChange::Back(key(object)))), [1, 0, 0]);
+        // Deleted, or come anew, it is forgotten.
+        done(IndexChange::Delete(vec![key(3)]));
+        done(large(4));
+        assert!(index::missing_page(&mut connection, None, 9).unwrap().is_empty());
+        assert_eq!(index::sums(&mut connection).unwrap(), (3, 15));
+        let found = index::find(&mut connection, key(2)).unwrap().unwrap();
+        assert_eq!((found.size, found.label.as_str(), found.digest().unwrap()), (5, "/x", Sha256::of(b"bytes")));
+        let mut done = |change| write(&mut connection, &layout, &[change]).pop().unwrap().unwrap();
+        std::fs::remove_file(file(2)).unwrap();
+        assert_eq!(done(IndexChange::Gone(key(2))), 1);
+        let now = chrono::Utc::now().naive_utc();
+        let hour = chrono::TimeDelta::hours(1);
+        assert_eq!([now - hour, now + hour, now + hour].map(|at| done(IndexChange::ForgetMissing(at))), [0, 1, 0]);
+    }
+
+    #[test]
+    fn nothing_is_written_to_an_index_that_is_not_in_its_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let (layout, _) = Layout::open(dir.path()).unwrap();
+        let mut connection = index::make(&layout.index_path()).unwrap();
+        layout.remember_index().unwrap();
+        let insert = |object| IndexChange::Insert { row: row(object, true), bytes: Some(Bytes::from_static(b"bytes")) };
+        assert!(write_where_it_counts(&mut connection, &layout, &[insert(1)])[0].is_ok());
+        std::fs::rename(layout.index_path(), dir.path().join("aside")).unwrap();
+        for change in [insert(2), IndexChange::Delete(vec![row(1, true).key()])] {
+            let error = write_where_it_counts(&mut connection, &layout, &[change]).pop().unwrap().unwrap_err();
+            assert_eq!(error.code(), ErrorCode::Unavailable);
+            assert!(error.message().contains("another one than at the start"), "{error}");
+        }
+        assert_eq!(index::sums(&mut connection).unwrap(), (1, 5));
+        std::fs::rename(dir.path().join("aside"), layout.index_path()).unwrap();
+        assert!(write_where_it_counts(&mut connection, &layout, &[insert(2)])[0].is_ok());
     }
 
     #[test]
@@ -370,7 +486,7 @@ mod tests {
             IndexChange::Insert { row: row(2, false), bytes: None },
         ];
         write(&mut connection, &layout, &inserts);
-        let file = layout.object_path(row(2, false).key());
+        let file = layout.objects().path().join(object_name(row(2, false).key()));
         std::fs::create_dir_all(file.parent().unwrap()).unwrap();
         std::fs::write(&file, b"bytes").unwrap();
         let damage = Aside { reason: "it is damaged", for_good: true };

@@ -4,7 +4,10 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use super::object::objects;
 pub use super::operation_api::*;
+use super::schema::Uuid;
+use super::storage_api::TroubleCode;
 use super::{DfsPath, ErrorCode, Generation, ObjectId, ServerId, Sha256, Version};
 
 /// Header with the SHA-256 (64 hexadecimal digits) that the sender computed of a body, or that the
@@ -53,14 +56,13 @@ pub enum Condition {
 #[into_params(parameter_in = Query)]
 pub struct AvailableQuery {
     /// Where the file shall be.
-    #[param(value_type = String)]
     pub path: DfsPath,
     /// Its size in bytes, if it is known; the upload must then have exactly that size.
     pub size: Option<u64>,
     /// How many placements, each for an object of its own (default 1).
+    #[param(minimum = 1, maximum = 256)]
     pub count: Option<u32>,
     /// The object id of an earlier try whose outcome is unknown or that found too few servers.
-    #[param(value_type = Option<String>)]
     pub object: Option<ObjectId>,
     /// Comma-separated ids of servers that failed just now.
     pub exclude: Option<String>,
@@ -76,10 +78,8 @@ pub struct AvailableQuery {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Placement {
     /// The new object.
-    #[schema(value_type = String)]
     pub object: ObjectId,
     /// The number that its copies will carry.
-    #[schema(value_type = String)]
     pub generation: Generation,
     /// Goes into the upload's URL.
     pub ticket: String,
@@ -98,7 +98,6 @@ pub struct Placement {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Target {
     /// The server.
-    #[schema(value_type = String)]
     pub server: ServerId,
     /// Its base URL.
     pub url: String,
@@ -119,10 +118,8 @@ pub struct CommitReport {
     /// Bytes received.
     pub size: u64,
     /// Their digest.
-    #[schema(value_type = String)]
     pub sha256: Sha256,
     /// Servers that have fsynced them.
-    #[schema(value_type = Vec<String>)]
     pub holders: Vec<ServerId>,
 }
 
@@ -130,6 +127,7 @@ pub struct CommitReport {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct CommitRequest {
     /// At most `COMMIT_BATCH_ITEMS_MAX`.
+    #[serde(deserialize_with = "objects")]
     pub reports: Vec<CommitReport>,
 }
 
@@ -137,17 +135,14 @@ pub struct CommitRequest {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Committed {
     /// The file's path at its commit.
-    #[schema(value_type = String)]
     pub path: DfsPath,
     /// Its bytes.
-    #[schema(value_type = String)]
     pub object: ObjectId,
     /// Its version.
     pub version: Version,
     /// Bytes.
     pub size: u64,
     /// Digest of the bytes.
-    #[schema(value_type = String)]
     pub sha256: Sha256,
     /// Copies that are fsynced now.
     pub copies: u32,
@@ -155,7 +150,6 @@ pub struct Committed {
     pub copies_wanted: u32,
     /// Servers on which the metadata lists the copy that was reported. A report that is repeated may find its object
     /// deleted, or another copy of it listed there: what is not listed must not be marked as committed.
-    #[schema(value_type = Vec<String>)]
     #[serde(default)]
     pub listed: Vec<ServerId>,
 }
@@ -181,10 +175,8 @@ pub struct CommitResponse {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct PendingReplica {
     /// The object.
-    #[schema(value_type = String)]
     pub object: ObjectId,
     /// The copy.
-    #[schema(value_type = String)]
     pub generation: Generation,
     /// When the ticket that brought it ends.
     pub ticket_expires: DateTime<Utc>,
@@ -196,9 +188,9 @@ pub struct PendingReplica {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct PendingRequest {
     /// Who asks.
-    #[schema(value_type = String)]
     pub server: ServerId,
     /// At most `PENDING_BATCH_ITEMS_MAX`.
+    #[serde(deserialize_with = "objects")]
     pub replicas: Vec<PendingReplica>,
 }
 
@@ -230,7 +222,6 @@ pub struct PendingResponse {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct ReplicaLocation {
     /// The server.
-    #[schema(value_type = String)]
     pub server: ServerId,
     /// Its name.
     pub name: String,
@@ -261,11 +252,9 @@ pub struct Entry {
     pub size: Option<u64>,
     /// Digest of the bytes (files).
     #[serde(default)]
-    #[schema(value_type = Option<String>)]
     pub sha256: Option<Sha256>,
     /// The bytes' id (files).
     #[serde(default)]
-    #[schema(value_type = Option<String>)]
     pub object: Option<ObjectId>,
     /// The change that made it what it is.
     pub version: Version,
@@ -288,8 +277,6 @@ pub struct Entry {
 #[into_params(parameter_in = Query)]
 pub struct PathQuery {
     /// The path.
-    #[param(value_type = String)]
-    #[schema(value_type = String)]
     pub path: DfsPath,
 }
 
@@ -298,7 +285,6 @@ pub struct PathQuery {
 #[into_params(parameter_in = Query)]
 pub struct DeleteQuery {
     /// The path.
-    #[param(value_type = String)]
     pub path: DfsPath,
     /// Directories too, with all that is in them.
     #[serde(default)]
@@ -312,7 +298,6 @@ pub struct DeleteQuery {
 #[into_params(parameter_in = Query)]
 pub struct ListQuery {
     /// The directory.
-    #[param(value_type = String)]
     pub path: DfsPath,
     /// The cursor: the `next` of the page before.
     pub after: Option<String>,
@@ -339,7 +324,6 @@ pub struct ListResponse {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct MkdirRequest {
     /// The path.
-    #[schema(value_type = String)]
     pub path: DfsPath,
     /// Missing parents too, and no error when it is there already.
     #[serde(default)]
@@ -350,10 +334,8 @@ pub struct MkdirRequest {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct TransferRequest {
     /// What.
-    #[schema(value_type = String)]
     pub from: DfsPath,
     /// The exact new path (not a directory to put it into).
-    #[schema(value_type = String)]
     pub to: DfsPath,
     /// For copies: directories too.
     #[serde(default)]
@@ -371,27 +353,44 @@ pub struct Changed {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct RegisterRequest {
     /// The UUID that it made for itself.
-    #[schema(value_type = String)]
+    #[schema(value_type = Uuid)]
     pub identity: uuid::Uuid,
     /// What people call it.
+    #[schema(min_length = 1, max_length = 255, pattern = r"^[^\u0000-\u001f\u007f-\u009f]+$")]
     pub name: String,
     /// The machine it runs on.
+    #[schema(min_length = 1, max_length = 255, pattern = r"^[^\u0000-\u001f\u007f-\u009f]+$")]
     pub host: String,
     /// Where servers reach it.
+    #[schema(
+        max_length = 2048,
+        pattern = r"^https?://[a-z][a-z0-9-]{0,62}(\.[a-z][a-z0-9-]{0,62})*(:[1-9][0-9]{0,3})?(/[A-Za-z0-9/._~-]*)?$"
+    )]
     pub url: String,
     /// Where clients reach it.
+    #[schema(
+        max_length = 2048,
+        pattern = r"^https?://[a-z][a-z0-9-]{0,62}(\.[a-z][a-z0-9-]{0,62})*(:[1-9][0-9]{0,3})?(/[A-Za-z0-9/._~-]*)?$"
+    )]
     pub public_url: String,
     /// Rack, room or site; may be empty.
     #[serde(default)]
+    #[schema(max_length = 255, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$")]
     pub zone: String,
     /// New with each start.
-    #[schema(value_type = String)]
+    #[schema(value_type = Uuid)]
     pub boot_id: uuid::Uuid,
     /// The cluster that its data belongs to, if it ever belonged to one.
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<Uuid>)]
     pub cluster: Option<uuid::Uuid>,
     /// The newest epoch that it has seen.
     pub epoch: i64,
+    /// Rises with every change of its index: of two copies of one directory, the one with more is newer.
+    #[serde(default)]
+    pub index_changes: i64,
+    /// A person says that this directory takes the place of a newer copy of it, which is lost.
+    #[serde(default)]
+    pub replace_newer: bool,
     /// Bytes of its file system.
     pub capacity_bytes: u64,
     /// Bytes that new objects may take.
@@ -402,10 +401,9 @@ pub struct RegisterRequest {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct RegisterResponse {
     /// Its id from now on.
-    #[schema(value_type = String)]
     pub server: ServerId,
     /// The cluster.
-    #[schema(value_type = String)]
+    #[schema(value_type = Uuid)]
     pub cluster: uuid::Uuid,
     /// The cluster's epoch.
     pub epoch: i64,
@@ -441,7 +439,6 @@ pub enum AdminState {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct ServerInfo {
     /// Its id.
-    #[schema(value_type = String)]
     pub server: ServerId,
     /// What people call it.
     pub name: String,
@@ -475,6 +472,9 @@ pub struct ServerInfo {
     /// until it is started again.
     #[serde(default)]
     pub scrub_alarm: bool,
+    /// It is live and cannot keep new files, for this reason; `reason` says it in a sentence.
+    #[serde(default)]
+    pub trouble: Option<TroubleCode>,
     /// Of a draining server: replicas that would leave an object short of copies if they went now.
     #[serde(default)]
     pub drain_left: Option<u64>,
@@ -506,13 +506,14 @@ pub enum Role {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct TokenRequest {
     /// Its name, by which it is revoked.
+    #[schema(min_length = 1, max_length = 255, pattern = r"^[^\u0000-\u001f\u007f-\u009f]+$")]
     pub name: String,
     /// What it allows.
     pub role: Role,
     /// Only at and below this path.
-    #[schema(value_type = Option<String>)]
     pub prefix: Option<DfsPath>,
     /// For how long from now; for ever when absent.
+    #[schema(minimum = 1, maximum = 3_153_599_999_u64)]
     pub ttl_seconds: Option<u64>,
 }
 
@@ -565,23 +566,38 @@ pub struct TokensResponse {
     pub tokens: Vec<TokenInfo>,
 }
 
-/// Whether a name server can serve.
+/// Whether a name server can serve. Whoever shows a valid token is told `NameServerDetails` beside it.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct NameServerStatus {
-    /// `ok` or `unavailable`.
+    /// `ok`: it answers, and so does its database.
     pub status: String,
+    /// It takes reads and writes: the mode is normal, and as many storage servers take files as a write needs.
+    pub ready: bool,
+    /// `normal`, `read_only`, `restoring`, or `damaged`: nothing is changed until the database is restored.
+    pub mode: String,
+    /// Beside these, for whoever shows a valid token or a storage server's credential.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    #[schema(ignore)]
+    pub details: Option<NameServerDetails>,
+}
+
+/// What a name server tells of itself and its cluster.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct NameServerDetails {
     /// The program's version.
     pub program_version: String,
     /// The cluster.
-    #[schema(value_type = String)]
+    #[schema(value_type = Uuid)]
     pub cluster: uuid::Uuid,
+    /// The branch of its history; a restore begins another.
+    #[schema(value_type = Option<String>)]
+    #[serde(default)]
+    pub history: Option<uuid::Uuid>,
     /// The cluster's epoch.
     pub epoch: i64,
     /// The last version.
     pub version: Version,
-    /// `normal`, `read_only` or `restoring`.
-    pub mode: String,
-    /// Live storage servers.
+    /// Storage servers that are live and compared.
     pub servers_live: u32,
     /// The database's time.
     pub time: DateTime<Utc>,

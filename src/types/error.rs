@@ -11,6 +11,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+/// The numbers of "too many open files", in the system and in the process; they are the same on every Unix.
+const ENFILE: i32 = 23;
+const EMFILE: i32 = 24;
+
 /// What an operation answers.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -158,11 +162,12 @@ impl Error {
     }
 
     /// A failure of the operating system while doing `what` (for instance "writing /data/x"). A full disk
-    /// or quota is `out_of_space`, the rest `internal`.
+    /// or quota is `out_of_space`, too many open files are `busy`, the rest is `internal`.
     pub fn io(what: impl fmt::Display, error: std::io::Error) -> Self {
         use std::io::ErrorKind;
         let code = match error.kind() {
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => ErrorCode::OutOfSpace,
+            _ if matches!(error.raw_os_error(), Some(ENFILE | EMFILE)) => ErrorCode::Busy,
             _ => ErrorCode::Internal,
         };
         Self::new(code, format!("{what}: {error}")).with_source(error)
@@ -209,6 +214,13 @@ mod tests {
         let error = Error::internal("reading x").with_source(io).context("opening the store");
         assert_eq!(error.to_string(), "opening the store: reading x");
         assert_eq!(error.chain(), "opening the store: reading x: the disk is on fire");
+    }
+
+    #[test]
+    fn too_many_open_files_pass() {
+        let error = Error::io("opening x", std::io::Error::from_raw_os_error(EMFILE));
+        assert_eq!(error.code(), ErrorCode::Busy);
+        assert!(error.message().contains("Too many open files"), "{error}");
     }
 
     #[test]

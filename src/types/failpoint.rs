@@ -51,6 +51,8 @@ pub enum Area {
     Drain,
     /// The name server takes the lease.
     Lease,
+    /// The name server puts a damaged database aside and restores the metadata.
+    Restore,
 }
 
 /// A step at which the process can be made to die.
@@ -131,6 +133,13 @@ points! {
     DRAIN_FINISHED = "drain-finished", Drain, "a server counts as drained";
     LEASE_WRITTEN = "lease-written", Lease, "the lease has a new term, nothing is committed";
     LEASE_TAKEN = "lease-taken", Lease, "the lease is taken, nobody knows";
+    RESTORE_MOVING = "restore-moving", Restore, "a damaged database is in its place, its log has a second name elsewhere";
+    RESTORE_MOVED = "restore-moved", Restore, "a damaged database is put aside, its log is in both places";
+    RESTORE_BEGUN_ANEW = "restore-begun-anew", Restore, "an empty database is in the place of the damaged one";
+    RESTORE_FENCED = "restore-fenced", Restore, "the servers have a new epoch, nothing is read";
+    RESTORE_FORMER_READ = "restore-former-read", Restore, "what the damaged database told is staged, no table is written";
+    RESTORE_WRITTEN = "restore-written", Restore, "all tables are written anew, nothing is committed";
+    RESTORE_DONE = "restore-done", Restore, "the metadata is restored, the report of the restore is not kept";
 }
 
 /// Inside the shell of an actor, on its thread: `actor-NAME-shell`. A panic kills the actor, a sleep makes it hang.

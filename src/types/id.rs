@@ -13,8 +13,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{Error, Result};
 
-macro_rules! id_type {
-    ($(#[$doc:meta])* $name:ident, $what:literal) => {
+/// A number that is shown as 16 hexadecimal digits.
+macro_rules! shown_in_hex {
+    ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub struct $name(pub i64);
@@ -31,6 +32,22 @@ macro_rules! id_type {
             }
         }
 
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+    };
+}
+
+/// One that is read in this form only.
+macro_rules! id_type {
+    ($(#[$doc:meta])* $name:ident, $what:literal) => {
+        shown_in_hex! {
+            $(#[$doc])*
+            $name
+        }
+
         impl FromStr for $name {
             type Err = Error;
 
@@ -40,12 +57,6 @@ macro_rules! id_type {
                     return Err(wrong());
                 }
                 i64::from_str_radix(text, 16).map(Self).map_err(|_| wrong())
-            }
-        }
-
-        impl Serialize for $name {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.collect_str(self)
             }
         }
 
@@ -73,6 +84,49 @@ id_type! {
 id_type! {
     /// A storage server; derived from the identity that it made for itself.
     ServerId, "a server"
+}
+
+shown_in_hex! {
+    /// An event; rising. Read as a decimal number too: older programs have them as JSON numbers, which lose precision.
+    EventId
+}
+
+impl FromStr for EventId {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let digits = |radix| i64::from_str_radix(text, radix).ok().filter(|id| *id >= 0 && !text.starts_with('+'));
+        let id = if text.len() == 16 { digits(16) } else { digits(10) };
+        id.map(Self).ok_or_else(|| Error::invalid(format!("{text:?} is not an event id")))
+    }
+}
+
+impl<'de> Deserialize<'de> for EventId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+
+        impl serde::de::Visitor<'_> for Either {
+            type Value = EventId;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an event id")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<EventId, E> {
+                text.parse().map_err(E::custom)
+            }
+
+            fn visit_i64<E: serde::de::Error>(self, id: i64) -> Result<EventId, E> {
+                Ok(EventId(id))
+            }
+
+            fn visit_u64<E: serde::de::Error>(self, id: u64) -> Result<EventId, E> {
+                i64::try_from(id).map(EventId).map_err(E::custom)
+            }
+        }
+
+        deserializer.deserialize_any(Either)
+    }
 }
 
 /// The root directory's entry, the only one without a parent that anyone can see.
@@ -148,6 +202,18 @@ mod tests {
         all.sort_unstable();
         all.dedup();
         assert_eq!(all.len(), count);
+    }
+
+    #[test]
+    fn event_ids_are_texts_and_are_read_as_numbers_too() {
+        let id = EventId(251_278_688_555_310_990);
+        assert_eq!(serde_json::to_string(&id).unwrap(), "\"037cb8a2caf71f8e\"");
+        for text in ["\"037cb8a2caf71f8e\"", "251278688555310990", "\"251278688555310990\""] {
+            assert_eq!(serde_json::from_str::<EventId>(text).unwrap(), id, "{text}");
+        }
+        for wrong in ["", "-1", "+37cb8e0834ef78e", "ffffffffffffffff", "99999999999999999999", "x"] {
+            assert!(wrong.parse::<EventId>().is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -7,8 +7,14 @@ pub const COMPONENT_BYTES_MAX: usize = 255;
 /// Bytes of a whole path.
 pub const PATH_BYTES_MAX: usize = 4_096;
 
-/// Bytes of a JSON request body.
+/// Bytes of a JSON request body with many items.
 pub const JSON_BODY_BYTES_MAX: usize = 4 << 20;
+/// Bytes of any other JSON request body: two paths of the greatest length, each byte escaped.
+pub const SMALL_JSON_BYTES_MAX: usize = 64 << 10;
+/// How long a JSON request body may take, beyond the time that its bytes need at [`JSON_BODY_RATE_MIN_BYTES`].
+pub const JSON_BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes of a large JSON request body that must come in each second.
+pub const JSON_BODY_RATE_MIN_BYTES: u64 = 256 << 10;
 /// Entries in one page of a listing.
 pub const LIST_PAGE_ROWS_MAX: usize = 1_000;
 /// Replicas in one page of an inventory.
@@ -53,3 +59,16 @@ pub const UPLOAD_TIMEOUT: Duration = Duration::from_secs(60);
 pub const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(600);
 /// How long a transfer of bytes may stand still before it counts as failed.
 pub const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long the sender of a file may keep a storage server waiting, beyond the time that its bytes need at
+/// [`UPLOAD_RATE_MIN_BYTES`].
+pub const UPLOAD_PATIENCE: Duration = Duration::from_secs(30);
+/// Bytes a second that the sender of a file must send at least.
+pub const UPLOAD_RATE_MIN_BYTES: u64 = 1_024;
+
+/// How long the head of a request may take.
+pub const REQUEST_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connection may wait for its next request.
+pub const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(75);
+/// How long a peer may take nothing of what is sent to it.
+pub const SEND_STALL_TIMEOUT: Duration = Duration::from_secs(30);

@@ -9,15 +9,18 @@ pub mod failpoint;
 pub mod hash;
 pub mod hidden;
 pub mod id;
+pub mod label;
 pub mod limits;
+pub mod object;
 pub mod operation_api;
 pub mod path;
+pub mod schema;
 pub mod storage_api;
 
 pub use error::{Error, ErrorCode, Result};
 pub use hash::Sha256;
 pub use hidden::Hidden;
-pub use id::{EntryId, Generation, ObjectId, ServerId};
+pub use id::{EntryId, EventId, Generation, ObjectId, ServerId};
 pub use path::DfsPath;
 
 /// A time in UTC. The database stores it without a zone; the wire carries RFC 3339.

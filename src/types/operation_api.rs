@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::api::Entry;
-use super::{DfsPath, ObjectId, ServerId, Version};
+use super::object::objects;
+use super::{DfsPath, EventId, ObjectId, ServerId, Version};
 
 /// How many objects have how many copies.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -17,7 +18,7 @@ pub struct CopiesCount {
 }
 
 /// Whether data is in danger.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 pub struct Report {
     /// `healthy`, `degraded` (copies are short) or `danger` (something cannot be read, or hangs on one copy).
     pub verdict: String,
@@ -47,7 +48,7 @@ pub struct Report {
     pub journal: JournalHealth,
     /// The cluster's last version.
     pub version: Version,
-    /// `normal`, `read_only` or `restoring`.
+    /// `normal`, `read_only`, `restoring`, or `damaged`: nothing is changed until the database is restored.
     pub mode: String,
 }
 
@@ -55,31 +56,50 @@ pub struct Report {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Event {
     /// Rising.
-    pub id: i64,
+    pub id: EventId,
     /// When.
     pub time: DateTime<Utc>,
     /// What sort of thing (`server_down`, `replica_deleted`, …).
     pub kind: String,
     /// The object, if it is about one.
-    #[schema(value_type = Option<String>)]
     pub object: Option<ObjectId>,
     /// The server, if it is about one.
-    #[schema(value_type = Option<String>)]
     pub server: Option<ServerId>,
     /// What happened and why.
     pub detail: String,
+}
+
+/// Kinds of events whose details name no file: constant sentences, ids and servers.
+const KINDS_WITHOUT_PATHS: [&str; 6] =
+    ["replica_adopted", "replica_copied", "replica_deleted", "replica_missing", "replica_outdated", "replica_trimmed"];
+
+impl Event {
+    /// The event as it is told to somebody who may see a part of the namespace only. An object may have other names than
+    /// the one that was asked for, and a detail may name any of them.
+    pub fn without_paths(mut self) -> Self {
+        if !KINDS_WITHOUT_PATHS.contains(&self.kind.as_str()) {
+            self.detail = match self.kind.as_str() {
+                "replica_corrupt" => "a copy was found corrupt",
+                "last_copy_corrupt" => "the last copy was found corrupt",
+                "replica_quarantined" => "a copy was put aside",
+                _ => "what happened is told to tokens for the whole cluster",
+            }
+            .into();
+        }
+        self
+    }
 }
 
 /// Asks for events, the newest first.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct EventsQuery {
-    /// Only older than this id.
-    pub before: Option<i64>,
+    /// Only older than this id; a decimal number is understood too.
+    #[param(value_type = Option<String>, pattern = "^([0-7][0-9a-f]{15}|[0-9]{1,15}|[0-9]{17,18})$")]
+    pub before: Option<EventId>,
     /// Rows wanted.
     pub limit: Option<usize>,
     /// Only what is about this object.
-    #[param(value_type = Option<String>)]
     pub object: Option<ObjectId>,
     /// Only what is about this storage server (name or id).
     pub server: Option<String>,
@@ -93,7 +113,7 @@ pub struct EventsResponse {
     /// The newest first.
     pub events: Vec<Event>,
     /// The `before` of the next page.
-    pub next: Option<i64>,
+    pub next: Option<EventId>,
 }
 
 /// One file explained.
@@ -160,7 +180,6 @@ pub struct RepairProgress {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct StuckObject {
     /// The object.
-    #[schema(value_type = String)]
     pub object: ObjectId,
     /// The path at its commit.
     pub label: String,
@@ -178,7 +197,6 @@ pub struct StuckObject {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct LossIfDied {
     /// The server.
-    #[schema(value_type = String)]
     pub server: ServerId,
     /// Its name.
     pub name: String,
@@ -234,7 +252,6 @@ pub struct Finding {
     /// What sort of thing (`missing`, `unknown`, `wrong_content`, `under_replicated`, `unreferenced`, …).
     pub kind: String,
     /// The object, if it is about one.
-    #[schema(value_type = Option<String>)]
     pub object: Option<ObjectId>,
     /// The server's name, if it is about one.
     pub server: Option<String>,
@@ -246,9 +263,9 @@ pub struct Finding {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct SetrepRequest {
     /// A directory, with all that is below it, or a file.
-    #[schema(value_type = String)]
     pub path: DfsPath,
     /// Copies wanted.
+    #[schema(minimum = 1, maximum = 16)]
     pub copies: u32,
 }
 
@@ -272,6 +289,7 @@ pub struct RestoreRequest {
     pub accept_gap: bool,
     /// Copies wanted of files when no journal is left that tells.
     #[serde(default)]
+    #[schema(minimum = 1, maximum = 16)]
     pub replicas: Option<u32>,
 }
 
@@ -308,7 +326,7 @@ pub struct RestoreStatus {
     pub tail: u64,
     /// Paths or rows of which there were several versions, and which one was taken; the first thousand.
     pub conflicts: Vec<String>,
-    /// Files of which no copy was found; the first thousand.
+    /// Changes that are not back, and files of which no copy was found; the first thousand.
     pub losses: Vec<String>,
     /// Copies whose commit nobody has heard of; they are kept aside. The first thousand.
     pub doubts: Vec<String>,
@@ -318,15 +336,21 @@ pub struct RestoreStatus {
     pub losses_total: u64,
     /// See `conflicts_total`.
     pub doubts_total: u64,
+    /// What a person must know besides: where a damaged database was put, what became of tokens.
+    #[serde(default)]
+    pub notes: Vec<String>,
+    /// Changes that are known to have been made and are not back; `losses` tells more of them.
+    #[serde(default)]
+    pub lost_changes: u64,
 }
 
 /// A storage server tells of copies whose bytes are not what they should be.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct CorruptRequest {
     /// The sender.
-    #[schema(value_type = String)]
     pub server: ServerId,
     /// The copies.
+    #[serde(deserialize_with = "objects")]
     pub replicas: Vec<CorruptReplica>,
     /// So many were found at once that the sender no longer trusts its own disk or memory. It moves nothing; copies
     /// that other servers have too are no longer counted on.
@@ -338,10 +362,8 @@ pub struct CorruptRequest {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct CorruptReplica {
     /// The object.
-    #[schema(value_type = String)]
     pub object: ObjectId,
     /// The copy.
-    #[schema(value_type = String)]
     pub generation: super::Generation,
     /// What is wrong with it.
     pub reason: String,
@@ -349,6 +371,9 @@ pub struct CorruptReplica {
     /// meanwhile may have listed the copy again.
     #[serde(default)]
     pub aside: bool,
+    /// Its file is not there. It is out of the inventory, and there is nothing to put into quarantine.
+    #[serde(default)]
+    pub gone: bool,
 }
 
 /// The answer to [`CorruptRequest`].

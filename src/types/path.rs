@@ -70,8 +70,11 @@ impl DfsPath {
         self.0.rsplit('/').next().unwrap_or_default()
     }
 
-    /// The path of `name` inside this directory.
+    /// The path of `name` (or of names joined by slashes) inside this directory, which it never is itself.
     pub fn join(&self, name: &str) -> Result<Self> {
+        if name.is_empty() {
+            return Err(Error::new(ErrorCode::InvalidPath, format!("there is nothing without a name in {self}")));
+        }
         let text = if self.is_root() { format!("/{name}") } else { format!("{}/{name}", self.0) };
         Self::parse(&text)
     }
@@ -203,6 +206,15 @@ mod tests {
         assert_eq!(parent.split().unwrap(), (DfsPath::root(), "a"));
         assert!(DfsPath::root().split().is_none());
         assert_eq!(DfsPath::root().components().count(), 0);
+    }
+
+    #[test]
+    fn nothing_without_a_name_is_in_a_directory() {
+        // For the root this was the root.
+        for directory in ["/", "/a"] {
+            assert!(DfsPath::parse(directory).unwrap().join("").is_err(), "{directory}");
+            assert_eq!(DfsPath::parse(directory).unwrap().join_relative("").unwrap().as_str(), directory);
+        }
     }
 
     #[test]

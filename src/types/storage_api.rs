@@ -1,18 +1,71 @@
 //! What travels to and from a storage server, as JSON.
 
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
-use super::api::Target;
-use super::{Error, Generation, ObjectId, Result, ServerId, Sha256, Time, Version};
+use super::api::{ErrorBody, Target};
+use super::object::{object, objects};
+use super::schema::Uuid;
+use super::{Error, Generation, ObjectId, Result, ServerId, Sha256, Version};
 
-/// The answer to `GET /status`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct StorageStatus {
-    /// `ok`, or how far it has come since its start: `unregistered`, `waiting` for the name server's first look, `syncing`.
-    pub status: String,
+/// A storage server as a recipient of requests: who it must be, and where it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
     /// The UUID that it made for itself.
     pub identity: uuid::Uuid,
+    /// Where servers reach it.
+    pub url: String,
+}
+
+impl std::fmt::Display for Peer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.url)
+    }
+}
+
+/// Who answers at a URL.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answerer {
+    /// The UUID that it made for itself.
+    pub identity: uuid::Uuid,
+    /// New with each start.
+    pub boot_id: uuid::Uuid,
+    /// Where it believes to be reached by servers.
+    pub url: String,
+}
+
+/// The answer to `GET /identity`.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct IdentityProof {
+    /// A signed `Proof`.
+    pub proof: String,
+}
+
+/// The answer to `GET /status` for anybody: 200 when it is ready, else 503.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct PlainStatus {
+    /// `ok`, or how far it has come: `unregistered`, `waiting` for the name server's first look, `syncing`; or `trouble`.
+    pub status: String,
+    /// The same as an error, when it is not ready.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    #[schema(ignore)]
+    pub error: Option<ErrorBody>,
+}
+
+/// The answer to `GET /status` for a server of the cluster.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct StorageStatus {
+    /// As in [`PlainStatus::status`].
+    pub status: String,
+    /// Why it cannot keep what it would be given, if that is so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<Trouble>,
+    /// The UUID that it made for itself.
+    #[schema(value_type = Uuid)]
+    pub identity: uuid::Uuid,
     /// The cluster that its data belongs to.
+    #[schema(value_type = Option<Uuid>)]
     pub cluster: Option<uuid::Uuid>,
     /// Its id, once it is registered.
     pub server: Option<ServerId>,
@@ -37,7 +90,11 @@ pub struct StorageStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate: Option<CertificateStatus>,
     /// New with each start.
+    #[schema(value_type = Uuid)]
     pub boot_id: uuid::Uuid,
+    /// Rises with every change of its index: of two copies of one directory, the one with more is newer.
+    #[serde(default)]
+    pub index_changes: i64,
     /// Bytes of its file system.
     pub capacity_bytes: u64,
     /// Bytes that new objects may take.
@@ -53,17 +110,79 @@ pub struct StorageStatus {
     pub program_version: String,
 }
 
+/// Why a storage server cannot keep what it would be given.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Trouble {
+    /// What programs decide by.
+    pub code: TroubleCode,
+    /// What people read.
+    pub message: String,
+}
+
+/// What kind of trouble it is. What follows from each is in `decisions::health`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TroubleCode {
+    /// The data directory, or a part of it, is another one than at the start.
+    Replaced,
+    /// The file system takes no more writes.
+    ReadOnly,
+    /// The disk answers with errors.
+    IoError,
+    /// The disk does not answer.
+    Hung,
+    /// The file system has room, but not for one more file.
+    OutOfInodes,
+    /// The quota of the daemon's user is used up.
+    Quota,
+    /// The daemon or the machine has no file handles left.
+    OutOfFiles,
+    /// Something that this program does not know.
+    #[serde(other)]
+    Other,
+}
+
+impl TroubleCode {
+    /// The stored word, which is that on the wire too.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Replaced => "replaced",
+            Self::ReadOnly => "read_only",
+            Self::IoError => "io_error",
+            Self::Hung => "hung",
+            Self::OutOfInodes => "out_of_inodes",
+            Self::Quota => "quota",
+            Self::OutOfFiles => "out_of_files",
+            Self::Other => "other",
+        }
+    }
+
+    /// The code of a word.
+    pub fn of_word(word: &str) -> Self {
+        const KNOWN: [TroubleCode; 7] = [
+            TroubleCode::Replaced,
+            TroubleCode::ReadOnly,
+            TroubleCode::IoError,
+            TroubleCode::Hung,
+            TroubleCode::OutOfInodes,
+            TroubleCode::Quota,
+            TroubleCode::OutOfFiles,
+        ];
+        KNOWN.into_iter().find(|code| code.word() == word).unwrap_or(Self::Other)
+    }
+}
+
 /// From when until when a certificate is valid.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Validity {
     /// Not before.
-    pub from: Time,
+    pub from: DateTime<Utc>,
     /// Not after.
-    pub until: Time,
+    pub until: DateTime<Utc>,
 }
 
 /// A server's TLS certificate.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CertificateStatus {
     /// When the one in use is valid.
     #[serde(flatten)]
@@ -74,7 +193,7 @@ pub struct CertificateStatus {
 }
 
 /// What a holder that is not the first answers to an upload.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CopyStored {
     /// The object.
     pub object: ObjectId,
@@ -87,7 +206,7 @@ pub struct CopyStored {
 }
 
 /// Names one copy.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 pub struct ReplicaKey {
     /// The object.
     pub object: ObjectId,
@@ -102,9 +221,10 @@ impl std::fmt::Display for ReplicaKey {
 }
 
 /// The body of `DELETE /file`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct DeleteRequest {
     /// At most `DELETE_BATCH_ITEMS_MAX`.
+    #[serde(deserialize_with = "objects")]
     pub replicas: Vec<ReplicaKey>,
     /// Puts them into quarantine, with this reason, instead of removing them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -112,9 +232,10 @@ pub struct DeleteRequest {
 }
 
 /// A place in the metadata's journal.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct JournalPosition {
     /// The branch of history.
+    #[schema(value_type = Uuid)]
     pub history: uuid::Uuid,
     /// The epoch of the last segment or snapshot.
     pub epoch: i64,
@@ -124,22 +245,18 @@ pub struct JournalPosition {
     pub tip: Sha256,
 }
 
-/// Header of `GET /status`: the newest version that the journal's copies have.
-pub const JOURNAL_HEAD_HEADER: &str = "Holdfast-Journal-Head";
-/// Header of `GET /status`: how many storage servers belong to the cluster.
-pub const SERVERS_HEADER: &str = "Holdfast-Servers";
-
-/// What a health check tells a storage server, by these headers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// What a health check tells a storage server, in the query of `GET /status`: there it is covered by the signature.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Told {
     /// The newest version that the journal's copies have.
+    #[serde(rename = "journal_head")]
     pub version: Version,
     /// How many storage servers belong to the cluster, drained ones left out.
     pub servers: i64,
 }
 
 /// What a file of the journal has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum JournalFileKind {
     /// Changes, in order.
@@ -149,7 +266,7 @@ pub enum JournalFileKind {
 }
 
 /// A file of a server's copy of the journal.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct JournalFile {
     /// For `GET /journal?file=`.
     pub name: String,
@@ -165,7 +282,7 @@ pub struct JournalFile {
 }
 
 /// The answer to `GET /journal`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct JournalStatus {
     /// Where the copy ends, and so what it continues with.
     pub position: Option<JournalPosition>,
@@ -184,7 +301,7 @@ pub struct JournalStatus {
 }
 
 /// The answer to `POST /journal`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct JournalAccepted {
     /// Where the copy ends now.
     pub position: JournalPosition,
@@ -193,25 +310,27 @@ pub struct JournalAccepted {
 }
 
 /// The answer to `DELETE /file`: everything named is gone, whether or not it was there.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct DeleteResponse {
     /// How many were there.
     pub deleted: usize,
 }
 
 /// The body of `POST /replicate`: send a copy of what you have to another server.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct ReplicateRequest {
     /// The copy to send.
+    #[serde(deserialize_with = "object")]
     pub replica: ReplicaKey,
     /// Where to.
+    #[serde(deserialize_with = "object")]
     pub target: Target,
     /// The target's permission to take it.
     pub ticket: String,
 }
 
 /// One line of `GET /dump_tree`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct InventoryLine {
     /// The copy.
     #[serde(flatten)]
@@ -227,9 +346,12 @@ pub struct InventoryLine {
     /// The object's version, once it is known to be committed.
     pub version: Option<Version>,
     /// When the ticket that brought it ends.
-    pub ticket_expires: Time,
+    pub ticket_expires: DateTime<Utc>,
     /// When its bytes were last checked.
-    pub verified: Time,
+    pub verified: DateTime<Utc>,
+    /// The index knows it, but its file is gone: it is no copy. Told only when files are asked about.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub gone: bool,
 }
 
 impl std::str::FromStr for ReplicaKey {
@@ -239,5 +361,19 @@ impl std::str::FromStr for ReplicaKey {
         let wrong = || Error::invalid(format!("{text:?} does not name a replica (OBJECT.GENERATION)"));
         let (object, generation) = text.split_once('.').ok_or_else(wrong)?;
         Ok(Self { object: object.parse()?, generation: generation.parse()? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn troubles_have_the_same_word_on_the_wire_and_in_the_database() {
+        for code in ["replaced", "read_only", "io_error", "hung", "out_of_inodes", "quota", "out_of_files", "other"] {
+            let of_wire: TroubleCode = serde_json::from_str(&format!("\"{code}\"")).unwrap();
+            assert_eq!((of_wire, of_wire.word()), (TroubleCode::of_word(code), code));
+        }
+        assert_eq!(serde_json::from_str::<TroubleCode>("\"from_the_future\"").unwrap(), TroubleCode::Other);
     }
 }

@@ -68,10 +68,16 @@ impl ListenOptions {
 macro_rules! serve_http {
     ($certificate:expr, $listener:expr, $app:expr) => {{
         use $crate::types::error::IoContext as _;
+        let limits = $crate::web::connections::Limits::of_process();
+        let connections = $crate::web::connections::Connections::watched(limits);
+        let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let server = actix_web::HttpServer::new($app)
+            .workers(workers)
+            .max_connections(limits.per_worker(workers))
+            .on_connect(move |io, data| connections.greet(io, data))
             .tcp_nodelay(true)
-            .keep_alive(std::time::Duration::from_secs(75))
-            .client_request_timeout(std::time::Duration::from_secs(10))
+            .keep_alive($crate::types::limits::KEEP_ALIVE_TIMEOUT)
+            .client_request_timeout($crate::types::limits::REQUEST_HEAD_TIMEOUT)
             .client_disconnect_timeout(std::time::Duration::from_secs(2))
             .shutdown_timeout(3);
         let context = || "listening".to_string();

@@ -1,21 +1,40 @@
-//! What is done around every request: its id, its line in the access log, its place in the metrics.
+//! What is done around every request: its id, its line in the access log, its place in the metrics, and the headers that
+//! every answer has.
 
+use std::borrow::Cow;
+use std::error::Error as StdError;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Instant;
 
-use actix_web::body::{BoxBody, MessageBody};
+use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::error::JsonPayloadError;
-use actix_web::http::header::{HeaderName, HeaderValue};
+use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::middleware::Next;
 use actix_web::{HttpMessage, HttpRequest, web};
+use bytes::Bytes;
 
+use super::connections::{Connection, UnderWay};
 use super::error::{response, status_of};
 use super::metrics::Metrics;
+use super::route::IsKnown;
 use crate::types::api::REQUEST_ID_HEADER;
 use crate::types::{Error, ErrorCode};
 
 /// Longest id that is taken from a caller, in bytes.
 const REQUEST_ID_BYTES_MAX: usize = 64;
+/// Bytes of a path in a line of the log.
+const LOG_PATH_BYTES_MAX: usize = 512;
+
+/// Headers of every answer that does not have its own.
+const HEADERS: [(HeaderName, &str); 4] = [
+    // Most answers are for one caller and one moment, and many have tickets.
+    (header::CACHE_CONTROL, "no-store"),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    // A ticket in a URL must not travel on.
+    (header::REFERRER_POLICY, "no-referrer"),
+    (header::CROSS_ORIGIN_RESOURCE_POLICY, "same-origin"),
+];
 
 /// A request's id.
 #[derive(Debug, Clone)]
@@ -35,12 +54,14 @@ fn request_id(request: &ServiceRequest) -> RequestId {
     }
 }
 
-/// The middleware: gives the request an id, times it, logs it, and puts the id into errors.
+/// The middleware: gives the request an id, times it, logs it, puts the id into errors, and notes on its connection that
+/// it is being answered.
 pub async fn around(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
     let started = Instant::now();
+    let under_way = request.conn_data::<Connection>().map(Connection::begin);
     let id = request_id(&request);
     request.extensions_mut().insert(id.clone());
     let mut answer = match next.call(request).await {
@@ -55,17 +76,56 @@ pub async fn around(
     if let Ok(value) = HeaderValue::from_str(&id.0) {
         answer.headers_mut().insert(HeaderName::from_static("x-request-id"), value);
     }
+    add_missing(answer.headers_mut());
     account(&answer, &id, started);
-    Ok(answer)
+    Ok(answer.map_body(|_, body| BoxBody::new(Answering { body, id, _under_way: under_way })))
+}
+
+fn add_missing(headers: &mut HeaderMap) {
+    for (name, value) in HEADERS {
+        if !headers.contains_key(&name) {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
+    }
+}
+
+/// A body that is sent; its request is under way until the end.
+struct Answering {
+    body: BoxBody,
+    id: RequestId,
+    _under_way: Option<UnderWay>,
+}
+
+impl MessageBody for Answering {
+    type Error = Box<dyn StdError>;
+
+    fn size(&self) -> BodySize {
+        self.body.size()
+    }
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_next(cx);
+        if let Poll::Ready(Some(Err(error))) = &polled {
+            log::warn!("an answer was broken off: {error} [{}]", self.id.0);
+        }
+        polled
+    }
+}
+
+/// Whether the sender of a request has proven who it is.
+fn is_known(request: &HttpRequest) -> bool {
+    request.extensions().contains::<IsKnown>()
 }
 
 fn log_failure(request: &HttpRequest, error: &Error, id: &RequestId) {
     // Tickets are in the query, so only the path is logged.
-    let line = format!("{} {} failed: {} [{}]", request.method(), request.path(), error.chain(), id.0);
+    let path = shown(request.path());
+    let line = || format!("{} {path} failed: {} [{}]", method_label(request), error.chain(), id.0);
     match status_of(error.code()).as_u16() {
-        _ if error.code() == ErrorCode::Internal => log::error!("{line}"),
-        500.. => log::warn!("{line}"),
-        _ => log::debug!("{line}"),
+        _ if error.code() == ErrorCode::Internal => log::error!("{}", line()),
+        // Strangers must not be able to fill the log.
+        500.. if is_known(request) => log::warn!("{}", line()),
+        _ => log::debug!("{}", line()),
     }
 }
 
@@ -78,54 +138,70 @@ fn account(answer: &ServiceResponse<BoxBody>, id: &RequestId, started: Instant) 
         let labels = [route.as_str(), method_label(request), status.as_str()];
         metrics.http.with_label_values(&labels).observe(elapsed.as_secs_f64());
     }
-    // Checks and scrapes come every few seconds for ever; they are logged only when asked for.
-    let level = if matches!(route.as_str(), "/status" | "/metrics") { log::Level::Debug } else { log::Level::Info };
+    // Checks and scrapes come every few seconds for ever; they are logged only when asked for, and so is what comes from
+    // strangers.
+    let often = matches!(route.as_str(), "/status" | "/metrics");
+    let level = if often || !is_known(request) { log::Level::Debug } else { log::Level::Info };
     log::log!(
         target: "holdfast::access",
         level,
         "{} {} {} {:.1}ms [{}]",
-        request.method(),
-        request.path(),
+        method_label(request),
+        shown(request.path()),
         answer.status().as_u16(),
         elapsed.as_secs_f64() * 1_000.0,
         id.0
     );
 }
 
+/// A path as the log has it: a long one is cut.
+fn shown(path: &str) -> Cow<'_, str> {
+    if path.len() <= LOG_PATH_BYTES_MAX {
+        return path.into();
+    }
+    let cut = path.floor_char_boundary(LOG_PATH_BYTES_MAX);
+    format!("{}… ({} bytes)", &path[..cut], path.len()).into()
+}
+
 /// The method, if it is one of HTTP's: callers must not be able to make labels up.
-fn method_label(request: &HttpRequest) -> &str {
+pub(super) fn method_label(request: &HttpRequest) -> &str {
     match request.method().as_str() {
         known @ ("GET" | "HEAD" | "POST" | "PUT" | "DELETE" | "OPTIONS" | "PATCH") => known,
         _ => "OTHER",
     }
 }
 
-/// Makes broken JSON and queries the crate's error, with the reason that the parser gives.
+/// Makes broken queries and paths the crate's error, with the reason that the parser gives.
 pub fn parsing(config: &mut web::ServiceConfig) {
-    let limit = crate::types::limits::JSON_BODY_BYTES_MAX;
     config
-        .app_data(web::JsonConfig::default().limit(limit).error_handler(|error, _| refuse(about_body(&error))))
-        .app_data(web::QueryConfig::default().error_handler(|error, _| refuse(error.to_string())))
-        .app_data(web::PathConfig::default().error_handler(|error, _| refuse(error.to_string())));
+        .app_data(web::QueryConfig::default().error_handler(|error, _| about_input(error.to_string()).into()))
+        .app_data(web::PathConfig::default().error_handler(|error, _| about_input(error.to_string()).into()));
 }
 
-fn about_body(error: &JsonPayloadError) -> String {
-    match error {
-        JsonPayloadError::ContentType => "the body must be JSON, and say so: Content-Type: application/json".into(),
-        other => other.to_string(),
-    }
-}
-
-fn refuse(reason: String) -> actix_web::Error {
+/// The error about something that could not be read.
+pub(super) fn about_input(reason: String) -> Error {
     let code = if reason.contains("is not a valid path") || reason.contains("a path of ") {
         ErrorCode::InvalidPath
     } else {
         ErrorCode::InvalidRequest
     };
-    Error::new(code, reason).into()
+    Error::new(code, reason)
 }
 
 /// Answers requests that no route takes.
 pub async fn no_such_route(request: HttpRequest) -> Result<actix_web::HttpResponse, Error> {
-    Err(Error::not_found(format!("there is no {} {}", request.method(), request.path())))
+    Err(Error::not_found(format!("there is no {} {}", method_label(&request), shown(request.path()))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_paths_are_cut_in_the_log() {
+        assert_eq!(shown("/a"), "/a");
+        let long = format!("/{}", "ü".repeat(10_000));
+        let cut = shown(&long);
+        assert!(cut.len() < LOG_PATH_BYTES_MAX + 32 && cut.ends_with("(20001 bytes)"), "{cut}");
+    }
 }

@@ -21,19 +21,23 @@ pub fn prefix() -> String {
     format!("hf{outside}")
 }
 
+/// What the room has of its own.
+const ROOM: [&str; 7] = ["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--"];
+
+/// Whether a room can be made here.
+pub fn can_enter() -> bool {
+    let works = || Command::new("unshare").args(ROOM).args(["ip", "link", "set", "lo", "up"]).output();
+    geteuid().is_root() && works().is_ok_and(|output| output.status.success())
+}
+
 /// Becomes this program inside, where that can be done; else goes on outside.
 pub fn enter() {
-    if is_inside() || !geteuid().is_root() {
-        return;
-    }
-    let room = ["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--"];
-    let works = Command::new("unshare").args(room).args(["ip", "link", "set", "lo", "up"]).output();
-    if !works.is_ok_and(|output| output.status.success()) {
+    if is_inside() || !can_enter() {
         return;
     }
     let program: PathBuf = std::env::current_exe().unwrap();
     let mut command = Command::new("unshare");
-    command.args(room).args(["sh", "-c", "ip link set lo up && exec \"$@\"", "sh"]).arg(program);
+    command.args(ROOM).args(["sh", "-c", "ip link set lo up && exec \"$@\"", "sh"]).arg(program);
     command.args(std::env::args_os().skip(1)).env(INSIDE, std::process::id().to_string());
     // `unshare` takes this process's place, so that whoever kills this process kills everything inside.
     let error = command.exec();

@@ -3,7 +3,7 @@
 //! `scripts/chaos` runs it with options (`run --help`). Under `cargo test` it runs a short selection: the checks of
 //! the checker itself, and some seconds of faults.
 //!
-//! - `world`, `server`, `network`, `inside`: the cluster, in a room of its own
+//! - `world`, `server`, `network`, `disks`, `inside`: the cluster, in a room of its own
 //! - `workload`, `client`, `content`, `history`: what clients do, and what is written down of it
 //! - `nemesis`: the faults, one file each
 //! - `check`: the judgement
@@ -15,6 +15,7 @@ mod client;
 #[path = "../common/mod.rs"]
 mod common;
 mod content;
+mod disks;
 mod history;
 mod inside;
 mod nemesis;

@@ -75,6 +75,8 @@ NEMESES:
     clock            the wall clock of a server jumps                                 (a C compiler)
     drain            a storage server is drained and taken back
     join             a storage server joins and is removed again
+    unmount          a storage server's disk goes away under it and returns           (root)
+    readonly         a storage server's file system becomes read-only by an error     (root)
     all              all of them that work on this machine
 
 EXIT CODES:

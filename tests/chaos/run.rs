@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use holdfast::client::{Credentials, HttpClient, StorageClient};
-use holdfast::types::api::FsckReport;
+use holdfast::types::api::{FsckReport, ServerInfo};
 use tokio::runtime::Runtime;
 
 use crate::check::{self, Judgement, scans::Finding};
@@ -48,6 +48,8 @@ pub struct Summary {
     pub judgement: Judgement,
     /// Seconds without an answer to anybody; to any change.
     pub outages: (f64, f64),
+    /// Files that came to the file system below a mount point.
+    pub strays: usize,
     pub healed: Healed,
     pub fsck: Fsck,
     /// Where logs and history are, if they were kept.
@@ -73,6 +75,7 @@ impl Summary {
     pub fn is_good(&self) -> bool {
         self.judgement.is_clean()
             && self.ok > 0
+            && self.strays == 0
             && !matches!(self.healed, Healed::Not(_))
             && !matches!(self.fsck, Fsck::Findings(_))
     }
@@ -118,6 +121,7 @@ pub fn run(options: &Options, kinds: &[Kind], heal_check: HealCheck) -> Summary 
         gave_up: world.gave_up.load(Ordering::Relaxed),
         judgement,
         outages: check::outages(&ops),
+        strays: world.strays(),
         healed,
         fsck,
         kept: None,
@@ -190,6 +194,7 @@ fn heal(world: &World, check: HealCheck) -> Healed {
             if (report.servers_live as usize) < wanted {
                 reasons.push(format!("{} of {wanted} servers are live", report.servers_live));
             }
+            reasons.extend(troubles(world));
             if !in_service {
                 reasons.push("a server cannot be taken back from draining".into());
             }
@@ -210,6 +215,13 @@ fn heal(world: &World, check: HealCheck) -> Healed {
         std::thread::sleep(Duration::from_millis(200));
     }
     Healed::Not(format!("after {} s still: {why}", limit.as_secs()))
+}
+
+/// Servers that say that they cannot keep anything.
+fn troubles(world: &World) -> Vec<String> {
+    let servers = world.ask(world.client.servers()).map(|answer| answer.servers).unwrap_or_default();
+    let told = |server: ServerInfo| server.trouble.map(|trouble| format!("{} is in trouble: {trouble:?}", server.name));
+    servers.into_iter().filter_map(told).collect()
 }
 
 /// Asks for a check of the metadata against the inventories.
@@ -263,6 +275,9 @@ fn explain(summary: &Summary, options: &Options, ops: &[Op], diary: &[(f64, Stri
     }
     if let Fsck::Findings(what) = &summary.fsck {
         println!("fsck: {what}");
+    }
+    if summary.strays > 0 {
+        println!("{} files came to where a disk was not mounted", summary.strays);
     }
     if summary.ok == 0 {
         println!("no operation succeeded");

@@ -7,13 +7,15 @@ use std::time::Instant;
 use structopt::StructOpt;
 
 use crate::check::tests::TESTS;
+use crate::inside;
 use crate::options::Options;
 use crate::run::{HealCheck, run};
 use crate::summary;
 
-const RUNS: [(&str, fn()); 3] = [
+const RUNS: [(&str, fn()); 4] = [
     ("storage_servers_are_killed_and_paused_on_sqlite", storage_servers_are_killed_and_paused_on_sqlite),
     ("name_server_and_database_are_killed_on_postgres", name_server_and_database_are_killed_on_postgres),
+    ("disks_go_away_and_take_no_writes", disks_go_away_and_take_no_writes),
     ("clients_that_lie_are_found_out", clients_that_lie_are_found_out),
 ];
 
@@ -74,6 +76,19 @@ fn storage_servers_are_killed_and_paused_on_sqlite() {
 
 fn name_server_and_database_are_killed_on_postgres() {
     assert!(short("--seed 2 --seconds 8 --nemesis kill-name,database --database postgres").is_good());
+}
+
+/// In a room of its own: it mounts. Where that cannot be made, there is nothing to see.
+fn disks_go_away_and_take_no_writes() {
+    if !inside::can_enter() {
+        eprintln!("skipped: it needs root and namespaces");
+        return;
+    }
+    let mut run = std::process::Command::new(std::env::current_exe().unwrap());
+    run.args("run --seed 4 --seconds 12 --nemesis unmount,readonly".split_whitespace());
+    let output = run.output().unwrap();
+    println!("{}", String::from_utf8_lossy(&output.stdout));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// The whole way from a broken promise to a failed run.

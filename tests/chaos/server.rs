@@ -25,6 +25,8 @@ pub struct Server {
     program: &'static str,
     args: Vec<String>,
     environment: Vec<(String, String)>,
+    /// The beginning of its command line.
+    wrapper: Vec<String>,
     log: PathBuf,
     state: Mutex<State>,
 }
@@ -44,6 +46,7 @@ pub struct Recipe {
     pub program: &'static str,
     pub args: Vec<String>,
     pub environment: Vec<(String, String)>,
+    pub wrapper: Vec<String>,
     pub log: PathBuf,
     pub host: Option<Host>,
 }
@@ -51,7 +54,7 @@ pub struct Recipe {
 impl Server {
     /// Starts it; it may take a while until it listens.
     pub fn new(recipe: Recipe) -> Self {
-        let Recipe { name, program, mut args, environment, log, host } = recipe;
+        let Recipe { name, program, mut args, environment, wrapper, log, host } = recipe;
         let address = match &host {
             Some(host) => SocketAddr::from((host.address, PORT)),
             None => TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap(),
@@ -60,7 +63,8 @@ impl Server {
         if host.is_some() {
             args.push("--insecure-http".into());
         }
-        let server = Self { name, address, host, program, args, environment, log, state: Mutex::default() };
+        let state = Mutex::default();
+        let server = Self { name, address, host, program, args, environment, wrapper, log, state };
         server.start();
         server
     }
@@ -81,6 +85,7 @@ impl Server {
     fn spawn(&self) -> Child {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
         let mut line = self.host.as_ref().map(Host::wrapper).unwrap_or_default();
+        line.extend(self.wrapper.iter().cloned());
         line.push(self.program.into());
         line.extend(self.args.iter().cloned());
         Command::new(&line[0])
@@ -130,6 +135,11 @@ impl Server {
             state.child = Some(self.spawn());
         }
         None
+    }
+
+    /// Its process, if it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.state.lock().unwrap().child.as_ref().map(Child::id)
     }
 
     /// Stops it (SIGSTOP). Its process id, by which it is let go on.

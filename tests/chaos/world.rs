@@ -1,5 +1,6 @@
 //! The cluster under test, and all that can be done to it.
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,6 +15,7 @@ use tokio::runtime::Handle;
 use crate::common::cluster::SECRET;
 use crate::common::postgres::Postgres;
 use crate::common::wait_for;
+use crate::disks::Disk;
 use crate::inside;
 use crate::nemesis::Kind;
 use crate::network::Network;
@@ -42,6 +44,8 @@ pub struct World {
     pub network: Option<Network>,
     /// The small file system, if there is one.
     pub small_disk: Option<PathBuf>,
+    /// Disks of storage servers, by their names.
+    disks: HashMap<String, Disk>,
     pub token: String,
     pub client: NameServerClient,
     pub runtime: Handle,
@@ -66,8 +70,13 @@ impl World {
             "postgres" => Database::Postgres(Postgres::start(true)),
             _ => Database::Sqlite,
         };
-        let clock_library = has(Kind::Clock).then(|| compile_clock(&dir));
+        let clock_library = has(Kind::Clock).then(|| crate::common::clock::compile(&dir));
         let small_disk = has(Kind::DiskFull).then(|| mount_small_disk(&dir));
+        let disks = if kinds.iter().any(|kind| kind.needs_disks()) {
+            disks(options, &dir, &small_disk)
+        } else {
+            HashMap::new()
+        };
         let token = ClusterSecret::from_text(SECRET).unwrap().superuser_token();
         let http = HttpClient::new(None).unwrap();
         let nobody = vec!["http://127.0.0.1:1".to_string()];
@@ -79,6 +88,7 @@ impl World {
             database,
             network,
             small_disk,
+            disks,
             token,
             client,
             runtime,
@@ -101,7 +111,7 @@ impl World {
         let urls: Vec<String> = world.names.iter().map(|server| server.url()).collect();
         world.client = NameServerClient::new(http, urls, Credentials::Token(world.token.clone())).unwrap();
         for number in 0..options.servers {
-            let server = world.start_storage_server(&format!("storage-{number}"));
+            let server = world.start_storage_server(&format!("storage-{number}"), &[]);
             world.storage.lock().unwrap().push(server);
         }
         world.wait_for_live(options.servers);
@@ -130,7 +140,8 @@ impl World {
         }
         let host = self.network.as_ref().map(|network| network.add(name));
         let log = self.dir.join(format!("{name}.log"));
-        Recipe { name: name.into(), program, args: Vec::new(), environment, log, host }
+        let wrapper = self.disk(name).map(Disk::wrapper).unwrap_or_default();
+        Recipe { name: name.into(), program, args: Vec::new(), environment, wrapper, log, host }
     }
 
     /// Holds the offset of a server's clock.
@@ -146,20 +157,22 @@ impl World {
         Arc::new(Server::new(recipe))
     }
 
-    fn start_storage_server(&self, name: &str) -> Arc<Server> {
+    /// Starts a storage server on its data directory, with further options; it belongs to nobody yet.
+    pub fn start_storage_server(&self, name: &str, more: &[&str]) -> Arc<Server> {
         let mut recipe = self.recipe(name, env!("CARGO_BIN_EXE_holdfast-storage-server"));
         let urls: Vec<String> = self.names.iter().map(|server| server.url()).collect();
         recipe.args = ["--data-dir", self.data_dir(name).to_str().unwrap()].map(String::from).to_vec();
         recipe.args.extend(["--name".into(), name.into(), "--host".into(), format!("host-of-{name}")]);
         recipe.args.extend(["--name-server".into(), urls.join(",")]);
         recipe.args.extend(words(&self.options.storage_args));
+        recipe.args.extend(more.iter().map(|word| (*word).to_string()));
         Arc::new(Server::new(recipe))
     }
 
     /// Starts one more storage server.
     pub fn join(&self) -> Arc<Server> {
         let number = self.joined.fetch_add(1, Ordering::Relaxed);
-        let server = self.start_storage_server(&format!("joined-{number}"));
+        let server = self.start_storage_server(&format!("joined-{number}"), &[]);
         self.storage.lock().unwrap().push(server.clone());
         server
     }
@@ -170,6 +183,44 @@ impl World {
             Some(disk) if name == "storage-0" => disk.join("data"),
             _ => self.dir.join(name),
         }
+    }
+
+    /// Where the nemeses see that.
+    pub fn seen_dir(&self, server: &Server) -> Option<PathBuf> {
+        match self.disk(&server.name) {
+            Some(disk) => Some(disk.seen_by(server.pid()?)),
+            None => Some(self.data_dir(&server.name)),
+        }
+    }
+
+    /// The disk of a storage server, if it has one of its own.
+    pub fn disk(&self, name: &str) -> Option<&Disk> {
+        self.disks.get(name)
+    }
+
+    /// Storage servers with disks of their own.
+    pub fn with_disks(&self) -> Vec<Arc<Server>> {
+        self.storage().into_iter().filter(|server| self.disk(&server.name).is_some()).collect()
+    }
+
+    /// Mounts a server's disk again, or repairs it, whatever it needs.
+    pub fn heal_disk(&self, server: &Server) {
+        let (Some(disk), Some(pid)) = (self.disk(&server.name), server.pid()) else { return };
+        if !disk.mount(pid) {
+            self.note(format!("the disk of {} cannot be mounted again", server.name));
+        }
+        if disk.is_read_only(pid) {
+            server.kill();
+            if !disk.repair() {
+                self.note(format!("the disk of {} cannot be repaired, as somebody has it", server.name));
+            }
+            server.start();
+        }
+    }
+
+    /// Files that have come to where a disk should be.
+    pub fn strays(&self) -> usize {
+        self.disks.values().map(Disk::files_below).sum()
     }
 
     pub fn storage(&self) -> Vec<Arc<Server>> {
@@ -212,7 +263,7 @@ impl World {
     pub fn wait_for_live(&self, count: usize) {
         wait_for("all storage servers are live", 60, || {
             let status = self.ask(self.client.status())?;
-            (status.servers_live as usize >= count).then_some(())
+            (status.details?.servers_live as usize >= count).then_some(())
         });
     }
 
@@ -235,6 +286,9 @@ impl World {
         if let Some(disk) = &self.small_disk {
             let _ = fs::remove_file(disk.join(crate::nemesis::BALLAST));
         }
+        for server in self.with_disks() {
+            self.heal_disk(&server);
+        }
         for server in self.servers() {
             if self.clock_library.is_some() {
                 crate::nemesis::set_clock(self, &server, 0);
@@ -247,17 +301,18 @@ impl World {
     }
 }
 
-fn words(text: &str) -> Vec<String> {
-    text.split_whitespace().map(String::from).collect()
+/// One for each storage server, but for the one that has the small file system.
+fn disks(options: &Options, dir: &Path, small: &Option<PathBuf>) -> HashMap<String, Disk> {
+    let numbers = (0..options.servers).filter(|number| *number > 0 || small.is_none());
+    let disk = |number: usize| {
+        let name = format!("storage-{number}");
+        (name.clone(), Disk::make(dir.join(name), number % 2 == 1))
+    };
+    numbers.map(disk).collect()
 }
 
-/// The library that moves a process's clock.
-fn compile_clock(dir: &Path) -> PathBuf {
-    let library = dir.join("clock.so");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/chaos/clock.c");
-    let made = Command::new("cc").args(["-shared", "-fPIC", "-O2", "-o"]).arg(&library).arg(source).output().unwrap();
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    library
+fn words(text: &str) -> Vec<String> {
+    text.split_whitespace().map(String::from).collect()
 }
 
 /// A small ext4 in a file; tmpfs where there are no loop devices. It goes with the runner's mount namespace.

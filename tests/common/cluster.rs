@@ -3,13 +3,18 @@
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
+use holdfast::security::ClusterSecret;
+use holdfast::types::storage_api::StorageStatus;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use super::wait_for;
 
 pub const SECRET: &str = "0123456789abcdef0123456789abcdef";
+/// What may read metrics.
+pub const SCRAPE_TOKEN: &str = "the-scrape-token-of-the-tests";
 
 /// How a cluster is started.
 #[derive(Clone)]
@@ -26,6 +31,19 @@ pub struct Plan {
     pub certs: Option<PathBuf>,
     /// Variables of all servers' environments.
     pub env: Vec<(String, String)>,
+    /// The program, with its arguments, that starts each server.
+    pub wrapper: Vec<String>,
+    /// File systems of their own for the data of the storage servers 0, 1 and so on.
+    pub disks: Vec<Disk>,
+}
+
+/// A file system that only one storage server sees; gone with it.
+#[derive(Clone, Copy)]
+pub enum Disk {
+    /// In memory, with these options.
+    Memory(&'static str),
+    /// An ext4 of this many megabytes in a file, which outlives the server. Needs root. An error makes it read-only.
+    Ext4(u32),
 }
 
 impl Default for Plan {
@@ -39,6 +57,8 @@ impl Default for Plan {
             small_disk_mb: None,
             certs: None,
             env: Vec::new(),
+            wrapper: Vec::new(),
+            disks: Vec::new(),
         }
     }
 }
@@ -129,12 +149,17 @@ impl Process {
 
     /// Adds options for the next start.
     pub fn add_args(&mut self, args: &[&str]) {
-        self.args.extend(args.iter().map(ToString::to_string));
+        self.args.extend(args.iter().map(|arg| (*arg).to_string()));
     }
 
     /// Takes an option away for the next start.
     pub fn drop_arg(&mut self, arg: &str) {
         self.args.retain(|other| other != arg);
+    }
+
+    /// Gives it an option for the next start.
+    pub fn add_arg(&mut self, arg: &str) {
+        self.args.push(arg.into());
     }
 
     /// What it says here, it dies at (with the feature `failpoints`): see `holdfast::types::failpoint`.
@@ -179,6 +204,13 @@ impl Process {
     }
 }
 
+/// However a test ends, its servers end with it.
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
 /// Peak resident memory of a process in MiB.
 pub fn peak_memory_mib(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
@@ -205,9 +237,13 @@ impl Cluster {
         let sqlite = format!("sqlite://{}", path("metadata.sqlite").display());
         let mut args = vec!["--database".to_string(), plan.database.clone().unwrap_or(sqlite)];
         args.extend(["--initialize", "--allow-same-host"].map(String::from));
+        std::fs::write(path("scrape-token"), SCRAPE_TOKEN).unwrap();
+        let scrape = ["--metrics-token-file".to_string(), path("scrape-token").to_str().unwrap().to_string()];
+        args.extend(scrape.clone());
         args.extend(plan.name_server_args.clone());
         let program = env!("CARGO_BIN_EXE_holdfast-name-server");
         let mut name_server = Process::new(program, args.clone(), path("name-server.log"), plan);
+        name_server.wrapper = plan.wrapper.clone();
         name_server.start();
         let other = |number| {
             let mut process = Process::new(program, args.clone(), path(&format!("name-server-{number}.log")), plan);
@@ -228,28 +264,104 @@ impl Cluster {
                 &urls.join(","),
             ];
             let program = env!("CARGO_BIN_EXE_holdfast-storage-server");
-            let args = args.map(String::from).into_iter().chain(plan.storage_args.clone()).collect();
+            let args =
+                args.map(String::from).into_iter().chain(scrape.clone()).chain(plan.storage_args.clone()).collect();
             let mut process = Process::new(program, args, path(&format!("storage-{number}.log")), plan);
+            process.wrapper = plan.wrapper.clone();
             if let (0, Some(megabytes)) = (number, plan.small_disk_mb) {
-                std::fs::create_dir_all(&data).unwrap();
-                process.wrapper = on_small_disk(&data, megabytes);
+                process.wrapper = on_disk(&data, &format!("mount -t tmpfs -o size={megabytes}m none"));
+            }
+            if let Some(disk) = plan.disks.get(number) {
+                process.wrapper = on_disk(&data, &disk.mount(&data));
             }
             process.start();
             storage.push(process);
         }
-        let secret = holdfast::security::ClusterSecret::from_text(SECRET).unwrap();
+        let secret = ClusterSecret::from_text(SECRET).unwrap();
         let (token, ca_cert) = (secret.superuser_token(), plan.certs.as_ref().map(|certs| certs.join("ca.pem")));
         let cluster = Self { token, dir, name_server, other_name_servers, storage, ca_cert };
         cluster.wait_for_live(plan.storage_servers);
         cluster
     }
 
+    /// One more storage server, with an empty directory; it is not waited for.
+    pub fn add_storage(&mut self) {
+        let name = format!("storage-{}", self.storage.len());
+        let (data, urls) = (self.path(&name), self.urls().join(","));
+        let args = ["--data-dir", data.to_str().unwrap(), "--name", &name, "--name-server", &urls].map(String::from);
+        let log = self.path(&format!("{name}.log"));
+        let mut process =
+            Process::new(env!("CARGO_BIN_EXE_holdfast-storage-server"), args.to_vec(), log, &Plan::default());
+        process.start();
+        self.storage.push(process);
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
+    /// A further storage server on a directory, launched on any free port; it may end before it listens.
+    pub fn another_storage_server(&self, data: &Path, log: &str, more: &[String]) -> Process {
+        let args = ["--data-dir", data.to_str().unwrap(), "--name", log, "--name-server", &self.urls().join(",")];
+        let args = args.map(String::from).into_iter().chain(more.iter().cloned()).collect();
+        let program = env!("CARGO_BIN_EXE_holdfast-storage-server");
+        let log = tempfile::Builder::new().prefix(log).suffix(".log").tempfile_in(self.dir.path()).unwrap();
+        let mut process = Process::new(program, args, log.keep().unwrap().1, &Plan::default());
+        process.launch();
+        process
+    }
+
     pub fn storage_dir(&self, number: usize) -> PathBuf {
         self.path(&format!("storage-{number}"))
+    }
+
+    /// Runs a command where a storage server sees its own mounts. Answers what it printed.
+    pub fn inside(&self, number: usize, command: &str) -> String {
+        let target = self.storage[number].pid().to_string();
+        let output =
+            Command::new("nsenter").args(["--mount", "--target", &target, "sh", "-c", command]).output().unwrap();
+        let (code, printed, errors) = ended(output);
+        assert_eq!(code, 0, "{command}: {errors}");
+        printed
+    }
+
+    /// Takes a storage server its disk away while it runs.
+    pub fn unmount(&self, number: usize) {
+        self.inside(number, &format!("umount -l '{}'", self.storage_dir(number).display()));
+    }
+
+    /// Gives it back: its ext4.
+    pub fn mount_again(&self, number: usize) {
+        let data = self.storage_dir(number);
+        self.inside(number, &format!("mount -o loop,errors=remount-ro '{}' '{}'", image_of(&data), data.display()));
+    }
+
+    /// Makes the kernel find an error in a storage server's ext4, which becomes read-only by that.
+    pub fn make_read_only(&self, number: usize) {
+        let device = self.inside(number, &format!("findmnt -n -o SOURCE '{}'", self.storage_dir(number).display()));
+        let name = device.trim().trim_start_matches("/dev/");
+        std::fs::write(format!("/sys/fs/ext4/{name}/trigger_fs_error"), "a test").unwrap();
+    }
+
+    /// Repairs a storage server's ext4, which must not be mounted.
+    pub fn repair_disk(&self, number: usize) {
+        let image = image_of(&self.storage_dir(number));
+        wait_for("the disk is let go of", 20, || is_free(&image).then_some(()));
+        let checked = Command::new("e2fsck").args(["-f", "-p", &image]).output().unwrap();
+        // 1: it was repaired.
+        assert!(matches!(checked.status.code(), Some(0 | 1)), "{checked:?}");
+    }
+
+    /// What a storage server says of itself.
+    pub fn status_of(&self, number: usize) -> Value {
+        self.http().curl(&[&format!("{}/status", self.storage[number].url())]).unwrap().json()
+    }
+
+    /// What the cluster says of a storage server.
+    pub fn server(&self, number: usize) -> Value {
+        let servers = self.get("/api/v1/servers");
+        let named = format!("storage-{number}");
+        servers["servers"].as_array().unwrap().iter().find(|server| server["name"] == named).unwrap().clone()
     }
 
     pub fn wait_for_live(&self, count: usize) {
@@ -304,6 +416,19 @@ impl Cluster {
         ended(self.command(args).current_dir(dir).output().unwrap())
     }
 
+    /// What a storage server tells a name server of itself.
+    pub fn storage_status(&self, number: usize) -> Option<StorageStatus> {
+        let client = self.as_lost_name_server();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(client.status(&self.peer(number), Duration::from_secs(5))).ok()
+    }
+
+    /// The metrics of the server at a URL.
+    pub fn metrics(&self, url: &str) -> Option<String> {
+        let http = Http { token: Some(SCRAPE_TOKEN.into()), base: url.into() };
+        Some(http.curl(&["--max-time", "5", &format!("{url}/metrics")])?.body)
+    }
+
     pub fn http(&self) -> Http {
         Http { token: Some(self.token.clone()), base: self.name_server.url() }
     }
@@ -343,9 +468,46 @@ pub fn ended(output: Output) -> (i32, String, String) {
     (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
 }
 
-/// A command that runs another one where `dir` is a file system of its own of a few megabytes.
-fn on_small_disk(dir: &Path, megabytes: u32) -> Vec<String> {
-    let script = format!("mount -t tmpfs -o size={megabytes}m none '{}' && exec \"$@\"", dir.display());
+impl Disk {
+    /// Makes it, and answers the command that mounts it.
+    fn mount(self, data: &Path) -> String {
+        match self {
+            Self::Memory(options) => format!("mount -t tmpfs -o {options} none"),
+            Self::Ext4(megabytes) => {
+                let image = image_of(data);
+                std::fs::File::create(&image).unwrap().set_len(u64::from(megabytes) << 20).unwrap();
+                let made = Command::new("mkfs.ext4").args(["-q", "-F", &image]).output().unwrap();
+                assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+                format!("mount -o loop,errors=remount-ro '{image}'")
+            }
+        }
+    }
+}
+
+/// The file that an ext4 is in.
+fn image_of(data: &Path) -> String {
+    format!("{}.img", data.display())
+}
+
+/// Whether no loop device has a file open. A file system is let go of a moment after its last process has ended.
+pub fn is_free(image: &str) -> bool {
+    let listed = Command::new("losetup").args(["-j", image]).output().unwrap();
+    listed.status.success() && listed.stdout.is_empty()
+}
+
+/// Whether file systems in files can be mounted here.
+pub fn can_mount_loops() -> bool {
+    let can = rustix::process::geteuid().is_root() && Path::new("/dev/loop-control").exists();
+    if !can {
+        eprintln!("skipped: it needs root and loop devices");
+    }
+    can
+}
+
+/// A command that runs another one where `dir` is a file system of its own.
+fn on_disk(dir: &Path, mount: &str) -> Vec<String> {
+    std::fs::create_dir_all(dir).unwrap();
+    let script = format!("{mount} '{}' && exec \"$@\"", dir.display());
     let user = if rustix::process::geteuid().is_root() { "--mount" } else { "--map-root-user" };
     ["unshare", user, "--mount", "sh", "-c", &script, "sh"].map(String::from).to_vec()
 }

@@ -8,9 +8,11 @@
     reason = "a test fails by panicking"
 )]
 
+pub mod clock;
 pub mod cluster;
 pub mod postgres;
 pub mod restore;
+pub mod servers;
 pub mod tls;
 pub mod tree;
 

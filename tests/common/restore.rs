@@ -59,10 +59,7 @@ pub fn settle(cluster: &Cluster) {
 pub fn wait_until_heard(cluster: &Cluster, servers: &[usize]) {
     let version = cluster.get("/api/v1/report")["version"].as_i64().unwrap();
     wait_for("the servers have heard of the journal's head", 20, || {
-        let heard = |number: &usize| {
-            let answer = cluster.http().curl(&[&format!("{}/status", cluster.storage[*number].url())])?;
-            answer.json()["heard_version"].as_i64()
-        };
+        let heard = |number: &usize| Some(cluster.storage_status(*number)?.heard_version);
         servers.iter().all(|number| heard(number) >= Some(version)).then_some(())
     });
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::arena::{Arena, Who, get};
-use crate::common::cluster::Http;
+use crate::common::cluster::{Http, SCRAPE_TOKEN};
 use crate::common::wait_for;
 use crate::model::{Driver, Op};
 
@@ -112,7 +112,8 @@ fn injure_name_server(arena: &mut Arena, name: &str, injury: Injury) {
 }
 
 /// The restarts of a storage server's actors.
-fn restarts(http: &Http, url: &str) -> Option<BTreeMap<String, u64>> {
+fn restarts(url: &str) -> Option<BTreeMap<String, u64>> {
+    let http = Http { token: Some(SCRAPE_TOKEN.into()), base: url.into() };
     let text = http.curl(&["--max-time", "5", &format!("{url}/metrics")])?.body;
     let one = |line: &str| {
         let (name, count) = line.strip_prefix("holdfast_actor_restarts_total{actor=\"")?.split_once("\"} ")?;
@@ -124,8 +125,8 @@ fn restarts(http: &Http, url: &str) -> Option<BTreeMap<String, u64>> {
 #[test]
 fn each_actor_of_a_storage_server_comes_back() {
     let mut arena = Arena::start(None);
-    let (http, url) = (arena.cluster.http(), arena.cluster.storage[0].url());
-    let names: Vec<String> = restarts(&http, &url).unwrap().into_keys().collect();
+    let url = arena.cluster.storage[0].url();
+    let names: Vec<String> = restarts(&url).unwrap().into_keys().collect();
     assert!(names.len() >= 4, "{names:?}");
     for name in &names {
         for injury in INJURIES {
@@ -141,7 +142,7 @@ fn each_actor_of_a_storage_server_comes_back() {
                 tries += 1;
                 let _ = works(&mut driver, &round, tries);
                 let log = arena.cluster.storage[0].log()[before..].to_string();
-                let all = restarts(&http, &url)?;
+                let all = restarts(&url)?;
                 let others = all.iter().filter(|(other, count)| *other != name && **count > 0).count();
                 assert_eq!(others, 0, "{what}: {all:?}\n{log}");
                 (log.contains(injury.log) && all.get(name) == Some(&injury.restarts)).then_some(())

@@ -17,6 +17,7 @@ async fn report(db: &TestDb, server: ServerId, copies: &[Copy], alarm: bool, asi
         generation: *generation,
         reason: "a bit".into(),
         aside,
+        gone: false,
     };
     let found: Vec<CorruptReplica> = copies.iter().map(found).collect();
     db.db.write(move |connection| corrupt::judge(connection, server, &found, alarm)).await.unwrap()

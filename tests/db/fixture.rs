@@ -5,12 +5,18 @@ use diesel::prelude::*;
 use holdfast::db::change::{Changes, ReleaseTimes};
 use holdfast::db::commit::{Upload, commit};
 use holdfast::db::rows::*;
-use holdfast::db::{AnyConnection, DatabaseUrl, Db, Failure, Step, dialect, migrate, namespace, schema, tree};
+use holdfast::db::{AnyConnection, DatabaseUrl, Db, Failure, Step, dialect, migrate, namespace, schema, server, tree};
 use holdfast::security::{ClusterSecret, WriteTicket};
 use holdfast::types::api::{Committed, Condition, RegisterRequest, Target};
 use holdfast::types::{DfsPath, ErrorCode, Generation, ObjectId, Result, ServerId, Sha256, Version};
 
 use crate::common::postgres;
+
+/// Registers a server that was judged by what is known now.
+pub fn register(changes: &mut Changes<'_>, request: &RegisterRequest) -> Step<ServerId> {
+    let known = server::known(changes.connection, ServerId::of_identity(request.identity))?;
+    server::register(changes, request, known.as_ref())
+}
 
 /// Runs each test on both backends.
 #[macro_export]
@@ -86,10 +92,12 @@ impl TestDb {
                 boot_id: uuid::Uuid::new_v4(),
                 cluster: None,
                 epoch: 0,
+                index_changes: 0,
+                replace_newer: false,
                 capacity_bytes: 1 << 40,
                 free_bytes: 1 << 39,
             };
-            ids.push(self.change(move |changes| holdfast::db::server::register(changes, &request)).await.unwrap());
+            ids.push(self.change(move |changes| register(changes, &request)).await.unwrap());
         }
         ids
     }

@@ -23,6 +23,7 @@ fn line(upload: &Upload, version: Option<Version>) -> InventoryLine {
         version,
         ticket_expires: upload.ticket.expires,
         verified: chrono::Utc::now(),
+        gone: false,
     }
 }
 

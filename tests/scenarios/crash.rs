@@ -44,13 +44,7 @@ fn killed_in_the_middle(database: Option<String>) {
     wait_for("nothing uncommitted stays", 60, || {
         (0..3).all(|number| pending_replicas(&cluster, number) == 0).then_some(())
     });
-    let copies: u64 = cluster
-        .storage
-        .iter()
-        .map(|storage| {
-            cluster.http().curl(&[&format!("{}/status", storage.url())]).unwrap().json()["objects"].as_u64().unwrap()
-        })
-        .sum();
+    let copies: u64 = (0..3).map(|number| cluster.storage_status(number).unwrap().objects).sum();
     assert_eq!(copies, 1_200, "two copies of each file and nothing else");
 }
 

@@ -134,13 +134,7 @@ fn a_dead_target_is_replaced_and_too_few_servers_are_named() {
     wait_for("only what is listed is stored", 60, || {
         (0..3).all(|number| pending_replicas(&cluster, number) == 0).then_some(())
     });
-    let stored: u64 = cluster
-        .storage
-        .iter()
-        .map(|storage| {
-            cluster.http().curl(&[&format!("{}/status", storage.url())]).unwrap().json()["objects"].as_u64().unwrap()
-        })
-        .sum();
+    let stored: u64 = (0..3).map(|number| cluster.storage_status(number).unwrap().objects).sum();
     assert_eq!(stored, 12);
 }
 

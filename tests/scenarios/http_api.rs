@@ -106,7 +106,7 @@ fn operation_endpoints_and_the_description() {
         ),
         "{metrics}"
     );
-    let storage = cluster.http().curl(&[&format!("{}/metrics", cluster.storage[0].url())]).unwrap().body;
+    let storage = cluster.metrics(&cluster.storage[0].url()).unwrap();
     assert!(storage.contains("holdfast_store_objects 1") && storage.contains("holdfast_store_bytes 1"), "{storage}");
     let actors = cluster.get("/api/v1/actors");
     let names: Vec<&str> =
@@ -114,6 +114,7 @@ fn operation_endpoints_and_the_description() {
     assert_eq!(
         names,
         [
+            "Auditor",
             "HealthMonitor",
             "JournalKeeper",
             "LeaseKeeper",

@@ -4,22 +4,32 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod bad_input;
 mod between_servers;
 mod crash;
+mod damage;
 mod demo;
 mod errors;
 mod fsck;
+mod host_files;
+mod hostile;
 mod http_api;
+mod identity;
 mod journal_copy;
 mod name_servers;
 mod network;
+mod other_file_systems;
 mod overwrite;
 mod repair;
 mod restore;
+mod rights;
 mod scrub;
 mod secrets;
+mod sick_disks;
 mod storage_directory;
 mod tls;
 mod trees;
 mod up;
 mod workspace;
+mod workspace_changes;
+mod workspace_standing;

@@ -8,9 +8,6 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use holdfast::client::{Credentials, HttpClient, NameServerClient};
-use holdfast::security::ticket::Sender;
-use holdfast::security::{ClusterSecret, Signer};
 use holdfast::types::ErrorCode;
 use holdfast::types::api::RegisterRequest;
 
@@ -154,13 +151,7 @@ fn an_address_that_leads_nowhere_is_never_announced() {
     // An older storage server does not know that; then the name server refuses it.
     let cluster = Cluster::start(&Plan { storage_servers: 1, ..Plan::default() });
     let identity = uuid::Uuid::new_v4();
-    let credentials = Credentials::Server {
-        signer: Signer::new(ClusterSecret::from_text(SECRET).unwrap()),
-        sender: Sender::Storage { identity },
-        membership: Arc::new(|| (None, 0)),
-    };
-    let client =
-        NameServerClient::new(HttpClient::new(None).unwrap(), cluster.urls(), credentials).unwrap().with_retries(0);
+    let client = cluster.as_storage(identity, 1);
     let request = |url: &str, public_url: &str| RegisterRequest {
         identity,
         name: "old".into(),
@@ -171,6 +162,8 @@ fn an_address_that_leads_nowhere_is_never_announced() {
         boot_id: uuid::Uuid::new_v4(),
         cluster: None,
         epoch: 0,
+        index_changes: 0,
+        replace_newer: false,
         capacity_bytes: 1,
         free_bytes: 1,
     };

@@ -4,7 +4,7 @@ use std::fs;
 
 use diesel::prelude::*;
 
-use crate::common::cluster::{Cluster, Plan};
+use crate::common::cluster::{Cluster, Plan, Process};
 use crate::common::restore::*;
 use crate::common::{postgres, wait_for};
 
@@ -244,13 +244,10 @@ fn one_server_without_the_journal_is_not_taken_for_the_whole_cluster() {
     fill(&cluster, 40);
     settle(&cluster);
     let before = tree(&cluster);
-    let status = |cluster: &Cluster, number: usize| {
-        cluster.http().curl(&[&format!("{}/status", cluster.storage[number].url())]).unwrap().json()
-    };
     let without = wait_for("one of four has no copy of the journal, and knows how many they are", 20, || {
         (0..4).find(|number| {
-            let status = status(&cluster, *number);
-            status["journal"].is_null() && status["heard_servers"] == 4
+            let status = cluster.storage_status(*number).unwrap();
+            status.journal.is_none() && status.heard_servers == 4
         })
     });
     wait_for("it is written down", 20, || {
@@ -273,5 +270,71 @@ fn one_server_without_the_journal_is_not_taken_for_the_whole_cluster() {
     assert_eq!((&status["source"], &status["losses_total"]), (&"journal".into(), &0.into()), "{status:#}");
     cluster.wait_for_live(4);
     assert_eq!(tree(&cluster), before);
+    wait_until_healthy(&cluster);
+}
+
+#[test]
+fn a_restore_keeps_revocations_of_the_first_token_too() {
+    let mut cluster = Cluster::start(&plan(None));
+    cluster.ok(&["mkdir", "/kept"]);
+    let other = cluster.ok(&["token", "create", "other", "--role", "superuser"]).trim().to_string();
+    let first = std::mem::replace(&mut cluster.token, other.clone());
+    cluster.ok(&["token", "revoke", "superuser"]);
+    settle(&cluster);
+    lose_database(&mut cluster, &None);
+    cluster.name_server.start();
+    cluster.storage.iter_mut().for_each(|server| server.start());
+    assert_eq!(cluster.run(&["report"]).0, 5, "nobody knows this token now");
+    cluster.token = first.clone();
+    assert_eq!(cluster.run(&["fsck"]).0, 6, "there is nothing to compare");
+    let (code, told, errors) = wait_for("the restore goes through", 60, || {
+        let outcome = cluster.run(&["restore"]);
+        (outcome.0 != 1).then_some(outcome)
+    });
+    assert_eq!(code, 0, "{errors}");
+    assert!(told.contains("had been revoked") && told.contains("it is revoked again"), "{told}");
+    // It may see what came of what it has started, and nothing else.
+    assert!(cluster.run(&["restore", "--status"]).1.contains("it is revoked again"));
+    for command in [vec!["ls", "/"], vec!["report"], vec!["restore"], vec!["token", "list"]] {
+        assert_eq!(cluster.run(&command).0, 5, "{command:?}");
+    }
+    cluster.token = other;
+    let tokens = cluster.ok(&["token", "list"]);
+    assert!(tokens.contains("other") && !tokens.lines().any(|line| line.starts_with("superuser")), "{tokens}");
+    cluster.ok(&["stat", "/kept"]);
+    let events = cluster.get("/api/v1/events?kind=restore_note");
+    assert!(events.to_string().contains("it is revoked again"), "{events:#}");
+}
+
+#[test]
+fn an_empty_new_cluster_does_not_turn_away_those_who_have_the_files() {
+    let mut cluster = Cluster::start(&plan(None));
+    fill(&cluster, 40);
+    settle(&cluster);
+    let before = tree(&cluster);
+    lose_database(&mut cluster, &None);
+    // A unit file that has --initialize for ever, and a machine that is new.
+    cluster.name_server.add_arg("--initialize");
+    cluster.name_server.start();
+    cluster.add_storage();
+    cluster.wait_for_live(1);
+    cluster.storage[..3].iter_mut().for_each(|server| server.start());
+    wait_for("the report tells of them", 20, || {
+        let report = cluster.get("/api/v1/report");
+        let told = report["problems"].to_string();
+        let all = ["storage-0", "storage-1", "storage-2", "`holdfast restore`"].iter().all(|word| told.contains(word));
+        (report["verdict"] == "danger" && all).then_some(())
+    });
+    assert!((0..3).all(|number| cluster.storage[number].ended().is_none()), "they go on asking");
+    let logs: String = cluster.storage.iter().map(Process::log).collect();
+    assert!(logs.contains("`holdfast restore` brings its files back") && !logs.contains("with an empty"), "{logs}");
+    let status = restored(&cluster, "{}");
+    assert_eq!((&status["source"], &status["losses_total"]), (&"journal".into(), &0.into()), "{status:#}");
+    assert!(status["notes"].to_string().contains("storage-3 holds nothing of this cluster"), "{status:#}");
+    cluster.wait_for_live(3);
+    assert_eq!(tree(&cluster), before);
+    let code = wait_for("the new one is refused now", 30, || cluster.storage[3].ended()).code();
+    assert_eq!(code, Some(5));
+    assert!(cluster.storage[3].log().contains("Keep its directory"), "{}", cluster.storage[3].log());
     wait_until_healthy(&cluster);
 }

@@ -72,12 +72,8 @@ fn told(cluster: &Cluster, kind: &str) -> Vec<String> {
 }
 
 fn metric(cluster: &Cluster, server: usize, name: &str) -> f64 {
-    let text = cluster.http().curl(&[&format!("{}/metrics", cluster.storage[server].url())]).unwrap().body;
+    let text = cluster.metrics(&cluster.storage[server].url()).unwrap();
     text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok()).unwrap()
-}
-
-fn status(cluster: &Cluster, server: usize) -> serde_json::Value {
-    cluster.http().curl(&[&format!("{}/status", cluster.storage[server].url())]).unwrap().json()
 }
 
 fn in_quarantine(cluster: &Cluster, server: usize, end: &str) -> usize {
@@ -126,7 +122,7 @@ fn every_kind_of_damage_is_found_told_and_put_aside_and_reads_take_the_other_cop
     assert_eq!(fs::metadata(file_of(&quarantine, &large[1]).unwrap()).unwrap().len(), 100);
     assert!(file_of(&quarantine, &large[2]).is_none() && file_of(&quarantine, "00000000000000ab").is_some());
     assert_eq!(in_quarantine(&cluster, 0, ".keep"), 0);
-    assert_eq!(status(&cluster, 0)["scrub_alarm"], false);
+    assert!(!cluster.storage_status(0).unwrap().scrub_alarm);
     let expected = |path: &str| match path.strip_prefix("/large") {
         Some(number) => content(number.parse().unwrap(), LARGE),
         None => content(path.trim_start_matches("/small").parse().unwrap(), 1_000),
@@ -160,7 +156,7 @@ fn the_last_copy_stays_in_quarantine_and_the_event_names_the_file() {
     let files = write(&cluster, "f", 1, LARGE);
     let (object, holders) = &files["/f0"];
     wait_for("the copies are known to be committed", 20, || {
-        (status(&cluster, holders[1])["objects"] == 1).then_some(())
+        (cluster.storage_status(holders[1])?.objects == 1).then_some(())
     });
     cluster.storage[holders[0]].kill();
     flip_a_byte(&file_of(&cluster.storage_dir(holders[0]).join("objects"), object).unwrap());
@@ -206,7 +202,7 @@ fn many_corrupt_copies_at_once_raise_an_alarm_and_nothing_is_moved_any_more() {
     let objects = cluster.storage_dir(0).join("objects");
     here.iter().for_each(|object| flip_a_byte(&file_of(&objects, object).unwrap()));
     cluster.storage[0].start();
-    wait_for("an alarm", 30, || (status(&cluster, 0)["scrub_alarm"] == true).then_some(()));
+    wait_for("an alarm", 30, || cluster.storage_status(0)?.scrub_alarm.then_some(()));
     assert!(cluster.storage[0].log().contains("more than 10 copies were found corrupt"));
     wait_for("the name server knows", 30, || {
         (!told(&cluster, "scrub_alarm").is_empty() && told(&cluster, "replica_corrupt").len() == here.len())
@@ -248,5 +244,5 @@ fn a_reader_that_meets_a_corrupt_copy_makes_it_known_at_once() {
         (told(&cluster, "replica_corrupt") == [object.as_str()]).then_some(())
     });
     wait_for("it is aside", 10, || file_of(&objects, object).is_none().then_some(()));
-    assert_eq!(status(&cluster, holders[0])["scrub_alarm"], false);
+    assert!(!cluster.storage_status(holders[0]).unwrap().scrub_alarm);
 }

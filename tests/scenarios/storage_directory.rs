@@ -98,10 +98,7 @@ fn a_disk_that_is_full_to_the_last_byte_takes_deletes() {
     let refused = cluster.http().put("/more", &body, &[]);
     assert_eq!(refused.code(), "out_of_space", "{}", refused.body);
     cluster.ok(&["rm", "/f0", "/f1"]);
-    let objects = |cluster: &Cluster| {
-        cluster.http().curl(&[&format!("{}/status", cluster.storage[0].url())]).unwrap().json()["objects"].as_u64()
-    };
-    wait_for("the deleted bytes are gone", 30, || (objects(&cluster) == Some(2)).then_some(()));
+    wait_for("the deleted bytes are gone", 30, || (cluster.storage_status(0)?.objects == 2).then_some(()));
     assert_eq!(
         cluster.http().curl(&["-o", "/dev/null", &format!("{}/files/f3", cluster.name_server.url())]).unwrap().status,
         200

@@ -63,11 +63,7 @@ fn every_object_is_on_two_servers_and_deleted_bytes_go() {
         assert_eq!(servers.len(), 2, "{entry}");
     }
     let stored = |cluster: &Cluster| -> u64 {
-        let of = |url: String| {
-            let status = cluster.http().curl(&[&format!("{url}/status")]).unwrap().json();
-            status["objects"].as_u64().unwrap()
-        };
-        cluster.storage.iter().map(|storage| of(storage.url())).sum()
+        (0..cluster.storage.len()).map(|number| cluster.storage_status(number).unwrap().objects).sum()
     };
     assert_eq!(stored(&cluster), 100);
     cluster.ok(&["rm", "-r", "/d"]);

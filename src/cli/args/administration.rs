@@ -129,7 +129,7 @@ fn role(text: &str) -> Result<Role, String> {
     }
 }
 
-fn seconds(text: &str) -> Result<u64, String> {
+pub(crate) fn seconds(text: &str) -> Result<u64, String> {
     let wrong = || "must be a number with s, m, h or d, for instance 12h".to_string();
     let (number, unit) = match text.char_indices().next_back() {
         Some((cut, unit)) if unit.is_ascii_alphabetic() => (&text[..cut], unit),

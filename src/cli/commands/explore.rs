@@ -1,6 +1,6 @@
 //! `du` and `find`: over a recursive listing, as its pages come.
 
-use super::glob;
+use super::glob::Pattern;
 use super::{Each, about};
 use crate::cli::args::{DuArgs, FindArgs};
 use crate::cli::context::{Cluster, Context};
@@ -90,11 +90,19 @@ async fn du_one(
     output: &mut Output,
 ) -> Result<()> {
     let levels = if args.summarize { 0 } else { args.max_depth.unwrap_or(usize::MAX) };
+    let mut unnamed = None;
     let mut print = |relative: &str, depth: usize, usage: Usage| -> Result<()> {
         if depth > levels {
             return Ok(());
         }
-        let full = path.join_relative(relative)?;
+        // One directory whose path has become too long is no reason to stop: the rest is told first.
+        let full = match path.join_relative(relative) {
+            Ok(full) => full,
+            Err(error) => {
+                unnamed = Some(error);
+                return Ok(());
+            }
+        };
         if context.json() {
             let Usage { bytes, files, stored } = usage;
             return output.array_item(
@@ -124,13 +132,13 @@ async fn du_one(
     while let Some((directory, depth, usage)) = sums.leave(None) {
         print(&directory, depth, usage)?;
     }
-    Ok(())
+    unnamed.map_or(Ok(()), Err)
 }
 
 /// What `find` looks for.
 struct Filter {
-    name: Option<String>,
-    iname: Option<String>,
+    name: Option<Pattern>,
+    iname: Option<Pattern>,
     kind: Option<Kind>,
     size: Option<(std::cmp::Ordering, u64)>,
     depth: usize,
@@ -140,8 +148,8 @@ impl Filter {
     fn of(args: &FindArgs) -> Result<Self> {
         let kind = args.kind.as_deref().map(|kind| if kind == "d" { Kind::Directory } else { Kind::File });
         Ok(Self {
-            name: args.name.clone(),
-            iname: args.iname.as_ref().map(|pattern| pattern.to_lowercase()),
+            name: args.name.as_deref().map(Pattern::new),
+            iname: args.iname.as_ref().map(|pattern| Pattern::new(&pattern.to_lowercase())),
             kind,
             size: args.size.as_deref().map(size).transpose()?,
             depth: args.max_depth.unwrap_or(usize::MAX),
@@ -151,14 +159,14 @@ impl Filter {
     fn takes(&self, entry: &Entry, depth: usize, name: &str) -> bool {
         depth <= self.depth
             && self.kind.is_none_or(|kind| kind == entry.kind)
-            && self.name.as_ref().is_none_or(|pattern| glob::matches(pattern, name))
-            && self.iname.as_ref().is_none_or(|pattern| glob::matches(pattern, &name.to_lowercase()))
+            && self.name.as_ref().is_none_or(|pattern| pattern.matches(name))
+            && self.iname.as_ref().is_none_or(|pattern| pattern.matches(&name.to_lowercase()))
             && self.size.is_none_or(|(order, bytes)| entry.size.is_some_and(|size| size.cmp(&bytes) == order))
     }
 }
 
 /// `10k`, `+1M`, `-5`.
-fn size(text: &str) -> Result<(std::cmp::Ordering, u64)> {
+pub(in crate::cli) fn size(text: &str) -> Result<(std::cmp::Ordering, u64)> {
     use std::cmp::Ordering::*;
     let wrong = || Error::invalid(format!("{text:?} is not a size, for instance 10k, +1M or -512"));
     let (order, rest) = match text.as_bytes().first() {
@@ -195,12 +203,21 @@ pub(crate) async fn find(context: &Context, args: &FindArgs) -> Result<Exit> {
     if filter.takes(&top, 0, path.name()) {
         print(&top, &path)?;
     }
+    let mut exit = Exit::Done;
     if top.kind == Kind::Directory && filter.depth > 0 {
         let listing = if filter.depth == 1 { Listing::of(&path) } else { Listing::below(&path) };
         let mut entries = listing.start(&cluster);
         while let Some(entry) = entries.next().await? {
             let depth = 1 + entry.path.matches('/').count();
-            let full = entry_path(&path, &entry)?;
+            let full = match entry_path(&path, &entry) {
+                Ok(full) => full,
+                // A path that has become too long is named, and the rest is looked through.
+                Err(error) => {
+                    crate::cli::complain(&error.context(&entry.path));
+                    exit = Exit::Partly;
+                    continue;
+                }
+            };
             if filter.takes(&entry, depth, full.name()) {
                 print(&entry, &full)?;
             }
@@ -210,7 +227,7 @@ pub(crate) async fn find(context: &Context, args: &FindArgs) -> Result<Exit> {
         output.array_end()?;
     }
     output.flush()?;
-    Ok(Exit::Done)
+    Ok(exit)
 }
 
 #[cfg(test)]

@@ -124,7 +124,7 @@ impl Ls<'_> {
             if row.path == scope && !is_file {
                 continue;
             }
-            let seen = row.look(&workspace.root).await?;
+            let seen = row.look(&workspace.dir).await?;
             if seen.local.is_none() && seen.remote.is_none() {
                 continue;
             }

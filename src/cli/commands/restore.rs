@@ -101,8 +101,13 @@ fn print(output: &mut Output, status: &RestoreStatus) -> Result<()> {
         let value = output.name(&value).into_owned();
         output.line(format_args!("{name:<17} {value}"))?;
     }
+    for note in &status.notes {
+        let note = output.name(note).into_owned();
+        output.line("")?;
+        output.line(note)?;
+    }
     for (what, list, total) in [
-        ("lost: no copy of these files was found", &status.losses, status.losses_total),
+        ("lost: changes that are not back, and files of which no copy was found", &status.losses, status.losses_total),
         ("in conflict: of these there were several versions", &status.conflicts, status.conflicts_total),
         ("in doubt: copies whose commit nobody has heard of; they are kept aside", &status.doubts, status.doubts_total),
     ] {

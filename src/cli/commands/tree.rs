@@ -29,7 +29,7 @@ pub(crate) async fn run(context: &Context, args: &TreeArgs) -> Result<Exit> {
     }
     let name = output.name(path.as_str()).into_owned();
     output.line(name)?;
-    let (mut directories, mut files) = (0, 0);
+    let (mut directories, mut files, mut exit) = (0, 0, Exit::Done);
     let mut levels = Vec::new();
     if top.kind == Kind::Directory {
         levels.push(open(&cluster, path, String::new()));
@@ -51,13 +51,19 @@ pub(crate) async fn run(context: &Context, args: &TreeArgs) -> Result<Exit> {
         directories += 1;
         if args.level.is_none_or(|limit| depth < limit) {
             let indent = format!("{}{}", level.indent, if is_last { "    " } else { "│   " });
-            let path = level.path.join(&entry.path)?;
-            levels.push(open(&cluster, path, indent));
+            match level.path.join(&entry.path) {
+                Ok(path) => levels.push(open(&cluster, path, indent)),
+                // A path that has become too long is named, and the rest is drawn.
+                Err(error) => {
+                    crate::cli::complain(&error.context(&entry.path));
+                    exit = Exit::Partly;
+                }
+            }
         }
     }
     output.line(format_args!("\n{} directories, {} files", human_count(directories), human_count(files)))?;
     output.flush()?;
-    Ok(Exit::Done)
+    Ok(exit)
 }
 
 fn open(cluster: &Cluster, path: DfsPath, indent: String) -> Level {

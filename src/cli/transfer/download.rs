@@ -6,18 +6,15 @@
 //! tickets may have expired.
 
 use std::io::{Seek, SeekFrom, Write};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tempfile::NamedTempFile;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use super::place::{directory_of, place, temporary_in};
-use super::{CHUNKS_MAX, Expect, SMALL_BYTES_MAX, blocking, of_storage_server};
+use super::{CHUNKS_MAX, SMALL_BYTES_MAX, blocking, of_storage_server};
 use crate::cli::context::Cluster;
-use crate::cli::local::FileStat;
+use crate::cli::host::{Expect, FileStat, HostPath, Temporary, place};
 use crate::cli::output::Output;
 use crate::cli::progress::Meter;
 use crate::client::http::backoff;
@@ -54,7 +51,7 @@ trait Sink: Send {
 /// A file to be written.
 pub(crate) struct FileTarget {
     /// Its place.
-    pub(crate) path: PathBuf,
+    pub(crate) place: HostPath,
     /// What may be there.
     pub(crate) expect: Expect,
 }
@@ -208,33 +205,35 @@ fn wrong_bytes(path: &DfsPath, what: &str) -> Error {
 
 /// Collects a small file in memory, and writes a large one on a thread.
 enum FileSink {
-    Small { content: Vec<u8>, directory: PathBuf },
+    Small { content: Vec<u8>, place: HostPath },
     Large(Writer),
 }
 
 impl FileSink {
     fn new(target: &FileTarget, size: u64) -> Self {
-        let directory = directory_of(&target.path);
         if size <= SMALL_BYTES_MAX {
-            return Self::Small { content: Vec::with_capacity(size as usize), directory };
+            return Self::Small { content: Vec::with_capacity(size as usize), place: target.place.clone() };
         }
-        Self::Large(Writer::start(directory))
+        Self::Large(Writer::start(target.place.clone()))
     }
 
     /// Gives the file its name.
     async fn place(self, target: FileTarget) -> Result<FileStat> {
+        let FileTarget { place: at, expect } = target;
         match self {
-            Self::Small { content, directory } => {
+            Self::Small { content, .. } => {
                 blocking(move || {
-                    let mut file = temporary_in(&directory)?;
-                    file.write_all(&content).io_context(|| format!("writing {}", target.path.display()))?;
-                    place(file, &target.path, target.expect)
+                    let (directory, name) = at.split()?;
+                    let mut file = Temporary::create(&directory)?;
+                    let written = file.file_mut().write_all(&content);
+                    written.io_context(|| format!("writing {}", at.shown().display()))?;
+                    place(file, name, expect)
                 })
                 .await
             }
             Self::Large(writer) => {
                 let file = writer.finish().await?;
-                blocking(move || place(file, &target.path, target.expect)).await
+                blocking(move || place(file, at.name()?, expect)).await
             }
         }
     }
@@ -255,8 +254,8 @@ impl Sink for FileSink {
                 Ok(())
             }
             // The file was replaced by a larger one since it was listed.
-            Self::Small { content, directory } => {
-                let mut writer = Writer::start(std::mem::take(directory));
+            Self::Small { content, place } => {
+                let mut writer = Writer::start(place.clone());
                 let content = std::mem::take(content);
                 writer.write(content.into()).await?;
                 writer.write(bytes).await?;
@@ -305,14 +304,14 @@ enum Order {
 /// A thread that writes and hashes.
 struct Writer {
     orders: Option<mpsc::Sender<Order>>,
-    thread: Option<JoinHandle<Result<NamedTempFile>>>,
+    thread: Option<JoinHandle<Result<Temporary>>>,
     taken: u64,
 }
 
 impl Writer {
-    fn start(directory: PathBuf) -> Self {
+    fn start(place: HostPath) -> Self {
         let (orders, receiver) = mpsc::channel(CHUNKS_MAX);
-        let thread = tokio::task::spawn_blocking(move || write_all(&directory, receiver));
+        let thread = tokio::task::spawn_blocking(move || write_all(&place, receiver));
         Self { orders: Some(orders), thread: Some(thread), taken: 0 }
     }
 
@@ -341,7 +340,7 @@ impl Writer {
         }
     }
 
-    async fn finish(mut self) -> Result<NamedTempFile> {
+    async fn finish(mut self) -> Result<Temporary> {
         self.orders = None;
         match self.thread.take() {
             Some(thread) => match thread.await {
@@ -353,15 +352,15 @@ impl Writer {
     }
 }
 
-fn write_all(directory: &std::path::Path, mut orders: mpsc::Receiver<Order>) -> Result<NamedTempFile> {
-    let mut file = temporary_in(directory)?;
-    let context = || format!("writing a temporary file in {}", directory.display());
+fn write_all(place: &HostPath, mut orders: mpsc::Receiver<Order>) -> Result<Temporary> {
+    let mut file = Temporary::create(&place.split()?.0)?;
+    let context = || format!("writing {}", place.shown().display());
     let mut hasher = Hasher::default();
     while let Some(order) = orders.blocking_recv() {
         match order {
             Order::Write(bytes) => {
                 hasher.update(&bytes);
-                file.write_all(&bytes).io_context(context)?;
+                file.file_mut().write_all(&bytes).io_context(context)?;
             }
             Order::Digest(tell) => {
                 // Whoever asked may have gone.
@@ -369,8 +368,8 @@ fn write_all(directory: &std::path::Path, mut orders: mpsc::Receiver<Order>) -> 
             }
             Order::Restart => {
                 hasher = Hasher::default();
-                file.as_file().set_len(0).io_context(context)?;
-                file.as_file_mut().seek(SeekFrom::Start(0)).io_context(context)?;
+                file.file().set_len(0).io_context(context)?;
+                file.file_mut().seek(SeekFrom::Start(0)).io_context(context)?;
             }
         }
     }
@@ -419,12 +418,13 @@ impl Sink for StreamTarget<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::host::HostDir;
 
     #[tokio::test]
     async fn a_large_file_is_written_hashed_and_started_over() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("f");
-        let target = FileTarget { path: path.clone(), expect: Expect::Absent };
+        let target = FileTarget { place: HostDir::open(directory.path()).unwrap().at("f"), expect: Expect::Absent };
         let mut sink = FileSink::new(&target, SMALL_BYTES_MAX + 1);
         let content = vec![7; SMALL_BYTES_MAX as usize + 1];
         sink.take(Bytes::from_static(b"wrong")).await.unwrap();
@@ -438,7 +438,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_place_that_cannot_be_written_says_so() {
-        let target = FileTarget { path: "/nonexistent/f".into(), expect: Expect::AnyFile };
+        let place = HostDir::open(std::path::Path::new("/")).unwrap().at("nonexistent/f");
+        let target = FileTarget { place, expect: Expect::AnyFile };
         let mut sink = FileSink::new(&target, 1 << 30);
         let mut failed = None;
         while failed.is_none() {

@@ -6,7 +6,6 @@
 //! tried again there, a bounded number of times.
 
 mod download;
-mod place;
 mod source;
 mod upload;
 
@@ -14,8 +13,7 @@ use crate::client::is_unreached;
 use crate::types::{Error, Result};
 
 pub(crate) use download::{FileTarget, StreamTarget};
-pub(crate) use place::{Expect, Retired, is_meanwhile_changed};
-pub(crate) use source::{Source, hash_file};
+pub(crate) use source::{Facts, Source, hash_file};
 pub(crate) use upload::Uploaded;
 
 /// Bytes that are read or written at once.

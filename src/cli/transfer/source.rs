@@ -1,12 +1,11 @@
 //! Where the bytes of an upload come from: a file, or standard input.
 //!
 //! A file is read and hashed at the same time. Just before its last chunk leaves it is looked at again: when
-//! size or time of modification have changed since it was opened, the body breaks off and nothing is
-//! committed, because what was read may be neither the old content nor the new.
+//! size, times or inode have changed since it was opened, the body breaks off and nothing is committed, because
+//! what was read may be neither the old content nor the new.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,7 +16,7 @@ use futures_util::{Stream, stream};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::{CHUNK_BYTES, CHUNKS_MAX, SMALL_BYTES_MAX, blocking};
-use crate::cli::local::FileStat;
+use crate::cli::host::{Expected, FileStat, HostPath, Look};
 use crate::cli::progress::Meter;
 use crate::client::storage::BodyFacts;
 use crate::types::error::IoContext;
@@ -28,7 +27,16 @@ use crate::types::{Error, ErrorCode, Result, Sha256};
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Facts {
     pub(crate) stat: FileStat,
+    /// Any later change will show in the stat.
+    pub(crate) settled: bool,
     pub(crate) sha256: Sha256,
+}
+
+impl Facts {
+    /// What may be replaced or removed on the strength of this reading.
+    pub(crate) fn expected(&self) -> Expected {
+        Expected { stat: self.stat, unsettled: (!self.settled).then_some(self.sha256) }
+    }
 }
 
 type Body = Pin<Box<dyn Stream<Item = std::io::Result<Bytes>> + Send>>;
@@ -38,7 +46,7 @@ type Verdict = oneshot::Receiver<Result<Facts>>;
 /// Where bytes come from.
 pub(crate) enum Source {
     /// A file on this machine; a symbolic link at the path's end is refused.
-    File(PathBuf),
+    File(HostPath),
     /// Standard input.
     Stdin(Stdin),
 }
@@ -148,7 +156,7 @@ fn read_stream(mut input: impl Read, sender: &mpsc::Sender<std::io::Result<Bytes
             }
         }
     }
-    Ok(Facts { stat: FileStat { size, mtime_ns: 0 }, sha256: hasher.finish() })
+    Ok(Facts { stat: FileStat::of_stream(size), settled: false, sha256: hasher.finish() })
 }
 
 /// Reads until the buffer is full or the input ends.
@@ -165,19 +173,18 @@ fn read_full(input: &mut impl Read, buffer: &mut [u8]) -> std::io::Result<usize>
     Ok(filled)
 }
 
-/// Opens a file without waiting for anyone (a pipe would) and without following a link.
-fn open(path: &Path) -> Result<(File, FileStat)> {
-    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
-    let opened = File::options().read(true).custom_flags(flags.bits() as i32).open(path);
-    let file = opened.map_err(|error| match error.kind() {
-        ErrorKind::NotFound => Error::not_found(format!("{} does not exist", path.display())),
-        _ => Error::io(format!("opening {}", path.display()), error),
-    })?;
-    let metadata = file.metadata().io_context(|| format!("looking at {}", path.display()))?;
-    if !metadata.is_file() {
-        return Err(Error::new(ErrorCode::Internal, format!("{} is not a regular file", path.display())));
-    }
-    Ok((file, FileStat::of(&metadata)))
+/// A file that is being read, as it was when it was opened.
+struct Opened {
+    file: File,
+    shown: PathBuf,
+    stat: FileStat,
+    settled: bool,
+}
+
+fn open(place: &HostPath) -> Result<Opened> {
+    let (file, look) = place.open_file()?;
+    let settled = look.settled(place.clock_ahead_ns());
+    Ok(Opened { file, shown: place.shown(), stat: look.stat, settled })
 }
 
 /// What a file's reading says when the file did not hold still.
@@ -186,21 +193,18 @@ fn changed(path: &Path) -> Error {
 }
 
 /// Reads all of a file, handing on chunk after chunk, and checks that it held still.
-fn read_checked(
-    path: &Path,
-    file: &mut File,
-    stat: FileStat,
-    mut hand_on: impl FnMut(Bytes) -> Result<()>,
-) -> Result<Facts> {
+fn read_checked(opened: &mut Opened, mut hand_on: impl FnMut(Bytes) -> Result<()>) -> Result<Facts> {
+    let Opened { file, shown, stat, settled } = opened;
     let (mut hasher, mut size) = (Hasher::default(), 0);
-    let context = || format!("reading {}", path.display());
+    let context = || format!("reading {}", shown.display());
     loop {
         let mut buffer = vec![0; CHUNK_BYTES.min((stat.size - size) as usize + 1)];
         let length = read_full(file, &mut buffer).io_context(context)?;
         size += length as u64;
         let at_end = size >= stat.size || length == 0;
-        if at_end && (size != stat.size || FileStat::of(&file.metadata().io_context(context)?) != stat) {
-            return Err(changed(path));
+        let now = || Look::of_file(&*file).map_err(std::io::Error::from).io_context(context);
+        if at_end && (size != stat.size || now()?.stat != *stat) {
+            return Err(changed(shown));
         }
         if length > 0 {
             buffer.truncate(length);
@@ -208,34 +212,31 @@ fn read_checked(
             hand_on(buffer.into())?;
         }
         if at_end {
-            return Ok(Facts { stat, sha256: hasher.finish() });
+            return Ok(Facts { stat: *stat, settled: *settled, sha256: hasher.finish() });
         }
     }
 }
 
 /// A file's digest.
-pub(crate) async fn hash_file(path: PathBuf) -> Result<Facts> {
-    blocking(move || {
-        let (mut file, stat) = open(&path)?;
-        read_checked(&path, &mut file, stat, |_| Ok(()))
-    })
-    .await
+pub(crate) async fn hash_file(place: HostPath) -> Result<Facts> {
+    blocking(move || read_checked(&mut open(&place)?, |_| Ok(()))).await
 }
 
-async fn read_file(path: PathBuf, meter: Arc<Meter>) -> Result<Reading> {
+async fn read_file(place: HostPath, meter: Arc<Meter>) -> Result<Reading> {
     let opened = blocking(move || {
-        let (mut file, stat) = open(&path)?;
-        if stat.size > SMALL_BYTES_MAX {
-            return Ok((path, file, stat, None));
+        let mut opened = open(&place)?;
+        if opened.stat.size > SMALL_BYTES_MAX {
+            return Ok((opened, None));
         }
         let mut content = Bytes::new();
-        let facts = read_checked(&path, &mut file, stat, |bytes| {
+        let facts = read_checked(&mut opened, |bytes| {
             content = bytes;
             Ok(())
         })?;
-        Ok((path, file, stat, Some((content, facts))))
+        Ok((opened, Some((content, facts))))
     });
-    let (path, file, stat, small) = opened.await?;
+    let (opened, small) = opened.await?;
+    let stat = opened.stat;
     let (tell, verdict) = oneshot::channel();
     let (body, sha256): (Body, _) = match small {
         Some((content, facts)) => {
@@ -244,22 +245,16 @@ async fn read_file(path: PathBuf, meter: Arc<Meter>) -> Result<Reading> {
             let pieces = (!content.is_empty()).then_some(Ok(content));
             (Box::pin(stream::iter(pieces)), Some(facts.sha256))
         }
-        None => (read_large(path, file, stat, meter, tell), None),
+        None => (read_large(opened, meter, tell), None),
     };
     Ok(Reading { facts: BodyFacts { size: Some(stat.size), sha256 }, stat: Some(stat), body, verdict })
 }
 
-fn read_large(
-    path: PathBuf,
-    mut file: File,
-    stat: FileStat,
-    meter: Arc<Meter>,
-    tell: oneshot::Sender<Result<Facts>>,
-) -> Body {
+fn read_large(mut opened: Opened, meter: Arc<Meter>, tell: oneshot::Sender<Result<Facts>>) -> Body {
     let (sender, receiver) = mpsc::channel::<std::io::Result<Bytes>>(CHUNKS_MAX);
     tokio::task::spawn_blocking(move || {
         let mut gone = false;
-        let result = read_checked(&path, &mut file, stat, |bytes| {
+        let result = read_checked(&mut opened, |bytes| {
             meter.add(bytes.len());
             sender.blocking_send(Ok(bytes)).map_err(|_| {
                 gone = true;
@@ -286,12 +281,17 @@ fn read_large(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::host::HostDir;
     use crate::cli::progress::Progress;
     use futures_util::StreamExt;
 
+    fn place(path: &Path) -> HostPath {
+        HostDir::open(path.parent().unwrap()).unwrap().at(path.file_name().unwrap())
+    }
+
     async fn all(path: &Path) -> Result<(Vec<u8>, Facts, BodyFacts)> {
         let meter = Meter::new(&Progress::hidden());
-        let mut reading = read_file(path.into(), meter).await?;
+        let mut reading = read_file(place(path), meter).await?;
         let mut bytes = Vec::new();
         while let Some(chunk) = reading.body.next().await {
             match chunk {
@@ -325,7 +325,7 @@ mod tests {
         for new_size in [10, 4 << 20] {
             std::fs::write(&path, vec![1; 2 << 20]).unwrap();
             let meter = Meter::new(&Progress::hidden());
-            let mut reading = read_file(path.clone(), meter).await.unwrap();
+            let mut reading = read_file(place(&path), meter).await.unwrap();
             reading.body.next().await.unwrap().unwrap();
             File::options().write(true).open(&path).unwrap().set_len(new_size).unwrap();
             while reading.body.next().await.is_some_and(|chunk| chunk.is_ok()) {}

@@ -10,7 +10,7 @@ use super::Source;
 use super::of_storage_server;
 use super::source::{Facts, Reading};
 use crate::cli::context::Cluster;
-use crate::cli::local::FileStat;
+use crate::cli::host::FileStat;
 use crate::cli::progress::Meter;
 use crate::client::http::backoff;
 use crate::types::api::{AvailableQuery, Committed, Condition, Kind, Placement};

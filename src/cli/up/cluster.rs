@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::process::Recorded;
 use super::{TEMPORARY, write_private};
+use crate::cli::config::without_values;
 use crate::db::DatabaseUrl;
 use crate::security::ClusterSecret;
 use crate::types::error::IoContext;
@@ -32,7 +33,7 @@ const NAME_SERVER: &str = "name-server";
 
 /// `cluster.toml`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct ClusterConfig {
+pub(in crate::cli) struct ClusterConfig {
     pub(super) format_version: u32,
     pub(super) port: u16,
     pub(super) storage_servers: u16,
@@ -49,6 +50,21 @@ impl ClusterConfig {
     /// Where the name server is reached.
     pub(super) fn name_server_url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Reads the content of `cluster.toml`. The error has none of the values, of which one may be a password.
+    pub(in crate::cli) fn parse(text: &str) -> std::result::Result<Self, String> {
+        let wrong = |error: toml::de::Error| without_values(error.message());
+        let table: toml::Table = text.parse().map_err(wrong)?;
+        let version = table.get("format_version").and_then(toml::Value::as_integer).unwrap_or(0);
+        if version > FORMAT_VERSION.into() {
+            return Err(format!(
+                "it has format {version}, this program knows formats up to {FORMAT_VERSION}; use the newer program"
+            ));
+        }
+        let config: Self = table.try_into().map_err(wrong)?;
+        check(&config).map_err(|error| error.message().to_string())?;
+        Ok(config)
     }
 }
 
@@ -77,6 +93,11 @@ impl ClusterDir {
         self.path.join("secret")
     }
 
+    /// The token that may read metrics.
+    pub(super) fn metrics_token_path(&self) -> PathBuf {
+        self.path.join("metrics-token")
+    }
+
     pub(super) fn client_config_path(&self) -> PathBuf {
         self.path.join("client.toml")
     }
@@ -97,16 +118,8 @@ impl ClusterDir {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(Error::io(format!("reading {}", path.display()), error)),
         };
-        let wrong = |reason: String| Error::invalid(format!("{} cannot be read: {reason}", path.display()));
-        let table: toml::Table = text.parse().map_err(|error: toml::de::Error| wrong(error.message().into()))?;
-        let version = table.get("format_version").and_then(toml::Value::as_integer).unwrap_or(0);
-        if version > FORMAT_VERSION.into() {
-            let reason = format!(
-                "it has format {version}, this program knows formats up to {FORMAT_VERSION}; use the newer program"
-            );
-            return Err(wrong(reason));
-        }
-        table.try_into().map(Some).map_err(|error: toml::de::Error| wrong(error.message().into()))
+        let parsed = ClusterConfig::parse(&text);
+        parsed.map(Some).map_err(|reason| Error::invalid(format!("{} cannot be read: {reason}", path.display())))
     }
 
     fn write_config(&self, config: &ClusterConfig) -> Result<()> {
@@ -176,6 +189,9 @@ impl ClusterDir {
         if before.is_none() && !self.secret_path().exists() {
             write_private(&self.secret_path(), &format!("{}\n", ClusterSecret::generate_text()))?;
         }
+        if !self.metrics_token_path().exists() {
+            write_private(&self.metrics_token_path(), &format!("{}\n", crate::security::token::generate()))?;
+        }
         self.write_config(&config)?;
         Ok(config)
     }
@@ -201,7 +217,7 @@ impl ClusterDir {
     fn refuse_foreign(&self) -> Result<()> {
         let ours = |entry: &fs::DirEntry| {
             let name = entry.file_name();
-            [LOGS, RUN, NAME_SERVER, "secret"].iter().any(|ours| name == *ours)
+            [LOGS, RUN, NAME_SERVER, "secret", "metrics-token"].iter().any(|ours| name == *ours)
                 || name.to_string_lossy().starts_with(TEMPORARY)
         };
         let foreign = match fs::read_dir(&self.path) {
@@ -337,6 +353,15 @@ mod tests {
         assert!(dir.configure(None, None, None, None).unwrap_err().message().contains("not empty"));
         fs::write(temporary.path().join("cluster.toml"), "format_version = 7\nnew = true").unwrap();
         assert!(dir.config().unwrap_err().message().contains("newer program"));
+        for text in [
+            "format_version = 1\nport = 65535\nstorage_servers = 9\nreplicas = 2",
+            "format_version = 1\nport = \"postgres://u:geheim@h/d\"\nstorage_servers = 3\nreplicas = 2",
+            "format_version = 1\nport = 7400\nstorage_servers = 65535\nreplicas = 2",
+        ] {
+            fs::write(temporary.path().join("cluster.toml"), text).unwrap();
+            let error = dir.config().unwrap_err();
+            assert!(error.message().contains("cluster.toml") && !error.message().contains("geheim"), "{error}");
+        }
     }
 
     #[test]

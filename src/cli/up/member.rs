@@ -69,7 +69,12 @@ pub(super) fn all(dir: &ClusterDir, config: &ClusterConfig, timings: Timings) ->
             "--cluster-secret-file".into(),
             dir.secret_path().into(),
         ];
-        members.push(Member { name, role, port, data_dir, args: args.into_iter().chain(common).collect(), env });
+        let mut args: Vec<OsString> = args.into_iter().chain(common).collect();
+        // A directory that was made before has none until it is started as a whole.
+        if dir.metrics_token_path().exists() {
+            args.extend(["--metrics-token-file".into(), dir.metrics_token_path().into()]);
+        }
+        members.push(Member { name, role, port, data_dir, args, env });
     }
     Ok(members)
 }

@@ -8,6 +8,7 @@
 //! cluster.toml       port, number of storage servers, copies, database
 //! client.toml        how clients reach the cluster
 //! secret             the cluster secret
+//! metrics-token      what may read /metrics of all members
 //! name-server/       the metadata, unless it is in Postgres
 //! storage-N/         data directories of the storage servers
 //! logs/ run/         what members log, and which processes they are
@@ -31,16 +32,17 @@ use std::time::Duration;
 use serde::Serialize;
 use structopt::StructOpt;
 
-use self::cluster::{ClusterConfig, ClusterDir};
+pub(in crate::cli) use self::cluster::ClusterConfig;
+use self::cluster::ClusterDir;
 pub(in crate::cli) use self::local::LocalCluster;
 use self::member::{Member, Role, Timings};
+pub(in crate::cli) use self::process::Recorded;
 use self::process::Running;
 use super::args::GlobalArgs;
 use super::exit::Exit;
 use super::output::Output;
 use super::progress::say;
-use crate::client::HttpClient;
-use crate::client::name_server::open_status;
+use crate::client::{Credentials, HttpClient, NameServerClient, StorageClient};
 use crate::db::url::has_password;
 use crate::storage::readiness::{UNREGISTERED, WAITING};
 use crate::types::{Error, ErrorCode, Hidden, Result};
@@ -222,7 +224,7 @@ fn say_ready(dir: &ClusterDir, config: &ClusterConfig, ready: Ready) {
     match ready {
         Ready::ToServe => {}
         Ready::WaitsForRestore => say(&format!(
-            "The metadata of this cluster is gone; the name server waits. `holdfast restore --config {}` brings it back \
+            "The metadata of this cluster is gone or damaged; the name server waits. `holdfast restore --config {}` brings it back \
              from the storage servers. If that file's token is not known now, use the first one: HOLDFAST_TOKEN=$(holdfast \
              token first --cluster-secret-file {}) holdfast restore --name-server {}",
             client.display(),
@@ -254,15 +256,15 @@ fn start_all(
 pub(in crate::cli) enum Ready {
     /// Everything.
     ToServe,
-    /// It has no metadata.
+    /// It has no metadata, or none that it can rely on.
     WaitsForRestore,
     /// Its database has lost something, or a person wants it so.
     TakesNoChanges,
 }
 
-/// Waits until the name server answers and has found each storage server live since its start: what the database
-/// remembers from before does not count. A name server that takes no changes takes no storage servers either; then it is
-/// enough that they answer.
+/// Waits until the name server answers, and the cluster has taken each storage server in since its start: what the
+/// database remembers from before does not count. A name server that makes no changes, or has no metadata, takes no storage
+/// servers; then it is enough that they answer.
 ///
 /// All that is asked is what servers tell anybody. Tokens come and go, and a cluster starts whatever tokens there are.
 async fn wait_until_ready(
@@ -271,7 +273,7 @@ async fn wait_until_ready(
     members: &[Member],
     started: &mut [Running],
 ) -> Result<Ready> {
-    let http = HttpClient::new(None)?;
+    let (client, members_client) = clients(config)?;
     let storage: Vec<&Member> = members.iter().filter(|member| member.role == Role::StorageServer).collect();
     let deadline = tokio::time::Instant::now() + READY_TIMEOUT;
     loop {
@@ -283,17 +285,15 @@ async fn wait_until_ready(
                 ));
             }
         }
-        let mode = match open_status(&http, &config.name_server_url(), STATUS_TIMEOUT).await {
-            Ok(status) => Some(status.mode.unwrap_or_else(|| "normal".into())),
-            Err(_) => None,
-        };
+        let mode = client.status().await.ok().map(|status| status.mode);
         let (ready, too_early): (_, &[&str]) = match mode.as_deref() {
-            None | Some("normal") => (Ready::ToServe, &[UNREGISTERED, WAITING]),
-            Some("restoring") => (Ready::WaitsForRestore, &[]),
+            Some("restoring" | "damaged") => (Ready::WaitsForRestore, &[]),
+            Some("normal") => (Ready::ToServe, &[UNREGISTERED, WAITING]),
+            None => (Ready::ToServe, &[]),
             Some(_) => (Ready::TakesNoChanges, &[]),
         };
         let waiting = match mode {
-            Some(_) => not_ready(&http, &storage, too_early).await,
+            Some(_) => not_ready(&members_client, &storage, too_early).await,
             None => vec!["name-server"],
         };
         if waiting.is_empty() {
@@ -311,15 +311,23 @@ async fn wait_until_ready(
 }
 
 /// The members that do not answer, or with one of these words.
-async fn not_ready<'m>(http: &HttpClient, storage: &[&'m Member], too_early: &[&str]) -> Vec<&'m str> {
+async fn not_ready<'m>(client: &StorageClient, storage: &[&'m Member], too_early: &[&str]) -> Vec<&'m str> {
     let mut waiting = Vec::new();
     for member in storage {
-        match open_status(http, &member.url(), STATUS_TIMEOUT).await {
-            Ok(answer) if !too_early.contains(&answer.status.as_str()) => {}
+        match client.readiness(&member.url(), STATUS_TIMEOUT).await {
+            Ok(word) if !too_early.contains(&word.as_str()) => {}
             _ => waiting.push(member.name.as_str()),
         }
     }
     waiting
+}
+
+/// Clients of the name server and of storage servers, as nobody.
+fn clients(config: &ClusterConfig) -> Result<(NameServerClient, StorageClient)> {
+    let http = HttpClient::new(None)?;
+    let urls = vec![config.name_server_url()];
+    let name_server = NameServerClient::new(http.clone(), urls, Credentials::None)?.with_retries(0);
+    Ok((name_server, StorageClient::new(http, Credentials::None)))
 }
 
 /// Starts one member and waits until it serves.

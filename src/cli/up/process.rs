@@ -20,7 +20,7 @@ const LOG_TAIL_BYTES: u64 = 16 << 10;
 /// A member's process as it is noted in `run/`. Process ids are used again by the system; together with the
 /// time of its start one names a process for good.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Recorded {
+pub(in crate::cli) struct Recorded {
     pub(super) name: String,
     pub(super) pid: i32,
     started: u64,
@@ -45,8 +45,9 @@ impl Recorded {
     }
 
     fn signal(&self, signal: Signal) {
-        if let Some(pid) = Pid::from_raw(self.pid)
-            && self.is_alive()
+        // First: no process that lives has a number that means several of them.
+        if self.is_alive()
+            && let Some(pid) = Pid::from_raw(self.pid)
         {
             // It may have ended just now.
             let _ = kill_process(pid, signal);

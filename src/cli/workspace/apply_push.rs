@@ -8,11 +8,13 @@ use super::state::Known;
 use super::sync::{Ready, Shared, Sync};
 use crate::cli::context::Cluster;
 use crate::cli::progress::Meter;
-use crate::cli::transfer::Source;
+use crate::cli::transfer::{Facts, Source, hash_file};
 use crate::types::api::{Condition, Entry};
 use crate::types::{DfsPath, Error, ErrorCode, Result, Version};
 
 const RACE: &str = "it was changed in the cluster meanwhile";
+/// Said of a name that a folding file system shows under another one, or not at all.
+pub(super) const TWIN: &str = "this file system takes it and another name for one; it is neither sent nor deleted";
 
 /// Whether an error means that the cluster is not what it was seen to be.
 fn is_race(error: &Error) -> bool {
@@ -68,18 +70,30 @@ impl Shared {
                 self.tally.progress.file_over();
                 sent
             }
-            (None, Some(entry)) => self.delete_remote_file(&seen.path, &path, entry).await,
+            (None, Some(entry)) if self.is_gone_here(&seen.path)? => {
+                self.delete_remote_file(&seen.path, &path, entry).await
+            }
             _ => Ok(()),
         }
     }
 
+    /// Whether a path that the walk has not met is really not there. A file system that takes two names for one
+    /// lists only one of them; and something may have come meanwhile.
+    fn is_gone_here(&self, relative: &str) -> Result<bool> {
+        if self.dir.at(relative).look()?.is_none() {
+            return Ok(true);
+        }
+        self.tally.skipped(relative, TWIN);
+        Ok(false)
+    }
+
     async fn send(&self, relative: &str, path: &DfsPath, condition: Condition) -> Result<()> {
         let meter = Meter::new(&self.tally.progress);
-        let mut source = Source::File(self.root.join(relative));
+        let mut source = Source::File(self.dir.at(relative));
         let mut sent = self.cluster.upload(&mut source, path, condition, &meter).await;
         // Its directory was removed in the cluster; a new file in it brings it back.
         if sent.as_ref().is_err_and(|error| error.code() == ErrorCode::NotFound)
-            && self.root.join(relative).exists()
+            && self.dir.at(relative).look()?.is_some()
             && let Some((parent, _)) = path.split()
         {
             self.cluster.names.mkdir(&parent, true).await?;
@@ -88,14 +102,27 @@ impl Shared {
         match sent {
             Ok(uploaded) => {
                 self.tally.sent(uploaded.facts.stat.size, uploaded.copies_wanted);
-                let known = Known::file(uploaded.version, uploaded.facts.stat, uploaded.facts.sha256);
-                self.state.record(relative, Some(known)).await
+                self.state.record(relative, Some(Known::read(uploaded.version, &uploaded.facts))).await
             }
-            Err(error) if is_race(&error) => {
+            Err(error) if is_race(&error) => self.settle_race(relative, path).await,
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Somebody was faster. With the same bytes that is no conflict.
+    async fn settle_race(&self, relative: &str, path: &DfsPath) -> Result<()> {
+        let facts = hash_file(self.dir.at(relative)).await.ok();
+        let there = self.cluster.stat(path).await?;
+        let same = |facts: &Facts, entry: &Entry| entry.sha256 == Some(facts.sha256);
+        match (facts, there) {
+            (Some(facts), Some(entry)) if same(&facts, &entry) => {
+                self.tally.unchanged();
+                self.state.record(relative, Some(Known::read(entry.version, &facts))).await
+            }
+            _ => {
                 self.tally.conflict(relative, RACE);
                 Ok(())
             }
-            Err(error) => Err(error),
         }
     }
 
@@ -103,9 +130,12 @@ impl Shared {
         match self.cluster.names.delete(path, false, Some(entry.version)).await {
             Ok(_) => self.tally.removed(),
             Err(error) if error.code() == ErrorCode::NotFound => {}
+            // It is there with other bytes, or as a directory; or gone, which is what was wanted.
             Err(error) if is_race(&error) => {
-                self.tally.conflict(relative, RACE);
-                return Ok(());
+                if self.cluster.stat(path).await?.is_some() {
+                    self.tally.conflict(relative, RACE);
+                    return Ok(());
+                }
             }
             Err(error) => return Err(error),
         }
@@ -117,6 +147,9 @@ impl Shared {
         let relative = seen.path.clone();
         let outcome = async {
             let path = self.remote_path(&seen.path)?;
+            if seen.local.is_none() && !self.is_gone_here(&seen.path)? {
+                return Ok(());
+            }
             match self.cluster.names.rmdir(&path).await {
                 Ok(_) => self.tally.removed(),
                 Err(error) if error.code() == ErrorCode::NotFound => {}

@@ -1,7 +1,7 @@
 //! Workspaces: host directories that are copies of a remote directory.
 //!
-//! A workspace has a directory `.holdfast` (for its owner alone) with the configuration, the remote working
-//! directory and the state of the last push or pull. A file is compared three ways: what it was then, what it
+//! A workspace has a directory `.holdfast` (for its owner alone, see [`super::host::trust`]) with the configuration,
+//! the remote working directory, what it knows of its cluster and the state of the last push or pull. A file is compared three ways: what it was then, what it
 //! is here, what it is there ([`decide`]). What changed on one side only travels; what changed on both sides is
 //! a conflict. The state only saves work and tells deletions from additions: content that is the same on both
 //! sides is never sent again, whatever the state says, so an interrupted run is simply repeated.
@@ -9,8 +9,10 @@
 mod apply_pull;
 mod apply_push;
 pub(crate) mod decide;
+mod preview;
 pub(crate) mod rows;
-mod state;
+mod standing;
+pub(super) mod state;
 mod status;
 mod sync;
 
@@ -23,29 +25,65 @@ use super::args::InitArgs;
 use super::config::{self, ClientConfig, write_private};
 use super::context::{Cluster, Context};
 use super::exit::Exit;
+use super::host::own::{self, CONTROL};
+use super::host::trust::{self, Found};
+use super::host::{HostDir, Look};
 use crate::client::{Credentials, HttpClient, NameServerClient, StorageClient};
 use crate::types::api::Kind;
 use crate::types::error::IoContext;
 use crate::types::{DfsPath, Error, ErrorCode, Result};
 
+pub(crate) use decide::Direction;
 pub(crate) use status::run as status;
-pub(crate) use sync::{Direction, run as sync};
+pub(crate) use sync::run as sync;
 
-/// The directory of a workspace's own files.
-pub(crate) const CONTROL: &str = ".holdfast";
 const CONFIG: &str = "config.toml";
 const CWD: &str = "cwd";
-/// Holds files that are on their way out, until it is certain that they may go.
+/// A file that is made to see what its time is.
+const CLOCK: &str = "clock";
+/// Where earlier versions put files that were on their way out; what a killed run has left there is still there.
 const ASIDE: &str = "aside";
 
-/// What a workspace knows of its cluster.
+/// Where a workspace's cluster is.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(from = "ConfigFile", into = "ConfigFile")]
 pub(crate) struct WorkspaceConfig {
     /// The remote directory that it is a copy of.
     pub(crate) remote: DfsPath,
     /// The cluster.
-    #[serde(flatten)]
     pub(crate) client: ClientConfig,
+}
+
+impl WorkspaceConfig {
+    /// Reads the content of `config.toml`. The error has none of the values, of which one is the token.
+    pub(crate) fn parse(text: &str) -> std::result::Result<Self, String> {
+        toml::from_str(text).map_err(|error| config::without_values(error.message()))
+    }
+}
+
+/// `config.toml`: both in one table, and nothing else.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ConfigFile {
+    remote: DfsPath,
+    name_servers: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    token: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ca_cert: Option<PathBuf>,
+}
+
+impl From<ConfigFile> for WorkspaceConfig {
+    fn from(ConfigFile { remote, name_servers, token, ca_cert }: ConfigFile) -> Self {
+        Self { remote, client: ClientConfig { name_servers, token, ca_cert } }
+    }
+}
+
+impl From<WorkspaceConfig> for ConfigFile {
+    fn from(WorkspaceConfig { remote, client }: WorkspaceConfig) -> Self {
+        let ClientConfig { name_servers, token, ca_cert } = client;
+        Self { remote, name_servers, token, ca_cert }
+    }
 }
 
 /// A workspace on this machine.
@@ -53,32 +91,62 @@ pub(crate) struct WorkspaceConfig {
 pub(crate) struct Workspace {
     /// Its host directory, without links in the path.
     pub(crate) root: PathBuf,
+    /// The same, open.
+    pub(crate) dir: HostDir,
     pub(crate) config: WorkspaceConfig,
+}
+
+/// What stands around a directory.
+#[derive(Debug)]
+pub(crate) enum Around {
+    Nothing,
+    Workspace(Box<Workspace>),
+    /// A workspace that does not count, and why.
+    Distrusted(String),
 }
 
 impl Workspace {
     /// The workspace around the process's directory.
-    pub(crate) fn find() -> Result<Option<Self>> {
+    pub(crate) fn find() -> Result<Around> {
         // Whoever stands in a directory that was removed stands in no workspace.
-        let Ok(here) = std::env::current_dir() else { return Ok(None) };
+        let Ok(here) = std::env::current_dir() else { return Ok(Around::Nothing) };
         Self::around(&here)
     }
 
-    fn around(directory: &Path) -> Result<Option<Self>> {
-        for root in directory.ancestors() {
-            let path = root.join(CONTROL).join(CONFIG);
-            if !path.is_file() {
-                continue;
+    /// The innermost control directory decides, whether it counts or not: to pass over one that does not would let
+    /// whoever made it choose another workspace for the caller.
+    fn around(directory: &Path) -> Result<Around> {
+        let mut dir = match HostDir::open(directory) {
+            Ok(dir) => dir,
+            Err(error) if error.code() == ErrorCode::NotFound => return Ok(Around::Nothing),
+            Err(error) => return Err(error),
+        };
+        loop {
+            match trust::read_control(&dir, CONTROL, CONFIG)? {
+                Some(Found::Trusted(text)) => return Self::of(dir, &text).map(|it| Around::Workspace(Box::new(it))),
+                Some(Found::Distrusted(why)) => return Ok(Around::Distrusted(why)),
+                None => {}
             }
-            let shown = path.display();
-            let text = std::fs::read_to_string(&path).io_context(|| format!("reading {shown}"))?;
-            let config = toml::from_str(&text).map_err(|error| {
-                // The parser's whole message would show the line, and with it perhaps the token.
-                Error::invalid(format!("{shown} is damaged: {}; `holdfast init` elsewhere and pull", error.message()))
-            })?;
-            return Ok(Some(Self { root: root.into(), config }));
+            let (Ok(above), here) = (dir.parent(), dir.look_at_itself()?) else { return Ok(Around::Nothing) };
+            if above.look_at_itself()?.is_same_thing(&here) {
+                return Ok(Around::Nothing);
+            }
+            dir = above;
         }
-        Ok(None)
+    }
+
+    fn of(dir: HostDir, text: &str) -> Result<Self> {
+        let root = dir.shown().to_path_buf();
+        let shown = root.join(CONTROL).join(CONFIG);
+        let config = WorkspaceConfig::parse(text).map_err(|why| {
+            Error::invalid(format!("{} is damaged: {why}; `holdfast init` elsewhere and pull", shown.display()))
+        })?;
+        Ok(Self { root, dir, config })
+    }
+
+    /// The file that says where its cluster is.
+    pub(crate) fn config_file(&self) -> PathBuf {
+        self.control().join(CONFIG)
     }
 
     /// Where its own files are.
@@ -88,6 +156,17 @@ impl Workspace {
 
     fn aside(&self) -> PathBuf {
         self.control().join(ASIDE)
+    }
+
+    /// The same, with what its file system's clock shows: by that the times of files are judged.
+    fn with_clock(self) -> Self {
+        let probe = self.control().join(CLOCK);
+        let made = std::fs::File::create(&probe).and_then(|file| file.set_len(0).map(|()| file));
+        let ahead_ns = made.map_err(drop).and_then(|file| Look::of_file(&file).map_err(drop));
+        // Without a probe the clocks are taken for the same.
+        let ahead_ns = ahead_ns.map_or(0, |look| look.clock_ahead_ns());
+        let _ = std::fs::remove_file(&probe);
+        Self { dir: self.dir.with_clock(ahead_ns), ..self }
     }
 
     /// The remote working directory.
@@ -120,8 +199,8 @@ impl Workspace {
             }
         };
         let text = inside.to_str().ok_or_else(|| Error::invalid(format!("{} is not UTF-8", typed.display())))?;
-        if super::merge::is_within(text, CONTROL) {
-            return Err(Error::invalid(format!("{} belongs to the workspace itself", typed.display())));
+        if let Some((_, own)) = own::own_part(text) {
+            return Err(Error::invalid(format!("{}: {}", typed.display(), own.reason())));
         }
         Ok(text.to_string())
     }
@@ -163,18 +242,24 @@ pub(crate) async fn init(context: &Context, args: &InitArgs) -> Result<Exit> {
     let remote = DfsPath::root().resolve(&args.remote)?;
     let shown = args.dir.display();
     let client = config::find(&context.args, None)?;
-    check_remote(&client, &remote).await?;
+    let cluster = check_remote(&client, &remote).await?;
     std::fs::create_dir_all(&args.dir).io_context(|| format!("making the directory {shown}"))?;
     let root = std::fs::canonicalize(&args.dir).io_context(|| format!("looking at {shown}"))?;
-    if let Some(other) = Workspace::around(&root)? {
-        let what = format!("{shown} is already in the workspace {}", other.root.display());
-        return Err(Error::new(ErrorCode::AlreadyExists, what));
+    match Workspace::around(&root)? {
+        Around::Nothing => {}
+        Around::Workspace(other) => {
+            let what = format!("{shown} is already in the workspace {}", other.root.display());
+            return Err(Error::new(ErrorCode::AlreadyExists, what));
+        }
+        Around::Distrusted(why) => return Err(Error::invalid(trust::remedy(&why))),
     }
     // The workspace may be used from anywhere.
     let absolute = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
     let client = ClientConfig { ca_cert: client.ca_cert.map(absolute), ..client };
-    let workspace = Workspace { root, config: WorkspaceConfig { remote, client } };
+    let dir = HostDir::open(&root)?;
+    let workspace = Workspace { root, dir, config: WorkspaceConfig { remote, client } };
     workspace.create()?;
+    standing::Standing::bind(&workspace, &cluster).await?;
     let remote = &workspace.config.remote;
     super::progress::Progress::new("", context.args.quiet)
         .mention(&format!("{} is now a workspace for {remote}; `holdfast pull` fetches it", workspace.root.display()));
@@ -184,10 +269,8 @@ pub(crate) async fn init(context: &Context, args: &InitArgs) -> Result<Exit> {
 impl Workspace {
     fn create(&self) -> Result<()> {
         let control = self.control();
-        for directory in [&control, &self.aside()] {
-            let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
-            made.io_context(|| format!("making the directory {}", directory.display()))?;
-        }
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&control);
+        made.io_context(|| format!("making the directory {}", control.display()))?;
         let text = toml::to_string(&self.config)
             .map_err(|error| Error::internal("the configuration cannot be written").with_source(error))?;
         self.set_cwd(&self.config.remote)?;
@@ -197,7 +280,7 @@ impl Workspace {
 }
 
 /// Finds out early whether the cluster answers, the token is good and the remote path can be a directory.
-async fn check_remote(client: &ClientConfig, remote: &DfsPath) -> Result<()> {
+async fn check_remote(client: &ClientConfig, remote: &DfsPath) -> Result<Cluster> {
     let http = HttpClient::new(client.ca_cert.as_deref())?;
     let credentials = client.token.clone().map_or(Credentials::None, Credentials::Token);
     let names = NameServerClient::new(http.clone(), client.name_servers.clone(), credentials)?;
@@ -207,7 +290,7 @@ async fn check_remote(client: &ClientConfig, remote: &DfsPath) -> Result<()> {
             ErrorCode::NotADirectory,
             format!("{remote} is a file; a workspace is a copy of a directory"),
         )),
-        _ => Ok(()),
+        _ => Ok(cluster),
     }
 }
 
@@ -221,7 +304,12 @@ mod tests {
         let client =
             ClientConfig { name_servers: vec!["http://127.0.0.1:1".into()], token: Some("hf_x".into()), ca_cert: None };
         let remote = DfsPath::parse("/proj").unwrap();
-        Workspace { root, config: WorkspaceConfig { remote, client } }
+        let dir = HostDir::open(&root).unwrap();
+        Workspace { root, dir, config: WorkspaceConfig { remote, client } }
+    }
+
+    fn around(directory: &Path) -> Around {
+        Workspace::around(&std::fs::canonicalize(directory).unwrap()).unwrap()
     }
 
     #[test]
@@ -230,7 +318,7 @@ mod tests {
         workspace(directory.path()).create().unwrap();
         let below = directory.path().join("a/b");
         std::fs::create_dir_all(&below).unwrap();
-        let found = Workspace::around(&std::fs::canonicalize(below).unwrap()).unwrap().unwrap();
+        let Around::Workspace(found) = around(&below) else { panic!() };
         assert_eq!(found.config.client.token.as_deref(), Some("hf_x"));
         assert_eq!(found.cwd().unwrap().as_str(), "/proj");
         found.set_cwd(&DfsPath::parse("/proj/x\ny").unwrap()).unwrap();
@@ -240,6 +328,33 @@ mod tests {
         for name in [CONFIG, CWD] {
             assert_eq!(mode(found.control().join(name)), 0o600, "{name}");
         }
+    }
+
+    #[test]
+    fn a_workspace_that_others_may_write_does_not_count_and_hides_those_above() {
+        let directory = tempfile::tempdir().unwrap();
+        workspace(directory.path()).create().unwrap();
+        let below = directory.path().join("below");
+        std::fs::create_dir(&below).unwrap();
+        workspace(&below).create().unwrap();
+        let config = below.join(CONTROL).join(CONFIG);
+        std::fs::set_permissions(&config, std::fs::Permissions::from_mode(0o622)).unwrap();
+        assert!(matches!(around(&below), Around::Distrusted(why) if why.contains("others may write")));
+        std::fs::remove_file(&config).unwrap();
+        assert!(
+            matches!(around(&below), Around::Workspace(found) if found.root.ends_with(directory.path().file_name().unwrap()))
+        );
+    }
+
+    #[test]
+    fn an_unknown_key_is_an_error_that_shows_no_token() {
+        let directory = tempfile::tempdir().unwrap();
+        workspace(directory.path()).create().unwrap();
+        let config = directory.path().join(CONTROL).join(CONFIG);
+        let text = std::fs::read_to_string(&config).unwrap();
+        write_private(&config, format!("{text}name_server = \"http://x:1\"\n").as_bytes()).unwrap();
+        let error = Workspace::around(directory.path()).unwrap_err();
+        assert!(error.message().contains("name_server") && !error.chain().contains("hf_x"), "{}", error.chain());
     }
 
     #[test]

@@ -6,6 +6,9 @@
 //! long, both are written into a new state, which replaces the old one by a rename. A journal that was written
 //! into a state already changes nothing when it is laid over it again, so every moment is a good one to be
 //! interrupted.
+//!
+//! Records of earlier versions lack the time of the last change of status and the inode. They vouch for nothing: the
+//! file is read once more, and then noted as now.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -14,14 +17,16 @@ use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
+use super::standing;
 use crate::cli::config::sync_directory_of;
-use crate::cli::local::FileStat;
+use crate::cli::host::{FileStat, HostDir};
 use crate::cli::merge::{HasPath, Sorted, is_within};
+use crate::cli::transfer::Facts;
 use crate::types::api::Kind;
 use crate::types::error::IoContext;
 use crate::types::path::walk_order;
@@ -36,8 +41,6 @@ const BATCH_RECORDS_MAX: usize = 4_096;
 const BATCH_INTERVAL: Duration = Duration::from_secs(5);
 /// Records in the journal before it is written into the state.
 const JOURNAL_RECORDS_MAX: usize = 100_000;
-/// A file that was modified so shortly before it was looked at may change again without its time telling.
-const RACY: Duration = Duration::from_secs(2);
 
 /// What a file or directory was when both sides were the same.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,30 +53,45 @@ pub(crate) struct Known {
     /// The local file's time of modification.
     #[serde(default)]
     pub(crate) mtime_ns: i64,
+    /// And of the last change of its status.
+    #[serde(default)]
+    pub(crate) ctime_ns: i64,
+    #[serde(default)]
+    pub(crate) inode: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) sha256: Option<Sha256>,
-    /// The time says nothing: it was too new when it was noted.
+    /// The times say nothing: they were too new when the file was looked at.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) racy: bool,
 }
 
 impl Known {
     pub(crate) fn directory(version: Version) -> Self {
-        Self { kind: Kind::Directory, version, size: 0, mtime_ns: 0, sha256: None, racy: false }
+        let none = FileStat::of_stream(0);
+        Self { kind: Kind::Directory, sha256: None, racy: false, ..Self::of(version, none) }
     }
 
-    /// A file that was looked at just now.
-    pub(crate) fn file(version: Version, stat: FileStat, sha256: Sha256) -> Self {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let settled_ns = now.saturating_sub(RACY).as_nanos() as i64;
-        let racy = stat.mtime_ns >= settled_ns;
-        Self { kind: Kind::File, version, size: stat.size, mtime_ns: stat.mtime_ns, sha256: Some(sha256), racy }
+    /// A file that was read, with the remote version that has the same bytes.
+    pub(crate) fn read(version: Version, facts: &Facts) -> Self {
+        Self { sha256: Some(facts.sha256), racy: !facts.settled, ..Self::of(version, facts.stat) }
     }
 
-    /// Whether a file with this size and time has these bytes for certain.
+    /// A file that was written just now.
+    pub(crate) fn written(version: Version, stat: FileStat, sha256: Sha256) -> Self {
+        Self { sha256: Some(sha256), ..Self::of(version, stat) }
+    }
+
+    fn of(version: Version, stat: FileStat) -> Self {
+        let FileStat { size, mtime_ns, ctime_ns, inode } = stat;
+        Self { kind: Kind::File, version, size, mtime_ns, ctime_ns, inode, sha256: None, racy: true }
+    }
+
+    /// The bytes that a file which looks like this has for certain.
     pub(crate) fn vouches_for(&self, stat: FileStat) -> Option<Sha256> {
-        let same = self.kind == Kind::File && !self.racy && self.size == stat.size && self.mtime_ns == stat.mtime_ns;
-        if same { self.sha256 } else { None }
+        let known = (self.size, self.mtime_ns, self.ctime_ns, self.inode);
+        let same = known == (stat.size, stat.mtime_ns, stat.ctime_ns, stat.inode);
+        // No file has inode 0: the record is of an earlier version.
+        if self.kind == Kind::File && !self.racy && self.inode != 0 && same { self.sha256 } else { None }
     }
 }
 
@@ -198,9 +216,17 @@ fn for_each(
     Ok(())
 }
 
+/// Lines that wait to be written together.
+#[derive(Default)]
+struct Batch {
+    lines: Vec<u8>,
+    records: usize,
+    /// The highest version in them.
+    highest: Version,
+}
+
 struct Journal {
-    waiting: Vec<u8>,
-    waiting_records: usize,
+    waiting: Batch,
     since: Instant,
 }
 
@@ -209,7 +235,7 @@ pub(crate) struct StateWriter {
     control: PathBuf,
     /// The directory whose file system is synced before a batch is written: what the journal says is on the
     /// disk must be there.
-    synced: Option<PathBuf>,
+    synced: Option<HostDir>,
     journal: Mutex<Journal>,
     /// Records in the journal file; held while it is written.
     written: Arc<Mutex<usize>>,
@@ -218,14 +244,14 @@ pub(crate) struct StateWriter {
 
 impl StateWriter {
     /// Takes the lock, and finishes what an interrupted run has left.
-    pub(crate) fn open(control: &Path, synced: Option<PathBuf>) -> Result<Self> {
+    pub(crate) fn open(control: &Path, synced: Option<HostDir>) -> Result<Self> {
         let path = control.join(LOCK);
         let mut options = File::options();
         let lock = options.write(true).create(true).truncate(false).mode(0o600).open(&path);
         let lock = lock.io_context(|| format!("opening {}", path.display()))?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|error| match error {
             rustix::io::Errno::WOULDBLOCK => Error::new(
-                ErrorCode::Busy,
+                ErrorCode::PreconditionFailed,
                 "another push or pull is running in this workspace; wait until it has ended",
             ),
             error => Error::io("locking the workspace", error.into()),
@@ -234,7 +260,7 @@ impl StateWriter {
         Ok(Self {
             control: control.into(),
             synced,
-            journal: Mutex::new(Journal { waiting: Vec::new(), waiting_records: 0, since: Instant::now() }),
+            journal: Mutex::new(Journal { waiting: Batch::default(), since: Instant::now() }),
             written: Arc::default(),
             _lock: lock,
         })
@@ -242,31 +268,34 @@ impl StateWriter {
 
     /// Notes what a path is now on both sides, or that nothing is left of it.
     pub(crate) async fn record(&self, path: &str, is: Option<Known>) -> Result<()> {
+        let version = is.as_ref().map_or(0, |known| known.version);
         let line = serde_json::to_string(&Record { path: path.into(), is })
             .map_err(|error| Error::internal("the state cannot be written").with_source(error))?;
         let batch = {
             let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
-            if journal.waiting_records == 0 {
+            if journal.waiting.records == 0 {
                 journal.since = Instant::now();
             }
-            journal.waiting.extend_from_slice(line.as_bytes());
-            journal.waiting.push(b'\n');
-            journal.waiting_records += 1;
-            let due = journal.waiting_records >= BATCH_RECORDS_MAX || journal.since.elapsed() >= BATCH_INTERVAL;
+            journal.waiting.lines.extend_from_slice(line.as_bytes());
+            journal.waiting.lines.push(b'\n');
+            journal.waiting.records += 1;
+            journal.waiting.highest = journal.waiting.highest.max(version);
+            let due = journal.waiting.records >= BATCH_RECORDS_MAX || journal.since.elapsed() >= BATCH_INTERVAL;
             if !due {
                 return Ok(());
             }
-            take_batch(&mut journal)
+            std::mem::take(&mut journal.waiting)
         };
         self.write(batch).await
     }
 
-    async fn write(&self, (batch, records): (Vec<u8>, usize)) -> Result<()> {
+    async fn write(&self, batch: Batch) -> Result<()> {
         let (control, synced, written) = (self.control.clone(), self.synced.clone(), self.written.clone());
         let task = tokio::task::spawn_blocking(move || {
             let mut written = written.lock().unwrap_or_else(PoisonError::into_inner);
-            append(&control, synced.as_deref(), &batch)?;
-            *written += records;
+            standing::raise(&control, batch.highest)?;
+            append(&control, synced.as_ref(), &batch.lines)?;
+            *written += batch.records;
             if *written >= JOURNAL_RECORDS_MAX {
                 compact(&control)?;
                 *written = 0;
@@ -278,7 +307,7 @@ impl StateWriter {
 
     /// Writes everything into the state.
     pub(crate) async fn finish(&self) -> Result<()> {
-        let batch = take_batch(&mut self.journal.lock().unwrap_or_else(PoisonError::into_inner));
+        let batch = std::mem::take(&mut self.journal.lock().unwrap_or_else(PoisonError::into_inner).waiting);
         self.write(batch).await?;
         let control = self.control.clone();
         let task = tokio::task::spawn_blocking(move || compact(&control));
@@ -286,17 +315,12 @@ impl StateWriter {
     }
 }
 
-fn take_batch(journal: &mut Journal) -> (Vec<u8>, usize) {
-    (std::mem::take(&mut journal.waiting), std::mem::take(&mut journal.waiting_records))
-}
-
-fn append(control: &Path, synced: Option<&Path>, batch: &[u8]) -> Result<()> {
+fn append(control: &Path, synced: Option<&HostDir>, batch: &[u8]) -> Result<()> {
     if batch.is_empty() {
         return Ok(());
     }
     if let Some(directory) = synced {
-        let opened = File::open(directory).io_context(|| format!("opening {}", directory.display()))?;
-        rustix::fs::syncfs(&opened).map_err(std::io::Error::from).io_context(|| "syncing the fetched files".into())?;
+        directory.sync_file_system()?;
     }
     let path = control.join(JOURNAL);
     let mut file = File::options()
@@ -343,7 +367,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn known(version: Version) -> Known {
-        Known::file(version, FileStat { size: 1, mtime_ns: 5 }, Sha256::of(b"x"))
+        Known::written(version, FileStat::of_stream(1), Sha256::of(b"x"))
     }
 
     async fn all(control: &Path) -> Vec<(String, Version)> {
@@ -374,7 +398,10 @@ mod tests {
         let state = StateWriter::open(control, None).unwrap();
         assert!(!control.join(JOURNAL).exists());
         assert_eq!(all(control).await, want, "written into");
-        assert_eq!(StateWriter::open(control, None).err().map(|error| error.code()), Some(ErrorCode::Busy));
+        assert_eq!(
+            StateWriter::open(control, None).err().map(|error| error.code()),
+            Some(ErrorCode::PreconditionFailed)
+        );
         drop(state);
         let mut scoped = read(control, "a").unwrap();
         assert_eq!(scoped.next().await.unwrap().unwrap().path, "a");
@@ -390,14 +417,34 @@ mod tests {
     }
 
     #[test]
-    fn a_time_that_is_too_new_vouches_for_nothing() {
-        let now_ns = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as i64;
-        let (fresh, old) =
-            (FileStat { size: 1, mtime_ns: now_ns }, FileStat { size: 1, mtime_ns: now_ns - 3_000_000_000 });
+    fn only_what_was_at_rest_and_looks_the_same_in_every_way_is_vouched_for() {
+        let stat = FileStat { size: 1, mtime_ns: 2, ctime_ns: 3, inode: 4 };
         let sha256 = Sha256::of(b"x");
-        assert_eq!(Known::file(1, fresh, sha256).vouches_for(fresh), None);
-        assert_eq!(Known::file(1, old, sha256).vouches_for(old), Some(sha256));
-        assert_eq!(Known::file(1, old, sha256).vouches_for(FileStat { size: 2, ..old }), None);
+        let known = |settled| Known::read(1, &Facts { stat, settled, sha256 });
+        assert_eq!(known(true).vouches_for(stat), Some(sha256));
+        assert_eq!(known(false).vouches_for(stat), None);
+        assert_eq!(Known::written(1, stat, sha256).vouches_for(stat), None);
+        for other in [
+            FileStat { size: 2, ..stat },
+            FileStat { mtime_ns: 1, ..stat },
+            FileStat { ctime_ns: 1, ..stat },
+            FileStat { inode: 1, ..stat },
+        ] {
+            assert_eq!(known(true).vouches_for(other), None, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn a_record_of_an_earlier_version_is_read_and_vouches_for_nothing() {
+        let line = format!(
+            r#"{{"path":"f","is":{{"kind":"file","version":7,"size":1,"mtime_ns":2,"sha256":"{}"}}}}"#,
+            Sha256::of(b"x")
+        );
+        let record: Record = serde_json::from_str(&line).unwrap();
+        let known = record.is.unwrap();
+        assert_eq!((known.version, known.size, known.sha256), (7, 1, Some(Sha256::of(b"x"))));
+        let stat = FileStat { size: 1, mtime_ns: 2, ctime_ns: 0, inode: 0 };
+        assert_eq!(known.vouches_for(stat), None);
     }
 
     proptest! {

@@ -2,57 +2,38 @@
 //!
 //! Files travel in parallel. Directories are made as the walk meets them. Removing a directory, and replacing
 //! one by a file, waits until all that was below it has been dealt with; if anything is left in it then, for
-//! instance a conflict, it stays.
+//! instance a conflict, it stays. What goes here because the cluster has it no more waits too: only a cluster that
+//! is still the one that it was, asked after the listing was read, can say that something is gone ([`Standing`]).
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use futures_util::future::{BoxFuture, Shared as SharedFuture};
 
-use super::Workspace;
-use super::decide::{Decision, conflict_reason, decide};
+use super::apply_push::TWIN;
+use super::decide::{Decider, Decision, Direction, Verdict, conflict_reason};
 use super::rows::{Local, Row, Rows, Seen, What};
+use super::standing::Standing;
 use super::state::{self, Known, StateWriter};
+use super::{Workspace, preview};
 use crate::cli::args::SyncArgs;
 use crate::cli::context::{Cluster, Context};
 use crate::cli::exit::Exit;
+use crate::cli::host::HostDir;
 use crate::cli::merge::is_within;
 use crate::cli::parallel::Pool;
 use crate::cli::progress::Tally;
 use crate::types::api::Kind;
 use crate::types::{DfsPath, Error, Result, Version};
 
-/// Which way changes travel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Direction {
-    Push,
-    Pull,
-}
+/// Files that wait to be removed here.
+const REMOVALS_MAX: usize = 512;
 
 impl Direction {
     fn verb(self) -> &'static str {
         match self {
             Self::Push => "sent",
             Self::Pull => "fetched",
-        }
-    }
-
-    /// The decision that this direction carries out.
-    fn own(self) -> Decision {
-        match self {
-            Self::Push => Decision::Outgoing,
-            Self::Pull => Decision::Incoming,
-        }
-    }
-
-    /// What is done about a row, in words.
-    fn action(self, seen: &Seen) -> &'static str {
-        match (self, &seen.local, &seen.remote) {
-            (Self::Push, None, _) => "delete in the cluster",
-            (Self::Push, ..) => "send",
-            (Self::Pull, _, None) => "delete here",
-            (Self::Pull, ..) => "fetch",
         }
     }
 }
@@ -63,11 +44,10 @@ pub(super) type Ready = SharedFuture<BoxFuture<'static, Result<Version>>>;
 /// What the transfers of a run share.
 pub(super) struct Shared {
     pub(super) cluster: Cluster,
-    pub(super) root: PathBuf,
-    pub(super) aside: PathBuf,
+    /// The workspace's host directory.
+    pub(super) dir: HostDir,
     pub(super) remote: DfsPath,
     pub(super) direction: Direction,
-    pub(super) force: bool,
     pub(super) state: StateWriter,
     pub(super) tally: Arc<Tally>,
     /// Changes that only the other direction can carry out.
@@ -78,12 +58,28 @@ pub(super) struct Shared {
 pub(super) struct Sync {
     pub(super) shared: Arc<Shared>,
     pub(super) pool: Pool,
+    standing: Standing,
+    decider: Decider,
     /// Directories that go, or give way to a file, when the rest is done.
-    pub(super) deferred: Vec<Seen>,
+    deferred: Vec<Seen>,
+    /// Files that go here because the cluster has them no more.
+    removals: Vec<Seen>,
+    /// A directory that could not be made here, or is not to be touched: what is below it is left alone.
+    blocked: Option<String>,
+    /// Directories that are gone through again, because force decides for all of them.
+    again: Vec<String>,
     /// Directories that are being made in the cluster and that the walk is in, outermost first.
     pub(super) open: Vec<(String, Ready)>,
-    /// A directory in conflict with a file, below which one side wins as a whole.
-    forced: Option<String>,
+}
+
+/// What a run goes through.
+pub(super) fn what(args: &SyncArgs, direction: Direction, scope: &str) -> What {
+    What {
+        checksum: args.checksum,
+        through_unfit: args.force && direction == Direction::Pull,
+        sweeps: !args.dry_run,
+        ..What::within(scope)
+    }
 }
 
 /// `holdfast push` and `holdfast pull`.
@@ -91,31 +87,42 @@ pub(crate) async fn run(context: &Context, args: &SyncArgs, direction: Direction
     let workspace = context.need_workspace()?;
     let cluster = context.cluster()?;
     let scopes = workspace.scopes(&args.paths)?;
+    let standing = Standing::check(workspace, &cluster, Some(direction)).await?;
     prepare_remote(workspace, &cluster, direction, args.dry_run).await?;
     let tally = context.tally(direction.verb());
     if args.dry_run {
-        return preview(context, args, direction, &scopes, &tally).await;
+        return preview::run(context, args, direction, &scopes, &tally).await;
     }
     let control = workspace.control();
     // The first pull fetches nearly everything: the listing may bring the tickets along.
     let locations = direction == Direction::Pull && state::is_empty(&control);
-    let state = StateWriter::open(&control, (direction == Direction::Pull).then(|| workspace.root.clone()))?;
+    let state = StateWriter::open(&control, (direction == Direction::Pull).then(|| workspace.dir.clone()))?;
+    let workspace = &workspace.clone().with_clock();
+    standing.remember()?;
+    mention_aside(workspace, &tally);
     let shared = Arc::new(Shared {
         cluster,
-        root: workspace.root.clone(),
-        aside: workspace.aside(),
+        dir: workspace.dir.clone(),
         remote: workspace.config.remote.clone(),
         direction,
-        force: args.force,
         state,
         tally: tally.clone(),
         left: AtomicU64::new(0),
     });
-    let pool = Pool::new(context.jobs(), tally.clone());
-    let mut sync = Sync { shared: shared.clone(), pool, deferred: Vec::new(), open: Vec::new(), forced: None };
+    let mut sync = Sync {
+        shared: shared.clone(),
+        pool: Pool::new(context.jobs(), tally.clone()),
+        standing,
+        decider: Decider::new(Some(direction), args.force),
+        deferred: Vec::new(),
+        removals: Vec::new(),
+        blocked: None,
+        again: Vec::new(),
+        open: Vec::new(),
+    };
     let mut done = Ok(());
     for scope in scopes {
-        done = sync.scope(workspace, What { locations, ..What::within(&scope) }).await;
+        done = sync.scope(workspace, What { locations, ..what(args, direction, &scope) }).await;
         if done.is_err() {
             break;
         }
@@ -126,6 +133,12 @@ pub(crate) async fn run(context: &Context, args: &SyncArgs, direction: Direction
     let counts = tally.summary(direction.verb());
     done.and(finished)?;
     shared.mention_left();
+    if counts.conflicts > 0 {
+        tally.progress.mention(
+            "conflicts: `holdfast push --force PATH` keeps what is here, `holdfast pull --force PATH` takes what the \
+             cluster has",
+        );
+    }
     if context.json() {
         let mut output = context.output();
         output.json(&counts)?;
@@ -153,84 +166,48 @@ async fn prepare_remote(workspace: &Workspace, cluster: &Cluster, direction: Dir
     }
 }
 
-/// Says what would be done.
-async fn preview(
-    context: &Context,
-    args: &SyncArgs,
-    direction: Direction,
-    scopes: &[String],
-    tally: &Arc<Tally>,
-) -> Result<Exit> {
-    let workspace = context.need_workspace()?;
-    let cluster = context.cluster()?;
-    let mut output = context.output();
-    let mut conflicts = false;
-    let mut forced = None;
-    for scope in scopes {
-        let mut rows = Rows::open(workspace, &cluster, What::within(scope), tally.clone()).await?;
-        while let Some(row) = rows.next().await? {
-            let path = row.path.clone();
-            let seen = match row.look(&workspace.root).await {
-                Ok(seen) => seen,
-                Err(error) => {
-                    tally.failed(&path, &error);
-                    continue;
-                }
-            };
-            let decision = decided(&seen, direction, args.force, &mut forced);
-            let action = if decision == Decision::Conflict {
-                conflicts = true;
-                "conflict"
-            } else if decision == direction.own() {
-                direction.action(&seen)
-            } else {
-                continue;
-            };
-            if context.json() {
-                output.array_item(&serde_json::json!({ "path": seen.path, "action": action }))?;
-            } else {
-                let name = output.name(&seen.path).into_owned();
-                output.line(format_args!("{action}: {name}"))?;
-            }
-        }
+/// Earlier versions took files away into the control directory; a killed run may have left one there.
+fn mention_aside(workspace: &Workspace, tally: &Tally) {
+    let aside = workspace.aside();
+    let count = std::fs::read_dir(&aside).map_or(0, Iterator::count);
+    if count > 0 {
+        let shown = aside.display();
+        tally.progress.mention(&format!(
+            "holdfast: {shown} holds {count} files that a killed run of an earlier version was removing or replacing; \
+             look whether you need them, and remove them"
+        ));
     }
-    if context.json() {
-        output.array_end()?;
-    }
-    output.flush()?;
-    tally.progress.finish();
-    Ok(if conflicts { Exit::Conflict } else { tally.exit() })
 }
 
-/// Decides about a row. With force the direction's own side wins every conflict; when a directory and a file
-/// were in conflict, it wins below that path too.
-fn decided(seen: &Seen, direction: Direction, force: bool, forced: &mut Option<String>) -> Decision {
-    let [base, local, remote] = seen.contents();
-    let decision = decide(base, local, remote);
-    if !force || decision == Decision::Same {
-        return decision;
+/// A path that was typed and is nowhere.
+pub(super) fn check_met(rows: &Rows, scope: &str) -> Result<()> {
+    if scope.is_empty() || rows.met_something() {
+        return Ok(());
     }
-    if forced.as_ref().is_some_and(|forced| is_within(&seen.path, forced)) {
-        return direction.own();
-    }
-    if decision == Decision::Conflict {
-        let has_directory = [local, remote].contains(&Some(super::decide::Content::Directory));
-        if has_directory {
-            *forced = Some(seen.path.clone());
-        }
-        return direction.own();
-    }
-    decision
+    Err(Error::not_found(format!("{scope} is neither here nor in the cluster")))
 }
 
 impl Sync {
     async fn scope(&mut self, workspace: &Workspace, what: What) -> Result<()> {
+        self.pass(workspace, what.clone()).await?;
+        for path in std::mem::take(&mut self.again) {
+            self.decider = Decider::forced(self.shared.direction, &path);
+            self.pass(workspace, What { scope: path, ..what.clone() }).await?;
+        }
+        Ok(())
+    }
+
+    async fn pass(&mut self, workspace: &Workspace, what: What) -> Result<()> {
+        let scope = what.scope.clone();
+        self.blocked = None;
         let mut rows = Rows::open(workspace, &self.shared.cluster, what, self.shared.tally.clone()).await?;
         while let Some(row) = rows.next().await? {
             self.step(row).await?;
         }
+        check_met(&rows, &scope)?;
         self.shared.tally.progress.expect_no_more();
         self.pool.drain().await;
+        self.remove_here().await?;
         // Deeper directories come later in a walk, and go first.
         while let Some(seen) = self.deferred.pop() {
             match self.shared.direction {
@@ -246,26 +223,58 @@ impl Sync {
         while self.open.last().is_some_and(|(directory, _)| !is_within(&row.path, directory)) {
             self.open.pop();
         }
-        if row.needs_hash() && !row.has_directory() {
+        let path = row.path.clone();
+        if self.blocked.as_ref().is_some_and(|blocked| is_within(&path, blocked)) {
+            return Ok(());
+        }
+        if row.needs_hash() && !row.has_directory() && !self.decider.is_in_collision(&path) {
             return self.file_in_parallel(row).await;
         }
-        let path = row.path.clone();
-        let seen = match row.look(&self.shared.root).await {
+        let seen = match row.look(&self.shared.dir).await {
             Ok(seen) => seen,
             Err(error) => {
                 self.shared.tally.failed(&path, &error);
                 return Ok(());
             }
         };
-        let decision = decided(&seen, self.shared.direction, self.shared.force, &mut self.forced);
+        match self.decider.decide(&path, seen.contents()) {
+            Verdict::Is(decision) => self.act(seen, decision).await,
+            verdict => {
+                self.shared.pass_over(&path, &verdict);
+                if let Verdict::Again(path) = verdict
+                    && !self.again.contains(&path)
+                {
+                    self.again.push(path);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    async fn act(&mut self, seen: Seen, decision: Decision) -> Result<()> {
         if decision != self.shared.direction.own() {
             return self.shared.clone().leave(seen, decision).await;
+        }
+        if Shared::removes_here(&seen, decision) && !matches!(seen.local, Some(Local::Directory)) {
+            self.removals.push(seen);
+            return if self.removals.len() < REMOVALS_MAX { Ok(()) } else { self.remove_here().await };
+        }
+        if self.shared.direction == Direction::Push && seen.has_twin {
+            self.shared.tally.skipped(&seen.path, TWIN);
+            self.blocked = Some(seen.path);
+            return Ok(());
         }
         let ours_is_directory = matches!(seen.local, Some(Local::Directory));
         let theirs_is_directory = seen.remote.as_ref().is_some_and(|entry| entry.kind == Kind::Directory);
         match (self.shared.direction, ours_is_directory, theirs_is_directory) {
             (Direction::Push, true, _) => self.make_remote_directory(seen).await,
-            (Direction::Pull, _, true) => self.shared.make_local_directory(seen).await,
+            (Direction::Pull, _, true) => {
+                let path = seen.path.clone();
+                if !self.shared.make_local_directory(seen).await? {
+                    self.blocked = Some(path);
+                }
+                Ok(())
+            }
             (_, false, false) => {
                 let (shared, ready) = (self.shared.clone(), self.ready());
                 self.pool.run(async move { shared.carry_out(seen, ready).await }).await
@@ -277,17 +286,52 @@ impl Sync {
         }
     }
 
-    /// A file whose digest decides: it is read, and if need be transferred, beside the others.
+    /// Removes the files that wait for it, if the cluster that has them no more is still the one that it was.
+    async fn remove_here(&mut self) -> Result<()> {
+        let removes_directories =
+            self.deferred.iter().any(|seen| Shared::removes_here(seen, self.shared.direction.own()));
+        if self.removals.is_empty() && !removes_directories {
+            return Ok(());
+        }
+        self.standing.confirm(&self.shared.cluster).await?;
+        for seen in std::mem::take(&mut self.removals) {
+            let path = seen.path.clone();
+            if let Err(error) = self.shared.remove_local_file(seen).await {
+                self.shared.tally.failed(&path, &error);
+            }
+        }
+        Ok(())
+    }
+
+    /// A file whose digest decides: it is read, and if need be transferred, beside the others. It stands below no
+    /// collision, and is none; so what was decided before does not matter.
     async fn file_in_parallel(&mut self, row: Row) -> Result<()> {
+        if self.shared.direction == Direction::Pull && row.remote.is_none() {
+            // Whether it goes is for the cluster to confirm.
+            let path = row.path.clone();
+            return match row.look(&self.shared.dir).await {
+                Ok(seen) => match self.decider.decide(&path, seen.contents()) {
+                    Verdict::Is(decision) => self.act(seen, decision).await,
+                    _ => Ok(()),
+                },
+                Err(error) => {
+                    self.shared.tally.failed(&path, &error);
+                    Ok(())
+                }
+            };
+        }
         let (shared, ready) = (self.shared.clone(), self.ready());
-        let mut forced = self.forced.clone();
+        let mut decider = self.decider.beside();
         let task = async move {
             let path = row.path.clone();
-            let seen = match row.look(&shared.root).await {
+            let seen = match row.look(&shared.dir).await {
                 Ok(seen) => seen,
                 Err(error) => return shared.tally.failed(&path, &error),
             };
-            let decision = decided(&seen, shared.direction, shared.force, &mut forced);
+            let decision = match decider.decide(&path, seen.contents()) {
+                Verdict::Is(decision) => decision,
+                verdict => return shared.pass_over(&path, &verdict),
+            };
             if decision == shared.direction.own() {
                 shared.carry_out(seen, ready).await;
             } else if let Err(error) = shared.clone().leave(seen, decision).await {
@@ -303,13 +347,19 @@ impl Sync {
 }
 
 impl Shared {
+    /// Says what has to be said of a path about which nothing is decided here.
+    fn pass_over(&self, path: &str, verdict: &Verdict) {
+        if let Verdict::ConflictBelow(above) = verdict {
+            self.tally.conflict(path, &conflict_below(above));
+        }
+    }
+
     /// Does not transfer anything: both sides are the same, or it is for the other direction, or a conflict.
     async fn leave(self: Arc<Self>, seen: Seen, decision: Decision) -> Result<()> {
         match decision {
             Decision::Same => self.remember_same(seen).await,
             Decision::Conflict => {
-                let [base, local, remote] = seen.contents();
-                self.tally.conflict(&seen.path, conflict_reason(base, local, remote));
+                self.tally.conflict(&seen.path, &reason(&seen));
                 Ok(())
             }
             _ => {
@@ -321,11 +371,15 @@ impl Shared {
 
     /// Notes what both sides have, unless that is known.
     async fn remember_same(&self, seen: Seen) -> Result<()> {
-        let known = match (&seen.local, &seen.remote, seen.local_sha256) {
+        let known = match (&seen.local, &seen.remote, &seen.read) {
             (Some(Local::Directory), Some(entry), _) => Some(Known::directory(entry.version)),
-            (Some(Local::File(stat)), Some(entry), Some(sha256)) => {
+            (Some(Local::File(_)), Some(entry), Some(facts)) => {
                 self.tally.unchanged();
-                Some(Known::file(entry.version, *stat, sha256))
+                Some(Known::read(entry.version, facts))
+            }
+            (Some(Local::File(_)), Some(entry), None) => {
+                self.tally.unchanged();
+                seen.base.clone().map(|base| Known { version: entry.version, ..base })
             }
             _ => None,
         };
@@ -341,6 +395,9 @@ impl Shared {
     /// Transfers, or removes, one file, and reports the outcome.
     async fn carry_out(&self, seen: Seen, ready: Option<Ready>) {
         let path = seen.path.clone();
+        if self.direction == Direction::Push && seen.has_twin {
+            return self.tally.skipped(&path, TWIN);
+        }
         let outcome = match self.direction {
             Direction::Push => self.push_file(seen, ready).await,
             Direction::Pull => self.pull_file(seen).await,
@@ -366,4 +423,21 @@ impl Shared {
     pub(super) fn remote_path(&self, relative: &str) -> Result<DfsPath> {
         self.remote.join_relative(relative)
     }
+}
+
+/// Why a row is a conflict.
+pub(super) fn reason(seen: &Seen) -> String {
+    let [base, local, remote] = seen.contents();
+    let why = conflict_reason(base, local, remote);
+    match seen.local {
+        Some(Local::Unfit(what, _)) => format!(
+            "it is {what} here: {why}; `holdfast pull --force` puts the cluster's in its place, a push never sends it"
+        ),
+        _ => why.into(),
+    }
+}
+
+/// Why a path below another one is a conflict.
+pub(super) fn conflict_below(above: &str) -> String {
+    format!("it was changed on the one side, and on the other {above} is a file now")
 }

@@ -24,28 +24,57 @@ use crate::types::api::SHA256_HEADER;
 use crate::types::hash::Hasher;
 use crate::types::storage_api::ReplicaKey;
 use crate::types::{Error, ErrorCode, Result, Sha256};
+use crate::web::route::found;
 
-/// Bytes that are read from the disk at a time.
-const READ_BYTES: usize = 256 << 10;
+/// What stands behind a ticket is for whoever has it, and for its time only.
+const CACHE_CONTROL: &str = "private, no-cache";
+/// The name server's pages may show it: they are of another origin, of the same site.
+const EMBEDDING: (header::HeaderName, &str) = (header::CROSS_ORIGIN_RESOURCE_POLICY, "same-site");
+/// Bytes that are read from the disk at a time. As many, and once more, wait in memory for each reader that is slow.
+const READ_BYTES: usize = 64 << 10;
 
 #[derive(Deserialize)]
-pub(super) struct DownloadQuery {
+struct DownloadQuery {
     ticket: String,
 }
 
-pub(super) async fn send(
-    request: HttpRequest,
-    query: web::Query<DownloadQuery>,
-    daemon: Daemon,
-) -> Result<HttpResponse> {
-    let (cluster, server, epoch) = daemon.identity.require_member()?;
-    let ticket = daemon.signer.verify::<ReadTicket>(&query.ticket)?.valid(cluster, epoch, daemon.identity.now())?;
+/// Judges a request's ticket: signature, cluster, epoch, time, and that it is for this server.
+pub(super) fn ticket(request: &HttpRequest, shared: &Shared) -> Result<ReadTicket> {
+    let refuse = |message: &str| Error::new(ErrorCode::Unauthorized, message);
+    let query = web::Query::<DownloadQuery>::from_query(request.query_string())
+        .map_err(|_| refuse("a ticket is needed (?ticket=…); the name server hands them out"))?;
+    let verified = shared.signer.verify::<ReadTicket>(&query.ticket)?;
+    let (cluster, server, epoch) = shared.identity.require_member()?;
+    let ticket = verified.valid(cluster, epoch, shared.identity.now())?;
     if ticket.server != server {
-        return Err(Error::new(ErrorCode::Unauthorized, "the ticket is for another storage server"));
+        return Err(refuse("the ticket is for another storage server"));
     }
+    Ok(ticket)
+}
+
+/// The bytes of a copy, whole or a single range of them.
+#[utoipa::path(
+    method(get, head), path = "/file", tag = "files", params(
+        ("Range" = Option<String>, Header, description = "A single range of bytes; anything else is answered with the whole"),
+        ("If-None-Match" = Option<String>, Header, description = "`\"VERSION\"`"),
+        ("If-Range" = Option<String>, Header, description = "`\"VERSION\"`: the range counts only of this one")
+    ),
+    responses(
+        (status = 200, content_type = "application/octet-stream", body = Vec<u8>),
+        (status = 206, description = "The range that was asked for"),
+        (status = 304, description = "`If-None-Match` names the version that it is"),
+        (status = 416, description = "The range lies outside")
+    )
+)]
+pub(super) async fn send(request: HttpRequest, daemon: Daemon) -> Result<HttpResponse> {
+    let ticket: ReadTicket = found(&request)?;
     let etag = format!("\"{}\"", ticket.version);
-    if header_text(&request, &header::IF_NONE_MATCH).is_some_and(|text| text.split(',').any(|tag| tag.trim() == etag)) {
-        return Ok(HttpResponse::NotModified().insert_header((header::ETAG, etag)).finish());
+    if header_text(&request, &header::IF_NONE_MATCH).is_some_and(|text| has_tag(text, &etag)) {
+        return Ok(HttpResponse::NotModified()
+            .insert_header((header::ETAG, etag))
+            .insert_header((header::CACHE_CONTROL, CACHE_CONTROL))
+            .insert_header(EMBEDDING)
+            .finish());
     }
     let suspicion = Suspicion { key: ticket.replica, suspects: daemon.suspects.clone() };
     let (row, source) = open(&daemon, &suspicion).await?;
@@ -67,9 +96,10 @@ pub(super) async fn send(
     let mime = mime_guess::from_path(&ticket.name).first_or_octet_stream();
     response
         .insert_header((header::ETAG, etag))
+        .insert_header((header::CACHE_CONTROL, CACHE_CONTROL))
+        .insert_header(EMBEDDING)
         .insert_header((header::ACCEPT_RANGES, "bytes"))
         .insert_header((header::CONTENT_TYPE, mime.as_ref()))
-        .insert_header(("X-Content-Type-Options", "nosniff"))
         // What people stored must not act as a page of this server.
         .insert_header((
             "Content-Security-Policy",
@@ -96,6 +126,12 @@ pub(super) async fn send(
 
 fn header_text<'r>(request: &'r HttpRequest, name: &header::HeaderName) -> Option<&'r str> {
     request.headers().get(name)?.to_str().ok()
+}
+
+/// Whether a list of entity tags has this one. Proxies that compress weaken a tag to `W/"7"`; for what the caller
+/// has already they mean the same (RFC 9110, section 13.1.2).
+pub fn has_tag(list: &str, etag: &str) -> bool {
+    list.split(',').map(str::trim).any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag)
 }
 
 /// Shows in the browser, and is saved under its name.
@@ -165,14 +201,24 @@ impl Suspicion {
     }
 }
 
-enum Range {
+/// What of a file is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Range {
+    /// All of it.
     Whole,
-    Part { start: u64, length: u64 },
+    /// Some bytes, at least one.
+    Part {
+        /// The place of the first.
+        start: u64,
+        /// How many.
+        length: u64,
+    },
+    /// Nothing that it has.
     Outside,
 }
 
 /// A single range of bytes; several at once, or other units, are answered with the whole, as RFC 9110 allows.
-fn range(text: &str, size: u64) -> Range {
+pub fn range(text: &str, size: u64) -> Range {
     match text.parse::<header::Range>() {
         Ok(header::Range::Bytes(specs)) => match specs[..] {
             [ref spec @ (ByteRangeSpec::FromTo(..) | ByteRangeSpec::From(_) | ByteRangeSpec::Last(_))] => {
@@ -245,6 +291,16 @@ impl Sending {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tag_is_found_in_a_list_and_when_it_was_weakened() {
+        for list in ["\"7\"", "\"1\", \"7\"", "W/\"7\"", "\"1\",W/\"7\" ", "*"] {
+            assert!(has_tag(list, "\"7\""), "{list}");
+        }
+        for list in ["", "7", "\"77\"", "\"7", "W/", "w/\"7\""] {
+            assert!(!has_tag(list, "\"7\""), "{list}");
+        }
+    }
 
     #[test]
     fn ranges() {

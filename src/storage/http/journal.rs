@@ -1,34 +1,42 @@
 //! `POST` and `GET /journal`: the name server brings files of the journal, and reads them back for a restore.
 
 use std::io::Write;
-use std::path::Path;
 use std::sync::Arc;
 
 use actix_web::body::SizedStream;
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Deserialize;
-use tempfile::TempPath;
+use utoipa::IntoParams;
 
 use super::Daemon;
-use super::admin::{fence, fence_reader};
 use super::upload::{ROOM_CHECK_BYTES, check_room, next_piece};
 use crate::storage::server::Shared;
-use crate::storage::store::{Content, Incoming};
-use crate::types::error::IoContext;
+use crate::storage::store::incoming::not_stored;
+use crate::storage::store::{Content, Dir, Incoming, TempFile};
 use crate::types::limits::JOURNAL_SNAPSHOT_BYTES_MAX;
+use crate::types::storage_api::{JournalAccepted, JournalStatus};
 use crate::types::{Error, ErrorCode, Result};
+use crate::web::body::SignedDigest;
 
 /// Bytes that are read from a file at once.
 const READ_BYTES: usize = 256 << 10;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct FileQuery {
+    /// A file's name.
     file: Option<String>,
 }
 
-/// Without a name the state of the copy, with one that file.
-pub(super) async fn read(request: HttpRequest, query: web::Query<FileQuery>, daemon: Daemon) -> Result<HttpResponse> {
-    fence_reader(&request, &daemon).await?;
+/// The state of the copy of the journal; with a name, that file.
+#[utoipa::path(
+    get, path = "/journal", tag = "name servers", params(FileQuery), responses(
+        (status = 200, description = "The state, or the file", content(
+            (JournalStatus = "application/json"), (String = "application/x-ndjson")
+        ))
+    )
+)]
+pub(super) async fn read(query: web::Query<FileQuery>, daemon: Daemon) -> Result<HttpResponse> {
     let shared: Arc<Shared> = daemon.get_ref().clone();
     let Some(name) = query.into_inner().file else {
         return Ok(HttpResponse::Ok().json(blocking(move || Ok(shared.journal.status())).await?));
@@ -39,15 +47,19 @@ pub(super) async fn read(request: HttpRequest, query: web::Query<FileQuery>, dae
 }
 
 /// Takes a segment or a snapshot.
+#[utoipa::path(
+    post, path = "/journal", tag = "name servers",
+    request_body(content = String, content_type = "application/x-ndjson"),
+    responses((status = 200, body = JournalAccepted))
+)]
 pub(super) async fn receive(request: HttpRequest, payload: web::Payload, daemon: Daemon) -> Result<HttpResponse> {
-    fence(&request, &daemon).await?;
     let shared: Arc<Shared> = daemon.get_ref().clone();
     let (cluster, _) = shared.identity.require_cluster()?;
     let permit = shared.journal.permits.clone().try_acquire_owned().map_err(|_| {
         Error::new(ErrorCode::Busy, "this storage server receives as many files of the journal as it takes; try again")
     })?;
     let length = request.headers().get("Content-Length").and_then(|value| value.to_str().ok()?.parse().ok());
-    let outcome = match take_body(&shared, payload, length).await {
+    let outcome = match take_body(&shared, &request, payload, length).await {
         Ok(file) => {
             let shared = shared.clone();
             let accept = blocking(move || {
@@ -58,18 +70,23 @@ pub(super) async fn receive(request: HttpRequest, payload: web::Payload, daemon:
         }
         Err(error) => Err(error),
     };
-    if let Err(error) = &outcome
-        && error.code() == ErrorCode::OutOfSpace
-    {
+    match &outcome {
         // Deletions, which make room, wait for the journal: the next try gets the ballast's place.
-        shared.layout.give_up_ballast();
+        Err(error) if error.code() == ErrorCode::OutOfSpace => drop(shared.layout.give_up_ballast()),
+        Err(error) if error.code() == ErrorCode::Unavailable => shared.condition.doubt(),
+        _ => {}
     }
     Ok(HttpResponse::Ok().json(outcome?))
 }
 
 /// Streams a body to a file. What is small may take the room that is reserved for it.
-async fn take_body(shared: &Shared, mut payload: web::Payload, length: Option<u64>) -> Result<TempPath> {
-    let dir = shared.layout.incoming_dir();
+async fn take_body(
+    shared: &Shared,
+    request: &HttpRequest,
+    mut payload: web::Payload,
+    length: Option<u64>,
+) -> Result<TempFile> {
+    let dir = shared.layout.incoming().clone();
     let mut incoming = Incoming::new(&dir, length);
     let mut unchecked = 0;
     while let Some(piece) = next_piece(&mut payload, incoming.size(), length).await? {
@@ -84,19 +101,21 @@ async fn take_body(shared: &Shared, mut payload: web::Payload, length: Option<u6
         }
         incoming.write(piece).await?;
     }
-    match incoming.finish().await?.content {
-        Content::File(path) => Ok(path),
+    let received = incoming.finish().await?;
+    SignedDigest::check(request, || received.sha256)?;
+    match received.content {
+        Content::File(file) => Ok(file),
         Content::Small(bytes) => blocking(move || write_small(&dir, &bytes)).await,
     }
 }
 
-fn write_small(dir: &Path, bytes: &[u8]) -> Result<TempPath> {
-    let write = || -> std::io::Result<TempPath> {
-        let mut file = tempfile::Builder::new().prefix("journal-").tempfile_in(dir)?;
+fn write_small(dir: &Dir, bytes: &[u8]) -> Result<TempFile> {
+    let write = || -> std::io::Result<TempFile> {
+        let (mut file, temporary) = TempFile::new_in(dir, "journal-")?;
         file.write_all(bytes)?;
-        Ok(file.into_temp_path())
+        Ok(temporary)
     };
-    write().io_context(|| "storing a file of the journal".into())
+    write().map_err(|error| not_stored("storing a file of the journal", error))
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use actix_web::error::PayloadError;
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -12,6 +13,7 @@ use tokio::task::JoinHandle;
 use super::Daemon;
 use crate::client::storage::BodyFacts;
 use crate::security::{ReplicateTicket, WriteTicket};
+use crate::storage::admission::{Place, Purpose};
 use crate::storage::identity::Claim;
 use crate::storage::reporter::Report;
 use crate::storage::server::Shared;
@@ -21,6 +23,7 @@ use crate::types::api::{CommitReport, Committed, SHA256_HEADER, Target};
 use crate::types::limits::{FORWARD_TIMEOUT, REPORT_TIMEOUT, STALL_TIMEOUT};
 use crate::types::storage_api::{CopyStored, ReplicaKey};
 use crate::types::{Error, ErrorCode, Result, ServerId, Sha256, Time};
+use crate::web::route::found;
 
 /// Pieces that wait for a slower target.
 const FORWARD_PIECES_MAX: usize = 16;
@@ -30,14 +33,17 @@ const UNKNOWN_SIZE_ROOM_BYTES: u64 = 1 << 20;
 pub(super) const ROOM_CHECK_BYTES: u64 = 8 << 20;
 
 #[derive(Deserialize)]
-pub(super) struct UploadQuery {
+struct UploadQuery {
     ticket: String,
     /// `copy`: take the body and tell nobody; else pass it on and commit it.
     role: Option<String>,
 }
 
 /// What the bytes are for, from either kind of ticket.
-struct Order {
+#[derive(Clone)]
+pub(super) struct Order {
+    ticket: String,
+    is_copy: bool,
     key: ReplicaKey,
     label: String,
     size: Option<u64>,
@@ -48,33 +54,40 @@ struct Order {
     write: Option<WriteTicket>,
 }
 
-pub(super) async fn receive(
-    request: HttpRequest,
-    query: web::Query<UploadQuery>,
-    payload: web::Payload,
-    daemon: Daemon,
-) -> Result<HttpResponse> {
+/// Takes the bytes of a file, passes them on to the other servers of the ticket, and commits the file; with `role=copy`
+/// takes a copy and tells nobody.
+#[utoipa::path(
+    method(post, put), path = "/file", tag = "files", params(
+        ("role" = Option<String>, Query, description = "`copy`: take the body and tell nobody; else pass it on and commit it"),
+        ("Holdfast-Sha256" = Option<Sha256>, Header, description = "The SHA-256 of the body, if the sender knows it")
+    ),
+    request_body(content = String, content_type = "application/octet-stream"),
+    responses(
+        (status = 200, body = CopyStored, description = "The copy is stored (`role=copy`)"),
+        (status = 201, body = Committed, description = "The file is committed")
+    )
+)]
+pub(super) async fn receive(request: HttpRequest, payload: web::Payload, daemon: Daemon) -> Result<HttpResponse> {
     let shared: Arc<Shared> = daemon.get_ref().clone();
-    let is_copy = query.role.as_deref() == Some("copy");
-    let order = order(&shared, &query.ticket, is_copy)?;
+    let order: Order = found(&request)?;
+    let is_copy = order.is_copy;
     let facts = facts(&request, &order)?;
-    let permit = shared.upload_permits.clone().try_acquire_owned().map_err(|_| {
-        Error::new(ErrorCode::Busy, "this storage server has as many uploads under way as it takes; try again")
-    })?;
+    let place = shared.admission.enter(order.purpose())?;
+    shared.condition.require()?;
     check_room(&shared, facts.size.unwrap_or(UNKNOWN_SIZE_ROOM_BYTES))?;
     let claim = shared.identity.claim(order.key)?;
     let key = order.key;
     let stored = shared.index.read(move |connection| index::find(connection, key)).await?;
     let forwards = match &order.write {
-        Some(ticket) if !is_copy => Forwards::start(&shared, ticket, order.server, &query.ticket, facts),
+        Some(ticket) if !is_copy => Forwards::start(&shared, ticket, order.server, &order.ticket, facts),
         _ => Forwards::default(),
     };
-    let (received, forwards) = take_body(&shared, payload, facts, forwards).await?;
+    let (received, forwards) = take_body(&shared, &place, payload, (facts, order.expires), forwards).await?;
+    let ticket = order.ticket.clone();
     let upload = Upload { shared, order, received, stored, claim };
     // From here on the work goes on even if the client hangs up.
-    let ticket = query.into_inner().ticket;
     let task = tokio::spawn(async move {
-        let _permit = permit;
+        let _place = place;
         if is_copy {
             upload.keep().await.map(Outcome::Copy)
         } else {
@@ -97,18 +110,30 @@ enum Outcome {
     Committed(Committed),
 }
 
-/// Judges the ticket: signature, cluster, epoch, time, and that it is for this server.
-fn order(shared: &Shared, ticket: &str, is_copy: bool) -> Result<Order> {
-    let (cluster, server, epoch) = shared.identity.require_member()?;
-    let now = shared.identity.now();
-    let not_here = || Error::new(ErrorCode::Unauthorized, "the ticket is for other storage servers");
-    match shared.signer.verify::<WriteTicket>(ticket) {
+impl Order {
+    fn purpose(&self) -> Purpose {
+        if self.write.is_some() { Purpose::Write } else { Purpose::Repair }
+    }
+}
+
+/// Judges a request's ticket: signature, cluster, epoch, time, and that it is for this server.
+pub(super) fn order(request: &HttpRequest, shared: &Shared) -> Result<Order> {
+    let refuse = |message: &str| Error::new(ErrorCode::Unauthorized, message);
+    let query = web::Query::<UploadQuery>::from_query(request.query_string())
+        .map_err(|_| refuse("a ticket is needed (?ticket=…); the name server hands them out"))?;
+    let UploadQuery { ticket, role } = query.into_inner();
+    let is_copy = role.as_deref() == Some("copy");
+    let not_here = || refuse("the ticket is for other storage servers");
+    match shared.signer.verify::<WriteTicket>(&ticket) {
         Ok(verified) => {
-            let write = verified.valid(cluster, epoch, now)?;
+            let (cluster, server, epoch) = shared.identity.require_member()?;
+            let write = verified.valid(cluster, epoch, shared.identity.now())?;
             if !write.targets.iter().any(|target| target.server == server) {
                 return Err(not_here());
             }
             Ok(Order {
+                ticket,
+                is_copy,
                 key: ReplicaKey { object: write.object, generation: write.generation },
                 label: write.path.to_string(),
                 size: write.size,
@@ -120,11 +145,15 @@ fn order(shared: &Shared, ticket: &str, is_copy: bool) -> Result<Order> {
             })
         }
         Err(_) if is_copy => {
-            let copy = shared.signer.verify::<ReplicateTicket>(ticket)?.valid(cluster, epoch, now)?;
+            let verified = shared.signer.verify::<ReplicateTicket>(&ticket)?;
+            let (cluster, server, epoch) = shared.identity.require_member()?;
+            let copy = verified.valid(cluster, epoch, shared.identity.now())?;
             if copy.target != server {
                 return Err(not_here());
             }
             Ok(Order {
+                ticket,
+                is_copy,
                 key: copy.replica,
                 label: copy.label,
                 size: Some(copy.size),
@@ -218,14 +247,25 @@ impl Forwards {
 /// that fails is broken off everywhere.
 async fn take_body(
     shared: &Shared,
+    place: &Place,
     mut payload: web::Payload,
-    facts: BodyFacts,
+    (facts, until): (BodyFacts, Time),
     mut forwards: Forwards,
 ) -> Result<(Received, Forwards)> {
-    let mut incoming = Incoming::new(&shared.layout.incoming_dir(), facts.size);
+    let mut incoming = Incoming::new(shared.layout.incoming(), facts.size);
     let mut unchecked = 0;
     let outcome = async {
-        while let Some(piece) = next_piece(&mut payload, incoming.size(), facts.size).await? {
+        let size = |piece: &Option<Result<Bytes, PayloadError>>| match piece {
+            Some(Ok(piece)) => piece.len(),
+            _ => 0,
+        };
+        while let Some(piece) = place.wait_for(payload.next(), size).await? {
+            let piece = piece.map_err(|error| broke_off(incoming.size(), facts.size, &error))?;
+            if shared.identity.now() > until {
+                // It could not be committed any more.
+                let message = format!("the ticket's time was over after {} bytes; ask for a new one", incoming.size());
+                return Err(Error::new(ErrorCode::TicketExpired, message));
+            }
             forwards.pass_on(&piece).await;
             unchecked += piece.len() as u64;
             if unchecked >= ROOM_CHECK_BYTES {
@@ -234,6 +274,7 @@ async fn take_body(
             }
             incoming.write(piece).await?;
         }
+        place.is_whole();
         let received = incoming.finish().await?;
         match facts.sha256 {
             Some(announced) if announced != received.sha256 => Err(Error::new(
@@ -250,12 +291,16 @@ async fn take_body(
     match outcome {
         Ok(received) => Ok((received, forwards)),
         Err(error) => {
+            if matches!(error.code(), ErrorCode::Unavailable | ErrorCode::OutOfSpace) {
+                shared.condition.doubt();
+            }
             forwards.break_off();
             Err(error)
         }
     }
 }
 
+/// The next piece of a body from another server.
 pub(super) async fn next_piece(
     payload: &mut web::Payload,
     so_far: u64,
@@ -264,12 +309,14 @@ pub(super) async fn next_piece(
     match tokio::time::timeout(STALL_TIMEOUT, payload.next()).await {
         Ok(Some(Ok(piece))) => Ok(Some(piece)),
         Ok(None) => Ok(None),
-        Ok(Some(Err(error))) => {
-            let of = announced.map(|size| format!(" of {size} announced")).unwrap_or_default();
-            Err(Error::invalid(format!("the body broke off after {so_far}{of} bytes: {error}")))
-        }
+        Ok(Some(Err(error))) => Err(broke_off(so_far, announced, &error)),
         Err(_) => Err(Error::invalid(format!("the sender was silent for {STALL_TIMEOUT:?} after {so_far} bytes"))),
     }
+}
+
+fn broke_off(so_far: u64, announced: Option<u64>, error: &PayloadError) -> Error {
+    let of = announced.map(|size| format!(" of {size} announced")).unwrap_or_default();
+    Error::invalid(format!("the body broke off after {so_far}{of} bytes: {error}"))
 }
 
 /// A body that has come whole.
@@ -293,8 +340,14 @@ impl Upload {
             sha256: received.sha256,
         };
         if let Some(stored) = stored {
-            let same = stored.digest()? == received.sha256;
-            return if same { Ok(answer) } else { Err(other_content(order.key)) };
+            if stored.digest()? != received.sha256 {
+                return Err(other_content(order.key));
+            }
+            // Nothing is written, so nothing else has looked.
+            let layout = shared.layout.clone();
+            let same = tokio::task::spawn_blocking(move || layout.require_same());
+            same.await.map_err(|error| Error::internal("a look at the directory panicked").with_source(error))??;
+            return Ok(answer);
         }
         let now = shared.identity.now().naive_utc();
         let row = ReplicaRow {
@@ -323,6 +376,7 @@ impl Upload {
         let in_file = bytes.is_none();
         let inserted = shared.writer.submit(IndexChange::Insert { row: Box::new(row), bytes }, INDEX_DEADLINE).await;
         if let Err(error) = inserted {
+            shared.condition.doubt();
             // Only a failure that is certain lets the file go; after another one the next start decides.
             if in_file && error.code() == ErrorCode::OutOfSpace {
                 objects::remove(&shared.layout, order.key)?;

@@ -10,6 +10,7 @@ use crate::journal::staging::StagedEntry;
 use crate::journal::{Collection, OBJECTS, Staging};
 use crate::storage::store::{ReplicaRow, index, journal};
 use crate::types::error::IoContext;
+use crate::types::limits::COMPONENT_BYTES_MAX;
 use crate::types::path::name_fault;
 use crate::types::storage_api::ReplicaKey;
 use crate::types::{DfsPath, Generation, ObjectId, Result, Version};
@@ -120,6 +121,7 @@ fn write_file(work: &mut Salvage, entry: &StagedEntry, path: &str) -> Result<()>
 fn copies_of(work: &mut Salvage, object: i64) -> Result<Vec<ReplicaRow>> {
     let before = ReplicaKey { object: ObjectId(object), generation: Generation(-1) };
     let mut rows = index::page(&mut work.connection, Some(before), PAGE_ROWS)?;
+    rows.extend(index::missing_page(&mut work.connection, Some(before), PAGE_ROWS)?);
     rows.retain(|row| row.object == object);
     Ok(rows)
 }
@@ -159,7 +161,7 @@ fn fate(staging: &mut Staging, row: &ReplicaRow, head: Version) -> Result<Fate> 
 fn write_newer(work: &mut Salvage, staging: &mut Staging, head: Version) -> Result<()> {
     let (mut newer, mut passed_over) = (HashSet::new(), 0);
     let committed_only = work.committed_only;
-    each_row(&mut work.connection, |_, row| {
+    each_row(&mut work.connection, &work.layout, |_, row| {
         match fate(staging, row, head)? {
             Fate::InTree => {}
             Fate::Newer if row.version.is_some() || !committed_only => drop(newer.insert(row.key())),
@@ -167,10 +169,10 @@ fn write_newer(work: &mut Salvage, staging: &mut Staging, head: Version) -> Resu
         }
         Ok(())
     })?;
-    let newest = newest_versions(&mut work.connection, |row| newer.contains(&row.key()))?;
+    let newest = newest_versions(&mut work.connection, &work.layout, |row| newer.contains(&row.key()))?;
     work.done.passed_over += passed_over + (newer.len() - newest.len()) as u64;
     let Salvage { layout, connection, target, done, .. } = work;
-    each_row(connection, |connection, row| {
+    each_row(connection, layout, |connection, row| {
         if newest.get(row.label.as_str()) != Some(&row.key()) {
             return Ok(());
         }
@@ -183,13 +185,22 @@ fn write_newer(work: &mut Salvage, staging: &mut Staging, head: Version) -> Resu
         };
         let mut path = host_path(target, label.as_str());
         if path.symlink_metadata().is_ok() {
-            path = host_path(target, &format!("{label}.salvaged-{}", ObjectId(row.object)));
+            path = host_path(target, &beside(label.as_str(), ObjectId(row.object)));
         }
         let written = write_out(connection, layout, row, target, &path);
         done.newer += u64::from(written.is_ok());
         done.note(row, &row.label, written);
         Ok(())
     })
+}
+
+/// A name for a second file of the same path: cut, so that it is still a name.
+fn beside(path: &str, object: ObjectId) -> String {
+    let (above, name) = path.rsplit_once('/').unwrap_or(("", path));
+    let note = format!(".salvaged-{object}");
+    let room = COMPONENT_BYTES_MAX.saturating_sub(note.len());
+    let end = (0..=room.min(name.len())).rev().find(|end| name.is_char_boundary(*end)).unwrap_or(0);
+    format!("{above}/{}{note}", &name[..end])
 }
 
 #[cfg(test)]
@@ -368,5 +379,20 @@ mod tests {
         fixture.write_journal();
         let (done, found) = fixture.salvaged(false);
         assert_eq!((done.problems.len(), found.len()), (2, 0));
+    }
+
+    #[test]
+    fn a_second_file_of_a_path_is_written_however_long_its_name_is() {
+        let name = "п".repeat(127);
+        let mut fixture = Fixture::new();
+        fixture.entry(1, None, "", None);
+        fixture.entry(2, Some(1), &name, Some(100));
+        fixture.object(100, "live");
+        fixture.copy(100, &format!("/{name}"), Some(1));
+        fixture.copy(101, &format!("/{name}"), Some(9));
+        fixture.write_journal();
+        let (done, found) = fixture.salvaged(false);
+        assert_eq!((done.problems, found.len()), (vec![], 2), "{found:?}");
+        assert!(found.iter().any(|found| found.contains(".salvaged-") && found.ends_with(" 101")), "{found:?}");
     }
 }

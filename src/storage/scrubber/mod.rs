@@ -11,10 +11,15 @@
 //! the copy again. A copy that is pending stays open until the collector knows whether anybody wants it. Open copies
 //! are only in memory; a restart reads them again, or its inventory shows that they are gone.
 //!
+//! A copy whose file is gone needs no second reading: the `IndexWriter` looks once more and takes its row out of the
+//! inventory, and then the name server is told. One that is gone is rarely alone, so all files are looked for then, as
+//! at the start: directory by directory, the names against the rows ([`sweep`]).
+//!
 //! Many at once mean that the disk or the memory is bad, and then every verdict of this server is doubtful: an
 //! alarm is raised, nothing is moved any more, and the name server is told so with each report. What was found stays
 //! open then, and is told again and again.
 
+mod look;
 mod round;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -24,6 +29,8 @@ use std::time::{Duration, Instant, SystemTime};
 use futures_util::future::BoxFuture;
 use tokio::sync::Mutex;
 
+use self::look::Look;
+pub use self::look::look_first;
 use self::round::{Round, SETTINGS, Stage};
 use super::server::Shared;
 use super::store::verify::{self, Page, Reading, Step};
@@ -80,6 +87,7 @@ struct State {
     /// Copies that wait for their fate, or for the end of their story.
     open: BTreeMap<ReplicaKey, Open>,
     ask_after: Instant,
+    look: Look,
     /// When corrupt copies were found, within the window, as many as are alarming.
     found: VecDeque<Instant>,
     credit: i64,
@@ -89,8 +97,10 @@ struct State {
 /// A copy that is corrupt.
 struct Open {
     reason: String,
-    /// It was moved.
+    /// It was moved, or there is nothing to move.
     aside: bool,
+    /// Its file is not there.
+    gone: bool,
     /// When the name server is to be asked next.
     ask_at: Instant,
 }
@@ -111,8 +121,8 @@ impl Check {
 }
 
 impl Scrub {
-    /// Over the daemon.
-    pub fn new(shared: Arc<Shared>) -> Self {
+    /// Over the daemon, which was started at `started`. Begins with a look for all files.
+    pub fn new(shared: Arc<Shared>, started: SystemTime) -> Self {
         let now = Instant::now();
         let state = State {
             round: None,
@@ -122,6 +132,7 @@ impl Scrub {
             checks: VecDeque::new(),
             open: BTreeMap::new(),
             ask_after: now,
+            look: Look::at_start(started, now),
             found: VecDeque::new(),
             credit: 0,
             last_pass: now,
@@ -156,6 +167,9 @@ struct Pass<'a> {
     corrupt: usize,
     quarantined: usize,
     unknown: usize,
+    gone: usize,
+    /// A copy whose file is gone, for the log.
+    first_gone: Option<ReplicaKey>,
 }
 
 impl<'a> Pass<'a> {
@@ -163,23 +177,31 @@ impl<'a> Pass<'a> {
         let began = Instant::now();
         state.credit = scrub::credit_after(state.credit, shared.options.scrub.rate_bytes, began - state.last_pass);
         state.last_pass = began;
-        Self { shared, state, began, verified: Vec::new(), corrupt: 0, quarantined: 0, unknown: 0 }
+        let verified = Vec::new();
+        Self { shared, state, began, verified, corrupt: 0, quarantined: 0, unknown: 0, gone: 0, first_gone: None }
     }
 
     async fn run(mut self) -> Result<PassReport> {
+        if self.shared.condition.known().is_some() {
+            // What is read from a sick disk says little, and nothing could be written down.
+            return Ok(PassReport { counts: vec![("waiting: the disk is in trouble", 1)], more: false });
+        }
+        let more = self.look().await;
         let read = self.read().await;
+        self.log_gone();
         // What was found is kept and told, whatever ended the reading.
         let kept = self.write_down().await;
         let settled = self.settle().await;
-        read.and(kept).and(settled)?;
+        let more = more.and_then(|more| read.and(kept).and(settled).and(Ok(more)))?;
         let counts = vec![
             ("copies verified", self.verified.len()),
             ("corrupt", self.corrupt),
             ("put into quarantine", self.quarantined),
             ("waiting for their fate", self.state.open.len()),
             ("unknown files", self.unknown),
+            ("files missing", self.gone),
         ];
-        Ok(PassReport { counts, more: false })
+        Ok(PassReport { counts, more })
     }
 
     async fn read(&mut self) -> Result<()> {
@@ -243,6 +265,7 @@ impl<'a> Pass<'a> {
                 }
                 self.verified.push(key);
             }
+            (Ok(Step::Gone), _) => self.found_gone(key).await?,
             (Ok(Step::Bad(reason)), None) => self.state.checks.push_back(Check::new(key, Some(reason))),
             (Ok(Step::Bad(reason)), Some(_)) => {
                 if let Err(error) = self.found(key, &reason).await {
@@ -318,7 +341,7 @@ impl<'a> Pass<'a> {
             }
             Stage::Files(part) => {
                 round.stage = if part + 1 < sweep::PARTS { Stage::Files(part + 1) } else { Stage::Done };
-                self.sweep(part).await;
+                self.sweep(part, SystemTime::now().checked_sub(UNKNOWN_AGE_MIN)).await;
             }
             Stage::Done if elapsed >= period => {
                 log::debug!("a round of scrubbing has ended after {} s; the next one begins", elapsed.as_secs());
@@ -335,7 +358,7 @@ impl<'a> Pass<'a> {
         if let Some(reading) = self.state.reading.take() {
             let row = reading.row().clone();
             let step = self.advance(reading, bytes).await;
-            return self.read_one(row, step);
+            return self.read_one(row, step).await;
         }
         let page =
             self.shared.index.read(move |connection| verify::check_page(connection, after, STEP_COPIES_MAX, bytes));
@@ -351,7 +374,7 @@ impl<'a> Pass<'a> {
         match (next, &mut self.state.round) {
             (verify::Next::Large(row), _) => {
                 let step = self.open_file(row.clone()).await;
-                self.read_one(row, step)
+                self.read_one(row, step).await
             }
             (verify::Next::End, Some(round)) => {
                 round.stage = Stage::Files(0);
@@ -362,7 +385,7 @@ impl<'a> Pass<'a> {
     }
 
     /// What a step in the file of a larger copy came to.
-    fn read_one(&mut self, row: ReplicaRow, step: std::io::Result<Step>) -> Result<()> {
+    async fn read_one(&mut self, row: ReplicaRow, step: std::io::Result<Step>) -> Result<()> {
         let key = row.key();
         match step {
             Ok(Step::More(reading)) => {
@@ -370,6 +393,7 @@ impl<'a> Pass<'a> {
                 return Ok(());
             }
             Ok(Step::Good) => self.verified.push(key),
+            Ok(Step::Gone) => self.found_gone(key).await?,
             Ok(Step::Bad(_)) if self.state.open.contains_key(&key) => {}
             Ok(Step::Bad(reason)) => self.state.checks.push_back(Check::new(key, Some(reason))),
             Err(error) if self.state.tries + 1 < TRIES_MAX => {
@@ -388,16 +412,6 @@ impl<'a> Pass<'a> {
         Ok(())
     }
 
-    async fn sweep(&mut self, part: u16) {
-        self.state.credit -= PART_COST_BYTES;
-        let Some(before) = SystemTime::now().checked_sub(UNKNOWN_AGE_MIN) else { return };
-        let in_flight = |key| self.shared.identity.is_in_flight(key);
-        match sweep::quarantine_unknown_in(&self.shared.layout, &self.shared.index, part, before, in_flight).await {
-            Ok(count) => self.unknown += count,
-            Err(error) => log::error!("looking for unknown files failed: {}", error.chain()),
-        }
-    }
-
     /// A copy was read twice and is corrupt.
     async fn found(&mut self, key: ReplicaKey, reason: &str) -> Result<()> {
         let Some(row) = self.shared.index.read(move |connection| index::find(connection, key)).await? else {
@@ -406,7 +420,7 @@ impl<'a> Pass<'a> {
         log::error!("{key} ({}) is corrupt on this server: {reason}", row.label);
         self.corrupt += 1;
         self.shared.count_corrupt();
-        self.state.open.insert(key, Open { reason: reason.into(), aside: false, ask_at: self.began });
+        self.state.open.insert(key, Open { reason: reason.into(), aside: false, gone: false, ask_at: self.began });
         self.state.found.push_back(self.began);
         let too_old = |at: &Instant| at.elapsed() > CORRUPT_WINDOW;
         while self.state.found.front().is_some_and(too_old) || self.state.found.len() > SCRUB_CORRUPT_MAX + 1 {
@@ -433,7 +447,9 @@ impl<'a> Pass<'a> {
         }
         if let (Some(round), true) = (&self.state.round, self.state.moved) {
             let checked = self.state.checks.iter().map(|check| check.key).min();
-            let first_open = self.state.open.keys().next().copied().into_iter().chain(checked).min();
+            // What is gone is not looked for again: a restart compares the inventory, which lacks it.
+            let mut open = self.state.open.iter().filter(|(_, open)| !open.gone).map(|(key, _)| *key);
+            let first_open = open.next().into_iter().chain(checked).min();
             let change = IndexChange::Settings(round.settings(first_open));
             answers.push(self.shared.writer.hand_in(change, INDEX_DEADLINE).await?);
         }
@@ -499,6 +515,7 @@ impl<'a> Pass<'a> {
                     generation: key.generation,
                     reason: open.reason.clone(),
                     aside: open.aside,
+                    gone: open.gone,
                 }),
             }
         }

@@ -4,15 +4,13 @@
 //! arbiter's thread never waits for a disk and a slow disk slows the sender down. What is dropped before
 //! [`Incoming::finish`] removes its file.
 
-use std::fs::File;
 use std::io::Write;
-use std::path::{Path, PathBuf};
 
 use bytes::{Bytes, BytesMut};
-use tempfile::TempPath;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use super::dir::{Dir, TempFile};
 use crate::types::hash::Hasher;
 use crate::types::limits::{INLINE_BYTES_MAX, OBJECT_BYTES_MAX};
 use crate::types::{Error, ErrorCode, Result, Sha256};
@@ -26,7 +24,7 @@ const SYNC_BYTES: usize = 64 << 20;
 
 /// A body on its way in.
 pub struct Incoming {
-    dir: PathBuf,
+    dir: Dir,
     size: u64,
     announced: Option<u64>,
     body: Body,
@@ -34,7 +32,7 @@ pub struct Incoming {
 
 enum Body {
     Memory(BytesMut),
-    File { pieces: mpsc::Sender<Piece>, writer: JoinHandle<Result<(TempPath, Sha256)>> },
+    File { pieces: mpsc::Sender<Piece>, writer: JoinHandle<Result<(TempFile, Sha256)>> },
 }
 
 enum Piece {
@@ -57,13 +55,13 @@ pub enum Content {
     /// In memory, to be stored in the index.
     Small(Bytes),
     /// In a file under `incoming/`.
-    File(TempPath),
+    File(TempFile),
 }
 
 impl Incoming {
     /// Starts to receive a body into `dir`.
-    pub fn new(dir: &Path, announced: Option<u64>) -> Self {
-        Self { dir: dir.into(), size: 0, announced, body: Body::Memory(BytesMut::new()) }
+    pub fn new(dir: &Dir, announced: Option<u64>) -> Self {
+        Self { dir: dir.clone(), size: 0, announced, body: Body::Memory(BytesMut::new()) }
     }
 
     /// Bytes so far.
@@ -130,17 +128,16 @@ impl Incoming {
     }
 }
 
-fn start_file(dir: &Path) -> Body {
+fn start_file(dir: &Dir) -> Body {
     let (pieces, queue) = mpsc::channel(QUEUE_PIECES_MAX);
-    let dir = dir.to_path_buf();
+    let dir = dir.clone();
     let writer = tokio::task::spawn_blocking(move || write_file(&dir, queue));
     Body::File { pieces, writer }
 }
 
-fn write_file(dir: &Path, mut queue: mpsc::Receiver<Piece>) -> Result<(TempPath, Sha256)> {
-    let failed = |error| Error::io("storing an upload", error);
-    let (mut file, path): (File, TempPath) =
-        tempfile::Builder::new().prefix("upload-").tempfile_in(dir).map_err(failed)?.into_parts();
+fn write_file(dir: &Dir, mut queue: mpsc::Receiver<Piece>) -> Result<(TempFile, Sha256)> {
+    let failed = |error| not_stored("storing an upload", error);
+    let (mut file, temporary) = TempFile::new_in(dir, "upload-").map_err(failed)?;
     let mut hasher = Hasher::default();
     let mut unsynced = 0;
     while let Some(piece) = queue.blocking_recv() {
@@ -159,27 +156,45 @@ fn write_file(dir: &Path, mut queue: mpsc::Receiver<Piece>) -> Result<(TempPath,
                 crate::types::failpoint::UPLOAD_BODY_RECEIVED.passed();
                 file.sync_data().map_err(failed)?;
                 crate::types::failpoint::UPLOAD_FSYNCED.passed();
-                return Ok((path, hasher.finish()));
+                return Ok((temporary, hasher.finish()));
             }
         }
     }
     Err(Error::new(ErrorCode::InvalidRequest, "the upload was given up"))
 }
 
+/// A disk that does not take bytes is this server's trouble and not a defect: another one may take them.
+pub fn not_stored(what: &str, error: std::io::Error) -> Error {
+    match Error::io(what, error) {
+        error if error.code() == ErrorCode::OutOfSpace => error,
+        error => {
+            Error::unavailable(format!("this storage server cannot keep it: {}", error.message())).with_source(error)
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+
     use super::*;
 
-    fn files(dir: &Path) -> usize {
-        std::fs::read_dir(dir).unwrap().count()
+    fn temporary() -> (tempfile::TempDir, Dir) {
+        let path = tempfile::tempdir().unwrap();
+        let dir = Dir::open(path.path()).unwrap();
+        (path, dir)
+    }
+
+    fn files(dir: &Dir) -> usize {
+        dir.names().unwrap().len()
     }
 
     #[tokio::test]
     async fn small_bodies_stay_in_memory_and_large_ones_go_to_a_file() {
-        let dir = tempfile::tempdir().unwrap();
+        let (_path, dir) = temporary();
         for (size, small) in [(0, true), (INLINE_BYTES_MAX, true), (INLINE_BYTES_MAX + 1, false), (3 << 20, false)] {
             let bytes: Vec<u8> = (0..size).map(|i| (i % 251) as u8).collect();
-            let mut incoming = Incoming::new(dir.path(), Some(size));
+            let mut incoming = Incoming::new(&dir, Some(size));
             for piece in bytes.chunks(50_000) {
                 incoming.write(Bytes::copy_from_slice(piece)).await.unwrap();
             }
@@ -187,24 +202,28 @@ mod tests {
             assert_eq!((received.size, received.sha256), (size, Sha256::of(&bytes)));
             match &received.content {
                 Content::Small(stored) => assert!(small && stored[..] == bytes[..]),
-                Content::File(path) => assert!(!small && std::fs::read(path).unwrap() == bytes),
+                Content::File(file) => {
+                    let mut stored = Vec::new();
+                    file.open().unwrap().read_to_end(&mut stored).unwrap();
+                    assert!(!small && stored == bytes);
+                }
             }
         }
-        assert_eq!(files(dir.path()), 0, "a dropped body leaves no file");
+        assert_eq!(files(&dir), 0, "a dropped body leaves no file");
     }
 
     #[tokio::test]
     async fn bodies_of_another_length_are_refused_and_leave_nothing() {
-        let dir = tempfile::tempdir().unwrap();
+        let (_path, dir) = temporary();
         let piece = Bytes::from(vec![7; 100_000]);
-        let mut short = Incoming::new(dir.path(), Some(100_001));
+        let mut short = Incoming::new(&dir, Some(100_001));
         short.write(piece.clone()).await.unwrap();
         assert_eq!(short.finish().await.err().unwrap().code(), ErrorCode::InvalidRequest);
-        let mut long = Incoming::new(dir.path(), Some(99_999));
+        let mut long = Incoming::new(&dir, Some(99_999));
         assert_eq!(long.write(piece).await.unwrap_err().code(), ErrorCode::InvalidRequest);
         drop(long);
         for _ in 0..200 {
-            if files(dir.path()) == 0 {
+            if files(&dir) == 0 {
                 return;
             }
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;

@@ -2,15 +2,26 @@
 //!
 //! Written by one connection (the `IndexWriter`'s), read by a few others. WAL and `synchronous=FULL`: what a
 //! transaction has committed survives the power.
+//!
+//! A row of `replicas` is a copy, one of `missing` was one: its file is gone, so nobody is told of it, and when the file
+//! is back it moves back.
+//!
+//! SQLite works by paths, but what it has open stays open: when the disk is unmounted under the daemon, the
+//! connections of the start go on with the right file, and a new one would open whatever lies at the path by then. So
+//! all are opened at the start, none is ever closed for its age, and one that is opened later (after a panic) is
+//! compared with the start.
 #![allow(missing_docs, reason = "diesel's table macro makes public items without any")]
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use chrono::NaiveDateTime;
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::r2d2::{ConnectionManager, CustomizeConnection};
+use diesel::sql_types::{BigInt, Timestamp};
 
+use super::layout::{Layout, Shelf};
 use crate::types::storage_api::ReplicaKey;
 use crate::types::{Error, ErrorCode, Generation, ObjectId, Result, Sha256};
 
@@ -28,6 +39,14 @@ diesel::table! {
         in_index -> Bool,
         created -> Timestamp,
         verified -> Timestamp,
+    }
+}
+
+diesel::table! {
+    missing (object, generation) {
+        object -> BigInt,
+        generation -> BigInt,
+        noticed -> Timestamp,
     }
 }
 
@@ -55,10 +74,14 @@ diesel::table! {
 }
 
 /// The format of the index that this program writes.
-const INDEX_VERSION: i32 = 2;
+const INDEX_VERSION: i32 = 3;
+/// The format that `index.sql` makes.
+const INDEX_MADE: i32 = 2;
 /// What leads from each older format to the next one; the first is that of format 1.
-const INDEX_STEPS: [&str; 1] =
-    ["CREATE INDEX IF NOT EXISTS replicas_verified ON replicas (verified); PRAGMA user_version = 2"];
+const INDEX_STEPS: [&str; 2] = [
+    "CREATE INDEX IF NOT EXISTS replicas_verified ON replicas (verified); PRAGMA user_version = 2",
+    include_str!("missing.sql"),
+];
 /// Connections for reads.
 const READERS_MAX: u32 = 4;
 
@@ -82,7 +105,7 @@ impl State {
 }
 
 /// A row of the index.
-#[derive(Debug, Clone, PartialEq, Queryable, Selectable, Insertable)]
+#[derive(Debug, Clone, PartialEq, Queryable, QueryableByName, Selectable, Insertable)]
 #[diesel(table_name = replicas, treat_none_as_default_value = false)]
 pub struct ReplicaRow {
     /// The object.
@@ -161,12 +184,13 @@ fn open_or_make(path: &Path, may_make: bool) -> Result<SqliteConnection> {
             "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
              PRAGMA journal_size_limit = 67108864",
         )?;
-        let version: i32 = diesel::select(diesel::dsl::sql::<diesel::sql_types::Integer>(
+        let mut version: i32 = diesel::select(diesel::dsl::sql::<diesel::sql_types::Integer>(
             "(SELECT user_version FROM pragma_user_version)",
         ))
         .get_result(connection)?;
         if version == 0 && may_make {
             connection.immediate_transaction(|connection| connection.batch_execute(include_str!("index.sql")))?;
+            version = INDEX_MADE;
         }
         // Touches the root pages of the table, its index and the totals.
         totals::table.select(totals::objects).first::<i64>(connection)?;
@@ -191,9 +215,7 @@ fn open_or_make(path: &Path, may_make: bool) -> Result<SqliteConnection> {
 
 /// Each step is a transaction of its own; an interrupted one is as if it had not begun.
 fn bring_up_to_date(connection: &mut SqliteConnection, version: i32) -> QueryResult<()> {
-    // A new index is of the newest format already, whatever was found before it was made.
-    let done = if version == 0 { INDEX_STEPS.len() } else { version as usize - 1 };
-    for step in INDEX_STEPS.iter().skip(done) {
+    for step in INDEX_STEPS.iter().skip(usize::try_from(version - 1).unwrap_or(0)) {
         connection.immediate_transaction(|connection| connection.batch_execute(step))?;
     }
     Ok(())
@@ -212,24 +234,30 @@ fn damaged(path: &Path, reason: &str) -> Error {
 }
 
 #[derive(Debug)]
-struct ReadOnly;
+struct ReadOnly(Arc<Layout>);
 
 impl CustomizeConnection<SqliteConnection, diesel::r2d2::Error> for ReadOnly {
     fn on_acquire(&self, connection: &mut SqliteConnection) -> std::result::Result<(), diesel::r2d2::Error> {
         connection
             .batch_execute("PRAGMA busy_timeout = 5000; PRAGMA query_only = ON")
-            .map_err(diesel::r2d2::Error::QueryError)
+            .map_err(diesel::r2d2::Error::QueryError)?;
+        // The log is opened by its path too, when it is first needed.
+        totals::table.select(totals::objects).first::<i64>(connection).map_err(diesel::r2d2::Error::QueryError)?;
+        let same = self.0.require_same();
+        same.map_err(|error| diesel::r2d2::Error::ConnectionError(ConnectionError::BadConnection(error.chain())))
     }
 }
 
 impl Index {
     /// Opens the reading side of an index that exists.
-    pub fn open(path: &Path) -> Result<Self> {
+    pub fn open(layout: &Arc<Layout>) -> Result<Self> {
+        let path = layout.index_path();
         let manager = ConnectionManager::new(path.to_string_lossy());
         let readers = r2d2::Pool::builder()
             .max_size(READERS_MAX)
-            .min_idle(Some(1))
-            .connection_customizer(Box::new(ReadOnly))
+            .max_lifetime(None)
+            .idle_timeout(None)
+            .connection_customizer(Box::new(ReadOnly(layout.clone())))
             .build(manager)
             .map_err(|error| Error::internal(format!("cannot open the index {}", path.display())).with_source(error))?;
         Ok(Self { readers })
@@ -240,13 +268,15 @@ impl Index {
         &self,
         work: impl FnOnce(&mut SqliteConnection) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let readers = self.readers.clone();
-        let task = tokio::task::spawn_blocking(move || {
-            let mut connection =
-                readers.get().map_err(|e| Error::unavailable("the index is overloaded").with_source(e))?;
-            work(&mut connection)
-        });
+        let index = self.clone();
+        let task = tokio::task::spawn_blocking(move || index.read_here(work));
         task.await.map_err(|error| Error::internal("a read of the index panicked").with_source(error))?
+    }
+
+    /// Runs a read on this thread, which may wait for a disk.
+    pub fn read_here<T>(&self, work: impl FnOnce(&mut SqliteConnection) -> Result<T>) -> Result<T> {
+        let connection = self.readers.get();
+        work(&mut *connection.map_err(|e| Error::unavailable("the index is overloaded").with_source(e))?)
     }
 }
 
@@ -300,6 +330,117 @@ pub fn pending(
     Ok(rows)
 }
 
+#[derive(QueryableByName)]
+struct KeyRow {
+    #[diesel(sql_type = BigInt)]
+    object: i64,
+    #[diesel(sql_type = BigInt)]
+    generation: i64,
+}
+
+impl KeyRow {
+    fn key(&self) -> ReplicaKey {
+        ReplicaKey { object: ObjectId(self.object), generation: Generation(self.generation) }
+    }
+}
+
+/// The directories of a part of `objects/` that rows belong into. (The expressions are those of an index.)
+pub fn shelves(connection: &mut SqliteConnection, part: u16) -> Result<Vec<Shelf>> {
+    #[derive(QueryableByName)]
+    struct Row {
+        #[diesel(sql_type = BigInt)]
+        shelf: i64,
+    }
+    let query = "SELECT DISTINCT (object & 65535) AS shelf FROM replicas \
+                 WHERE in_index = 0 AND (object & 65535) BETWEEN ? AND ?";
+    let (first, last) = (i64::from(part) << 8, i64::from(part) << 8 | 0xff);
+    let rows: Vec<Row> = diesel::sql_query(query).bind::<BigInt, _>(first).bind::<BigInt, _>(last).load(connection)?;
+    Ok(rows.into_iter().map(|row| Shelf(row.shelf as u16)).collect())
+}
+
+/// The copies whose files belong into a directory.
+pub fn on_shelf(connection: &mut SqliteConnection, shelf: Shelf) -> Result<Vec<ReplicaKey>> {
+    let query = "SELECT object, generation FROM replicas WHERE in_index = 0 AND (object & 65535) = ?";
+    let rows: Vec<KeyRow> = diesel::sql_query(query).bind::<BigInt, _>(i64::from(shelf.0)).load(connection)?;
+    Ok(rows.iter().map(KeyRow::key).collect())
+}
+
+/// One of the copies whose files belong into a part of `objects/`.
+pub fn first_in_part(connection: &mut SqliteConnection, part: u16) -> Result<Option<ReplicaKey>> {
+    let query = "SELECT object, generation FROM replicas \
+                 WHERE in_index = 0 AND (object & 65535) BETWEEN ? AND ? ORDER BY (object & 65535) LIMIT 1";
+    let (first, last) = (i64::from(part) << 8, i64::from(part) << 8 | 0xff);
+    let rows: Vec<KeyRow> =
+        diesel::sql_query(query).bind::<BigInt, _>(first).bind::<BigInt, _>(last).load(connection)?;
+    Ok(rows.first().map(KeyRow::key))
+}
+
+/// Whether a copy is one whose file is missing.
+pub fn is_missing(connection: &mut SqliteConnection, key: ReplicaKey) -> Result<bool> {
+    let id = (key.object.0, key.generation.0);
+    Ok(diesel::select(diesel::dsl::exists(missing::table.find(id))).get_result(connection)?)
+}
+
+/// Copies whose files are missing, in the order of their keys. An index of an older format knows of none.
+pub fn missing_page(
+    connection: &mut SqliteConnection,
+    after: Option<ReplicaKey>,
+    limit: usize,
+) -> Result<Vec<ReplicaRow>> {
+    let (object, generation) = after.map_or((-1, -1), |key| (key.object.0, key.generation.0));
+    let query = "SELECT * FROM missing WHERE (object, generation) > (?, ?) ORDER BY object, generation LIMIT ?";
+    let has_table: i64 = diesel::select(diesel::dsl::sql::<BigInt>(
+        "(SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'missing')",
+    ))
+    .get_result(connection)?;
+    if has_table == 0 {
+        return Ok(Vec::new());
+    }
+    let query = diesel::sql_query(query).bind::<BigInt, _>(object).bind::<BigInt, _>(generation);
+    Ok(query.bind::<BigInt, _>(limit as i64).load(connection)?)
+}
+
+/// Counts a copy out whose file is gone. Answers how many rows that were.
+pub(in crate::storage) fn set_missing(connection: &mut SqliteConnection, key: ReplicaKey) -> QueryResult<usize> {
+    move_row(connection, key, ("replicas", "missing", &format!("{COLUMNS}, strftime('%Y-%m-%d %H:%M:%f', 'now')")))
+}
+
+/// Counts a copy again whose file is back.
+pub(in crate::storage) fn set_found(connection: &mut SqliteConnection, key: ReplicaKey) -> QueryResult<usize> {
+    move_row(connection, key, ("missing", "replicas", COLUMNS))
+}
+
+const COLUMNS: &str =
+    "object, generation, size, sha256, label, epoch, version, ticket_expires, state, in_index, created, verified";
+
+fn move_row(
+    connection: &mut SqliteConnection,
+    key: ReplicaKey,
+    (from, to, values): (&str, &str, &str),
+) -> QueryResult<usize> {
+    let one =
+        |text: String| diesel::sql_query(text).bind::<BigInt, _>(key.object.0).bind::<BigInt, _>(key.generation.0);
+    let which = "WHERE object = ? AND generation = ?";
+    one(format!("INSERT OR REPLACE INTO {to} SELECT {values} FROM {from} {which}")).execute(connection)?;
+    one(format!("DELETE FROM {from} {which}")).execute(connection)
+}
+
+/// Forgets what is known of a missing file.
+pub(in crate::storage) fn forget_missing(connection: &mut SqliteConnection, key: ReplicaKey) -> QueryResult<usize> {
+    diesel::delete(missing::table.find((key.object.0, key.generation.0))).execute(connection)
+}
+
+/// Forgets what has been missing since before a time, some rows at once.
+pub(in crate::storage) fn forget_missing_since(
+    connection: &mut SqliteConnection,
+    before: NaiveDateTime,
+    limit: i64,
+) -> QueryResult<usize> {
+    let query = "DELETE FROM missing WHERE (object, generation) IN \
+                 (SELECT object, generation FROM missing WHERE noticed < ? LIMIT ?)";
+    diesel::sql_query(query).bind::<Timestamp, _>(before).bind::<BigInt, _>(limit).execute(connection)
+}
+
 /// How many replicas there are, and their bytes.
 pub fn sums(connection: &mut SqliteConnection) -> Result<(u64, u64)> {
     let (objects, bytes): (i64, i64) = totals::table.select((totals::objects, totals::bytes)).first(connection)?;
@@ -317,6 +458,22 @@ pub fn setting(connection: &mut SqliteConnection, name: &str) -> Result<i64> {
     Ok(value.unwrap_or(0))
 }
 
+/// The setting that counts the transactions that have changed the index: see [`count_change`].
+pub const CHANGES: &str = "changes";
+
+/// Counts a change, in its transaction. The count begins with the time in microseconds, so that it rises from one index
+/// of a directory to the next as well (a rebuilt one begins anew), and tells which of two copies is newer.
+pub fn count_change(connection: &mut SqliteConnection) -> Result<()> {
+    let begin = chrono::Utc::now().timestamp_micros();
+    diesel::insert_into(settings::table)
+        .values((settings::name.eq(CHANGES), settings::value.eq(begin)))
+        .on_conflict(settings::name)
+        .do_update()
+        .set(settings::value.eq(settings::value + 1))
+        .execute(connection)?;
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -327,7 +484,9 @@ mod tests {
         let path = dir.path().join("index.sqlite");
         let mut connection = make(&path).unwrap();
         // What the first format was.
-        connection.batch_execute("DROP INDEX replicas_verified; PRAGMA user_version = 1").unwrap();
+        let back =
+            "DROP INDEX replicas_verified; DROP INDEX replicas_shelf; DROP TABLE missing; PRAGMA user_version = 1";
+        connection.batch_execute(back).unwrap();
         drop(connection);
         for _ in 0..2 {
             let mut connection = open_writer(&path).unwrap();
@@ -336,13 +495,13 @@ mod tests {
             let found: i32 = diesel::select(diesel::dsl::sql::<diesel::sql_types::Integer>(facts))
                 .get_result(&mut connection)
                 .unwrap();
-            assert_eq!(found, 21);
+            assert_eq!(found, 31);
             assert_eq!(oldest_verified(&mut connection).unwrap(), None);
         }
         let mut connection = open_writer(&path).unwrap();
-        connection.batch_execute("PRAGMA user_version = 3").unwrap();
+        connection.batch_execute("PRAGMA user_version = 4").unwrap();
         drop(connection);
         let refused = open_writer(&path).err().unwrap();
-        assert!(refused.message().contains("format 3") && refused.message().contains("newer program"), "{refused}");
+        assert!(refused.message().contains("format 4") && refused.message().contains("newer program"), "{refused}");
     }
 }

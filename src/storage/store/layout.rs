@@ -1,15 +1,22 @@
 //! The data directory: its places, its identity, its lock, its room.
+//!
+//! The directory and its parts are opened once, at the start, and everything is read and written through these
+//! handles ([`Dir`]). What is acknowledged is moreover checked to be where the next start will look for it:
+//! [`Layout::require_same`] compares what the paths mean now with what they meant at the start. The handles make wrong
+//! places impossible, the comparison makes a detached one known.
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::dir::{Dir, FileId, TempFile};
 use crate::types::error::IoContext;
-use crate::types::storage_api::ReplicaKey;
+use crate::types::storage_api::{ReplicaKey, Trouble, TroubleCode};
 use crate::types::{Error, ErrorCode, Result};
 
 /// The format of the directory that this program writes.
@@ -19,6 +26,8 @@ const RESERVE_BYTES_MAX: u64 = 256 << 20;
 
 /// Room that is kept taken, for deletes on a disk that is full: a fortieth, at most this.
 const BALLAST_BYTES_MAX: u64 = 16 << 20;
+/// A file that is given up when the disk is so full that not even a delete can be written down.
+const BALLAST: &str = "ballast";
 
 /// `server.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,10 +40,69 @@ pub struct ServerFile {
     pub cluster: Option<Uuid>,
 }
 
+/// A path, and what it meant at the start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Place {
+    /// The part of the directory; empty for the whole.
+    part: &'static str,
+    path: PathBuf,
+    id: FileId,
+}
+
+impl Place {
+    fn of(part: &'static str, dir: &Dir) -> std::io::Result<Self> {
+        Ok(Self { part, path: dir.path().into(), id: dir.look_at_self()?.id })
+    }
+
+    /// Whether the path still means the same.
+    fn check(&self) -> std::result::Result<(), Trouble> {
+        let place = self.path.display();
+        let why = match fs::metadata(&self.path) {
+            Ok(meta) if (meta.dev(), meta.ino()) == (self.id.device, self.id.inode) => return Ok(()),
+            Ok(_) => place.to_string(),
+            Err(error) => format!("{place}: {error}"),
+        };
+        let message = match self.part {
+            "" => {
+                format!("the data directory is another one than at the start: it was unmounted or replaced ({why})")
+            }
+            part => format!(
+                "the data directory is another one than at the start: its {part} was unmounted, removed or replaced ({why})"
+            ),
+        };
+        Err(Trouble { code: TroubleCode::Replaced, message })
+    }
+}
+
+impl ServerFile {
+    /// Reads the content of `server.json`, which lies at `path`.
+    pub fn parse(text: &str, path: &Path) -> Result<Self> {
+        let value: serde_json::Value = serde_json::from_str(text).map_err(|error| damaged(path, error))?;
+        if let Some(version) = value["format_version"].as_u64().filter(|version| *version > FORMAT_VERSION.into()) {
+            let shown = path.display();
+            return Err(Error::new(
+                ErrorCode::InvalidRequest,
+                format!(
+                    "{shown} has format {version}, this program knows formats up to {FORMAT_VERSION}: use the newer program"
+                ),
+            ));
+        }
+        serde_json::from_value(value).map_err(|error| damaged(path, error))
+    }
+}
+
 /// A locked data directory.
 #[derive(Debug)]
 pub struct Layout {
-    root: PathBuf,
+    root: Dir,
+    objects: Dir,
+    incoming: Dir,
+    journal: Dir,
+    quarantine: Dir,
+    /// The directory and its parts.
+    places: Vec<Place>,
+    /// The index and its log, once they are open.
+    index: OnceLock<Vec<Place>>,
     _lock: Option<File>,
 }
 
@@ -42,12 +110,25 @@ impl Layout {
     /// Opens a directory for the daemon: makes what is missing, locks it, empties `incoming/`.
     pub fn open(root: &Path) -> Result<(Self, ServerFile)> {
         make_private_dir(root)?;
-        let lock = lock(root)?;
-        let layout = Self { root: root.into(), _lock: Some(lock) };
-        for name in ["objects", "incoming", "journal", "quarantine"] {
-            let path = root.join(name);
-            fs::create_dir_all(&path).io_context(|| format!("making {}", path.display()))?;
-        }
+        let root = Dir::open(root).io_context(|| format!("opening {}", root.display()))?;
+        let lock = lock(&root)?;
+        let part = |name: &str| -> Result<Dir> {
+            let made = root.make_dir(name).and_then(|_| root.sub(name));
+            made.io_context(|| format!("making {}", root.path().join(name).display()))
+        };
+        let (objects, incoming) = (part("objects")?, part("incoming")?);
+        let (journal, quarantine) = (part("journal")?, part("quarantine")?);
+        let places = [
+            ("", &root),
+            ("objects/", &objects),
+            ("incoming/", &incoming),
+            ("journal/", &journal),
+            ("quarantine/", &quarantine),
+        ];
+        let places = places.map(|(part, dir)| Place::of(part, dir)).into_iter().collect::<std::io::Result<Vec<_>>>();
+        let places = places.io_context(|| format!("looking at {}", root.path().display()))?;
+        let index = OnceLock::new();
+        let layout = Self { root, objects, incoming, journal, quarantine, places, index, _lock: Some(lock) };
         let server = match layout.read_server_file()? {
             Some(server) => server,
             None => {
@@ -61,9 +142,22 @@ impl Layout {
         Ok((layout, server))
     }
 
-    /// Opens a directory to read it, without a lock and without changing anything.
+    /// Opens a directory to read it, without a lock and without changing anything. Parts that are missing are empty.
     pub fn open_read_only(root: &Path) -> Result<(Self, ServerFile)> {
-        let layout = Self { root: root.into(), _lock: None };
+        let part = |name: &str| {
+            let path = if name.is_empty() { root.to_path_buf() } else { root.join(name) };
+            Dir::open_if_there(&path).io_context(|| format!("opening {}", path.display()))
+        };
+        let layout = Self {
+            root: part("")?,
+            objects: part("objects")?,
+            incoming: part("incoming")?,
+            journal: part("journal")?,
+            quarantine: part("quarantine")?,
+            places: Vec::new(),
+            index: OnceLock::new(),
+            _lock: None,
+        };
         match layout.read_server_file()? {
             Some(server) => Ok((layout, server)),
             None => Err(Error::not_found(format!(
@@ -73,26 +167,50 @@ impl Layout {
         }
     }
 
-    /// Where the index is.
+    /// Where the index is. SQLite works by paths; see [`Layout::remember_index`].
     pub fn index_path(&self) -> PathBuf {
-        self.root.join("index.sqlite")
+        self.root.path().join("index.sqlite")
+    }
+
+    /// Notes which files the index that was just opened is in. SQLite keeps them open: it goes on with them, whatever
+    /// the paths mean later.
+    pub fn remember_index(&self) -> Result<()> {
+        let mut places = Vec::new();
+        for (part, is_needed) in [("index.sqlite", true), ("index.sqlite-wal", false)] {
+            let look = self.root.look(part).io_context(|| format!("looking at the {part}"))?;
+            match look {
+                Some(look) => places.push(Place { part, path: self.root.path().join(part), id: look.id }),
+                None if is_needed => {
+                    return Err(Error::internal(format!("the {part} that was just opened is not there")));
+                }
+                None => {}
+            }
+        }
+        // It is told once, at the start.
+        let _ = self.index.set(places);
+        Ok(())
+    }
+
+    /// Whether the directory, its parts and the index are those of the start; a few cheap looks.
+    pub fn trouble(&self) -> Option<Trouble> {
+        let index = self.index.get().into_iter().flatten();
+        self.places.iter().chain(index).find_map(|place| place.check().err())
+    }
+
+    /// Nothing is acknowledged from a directory that is not the one of the start: the next start would not find it.
+    pub fn require_same(&self) -> Result<()> {
+        self.trouble().map_or(Ok(()), |trouble| Err(Error::unavailable(trouble.message)))
     }
 
     /// Whether no object was ever put here.
     pub fn holds_nothing(&self) -> Result<bool> {
-        let dir = self.objects_dir();
-        let mut entries = fs::read_dir(&dir).io_context(|| format!("reading {}", dir.display()))?;
-        Ok(entries.next().is_none())
-    }
-
-    /// A file that is given up when the disk is so full that not even a delete can be written down.
-    pub fn ballast_path(&self) -> PathBuf {
-        self.root.join("ballast")
+        let names = self.objects.names().io_context(|| format!("reading {}", self.objects.path().display()))?;
+        Ok(names.is_empty())
     }
 
     /// Makes the ballast's room free. Answers whether there was any.
     pub fn give_up_ballast(&self) -> bool {
-        match std::fs::remove_file(self.ballast_path()) {
+        match self.root.remove(BALLAST) {
             Ok(()) => {
                 log::warn!("the disk is full; the ballast is given up");
                 true
@@ -106,106 +224,116 @@ impl Layout {
 
     /// Puts the ballast back, when there is room for it.
     pub fn restore_ballast(&self) -> Result<()> {
-        let path = self.ballast_path();
         let (capacity, free) = self.room()?;
         let wanted = BALLAST_BYTES_MAX.min(capacity / 40);
-        if path.exists() || free < wanted {
+        let context = || format!("writing {}", self.root.path().join(BALLAST).display());
+        if free < wanted || self.root.look(BALLAST).io_context(context)?.is_some() {
             return Ok(());
         }
         let write = || -> std::io::Result<()> {
-            let mut file = File::create(&path)?;
+            let mut file = self.root.open_or_create(BALLAST)?;
             // Written, not only made long: a hole takes no room.
             std::io::copy(&mut std::io::Read::take(std::io::repeat(0x55), wanted), &mut file)?;
             file.sync_all()
         };
-        write().io_context(|| format!("writing {}", path.display()))
+        write().io_context(context)
     }
 
     /// Where larger objects are.
-    pub fn objects_dir(&self) -> PathBuf {
-        self.root.join("objects")
+    pub fn objects(&self) -> &Dir {
+        &self.objects
     }
 
     /// Where uploads in flight are.
-    pub fn incoming_dir(&self) -> PathBuf {
-        self.root.join("incoming")
+    pub fn incoming(&self) -> &Dir {
+        &self.incoming
     }
 
     /// Where the copy of the metadata's journal is.
-    pub fn journal_dir(&self) -> PathBuf {
-        self.root.join("journal")
+    pub fn journal(&self) -> &Dir {
+        &self.journal
     }
 
     /// Where corrupt and unknown files are.
-    pub fn quarantine_dir(&self) -> PathBuf {
-        self.root.join("quarantine")
-    }
-
-    /// A larger object's file. The directories are named by the random low bits of the id, so they fill evenly.
-    pub fn object_path(&self, key: ReplicaKey) -> PathBuf {
-        let low = key.object.0 as u16;
-        self.objects_dir().join(format!("{:02x}", low >> 8)).join(format!("{:02x}", low & 0xff)).join(key.to_string())
+    pub fn quarantine(&self) -> &Dir {
+        &self.quarantine
     }
 
     fn read_server_file(&self) -> Result<Option<ServerFile>> {
-        let path = self.root.join("server.json");
-        let text = match fs::read_to_string(&path) {
+        let path = self.root.path().join("server.json");
+        let text = match self.root.open_file("server.json").and_then(std::io::read_to_string) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(Error::io(format!("reading {}", path.display()), error)),
         };
-        let version: serde_json::Value = serde_json::from_str(&text).map_err(|error| damaged(&path, error))?;
-        if let Some(version) = version["format_version"].as_u64().filter(|version| *version > FORMAT_VERSION.into()) {
-            return Err(Error::new(
-                ErrorCode::InvalidRequest,
-                format!(
-                    "{} has format {version}, this program knows formats up to {FORMAT_VERSION}: use the newer program",
-                    self.root.display()
-                ),
-            ));
-        }
-        serde_json::from_value(version).map(Some).map_err(|error| damaged(&path, error))
+        ServerFile::parse(&text, &path).map(Some)
     }
 
     /// Replaces `server.json` whole.
     pub fn write_server_file(&self, server: &ServerFile) -> Result<()> {
-        let path = self.root.join("server.json");
         let text = serde_json::to_vec_pretty(server)
             .map_err(|e| Error::internal("cannot encode server.json").with_source(e))?;
         let write = || -> std::io::Result<()> {
-            let mut file = tempfile::NamedTempFile::new_in(&self.root)?;
+            let (mut file, temporary) = TempFile::new_in(&self.root, ".server-")?;
             file.write_all(&text)?;
-            file.as_file().sync_all()?;
-            file.persist(&path)?;
-            sync_dir(&self.root)
+            file.sync_all()?;
+            temporary.put(&self.root, "server.json")?;
+            self.root.sync()
         };
-        write().io_context(|| format!("writing {}", path.display()))
+        write().io_context(|| format!("writing {}", self.root.path().join("server.json").display()))
     }
 
     fn empty_incoming(&self) -> Result<()> {
-        let dir = self.incoming_dir();
-        let empty = || -> std::io::Result<()> {
-            for entry in fs::read_dir(&dir)? {
-                fs::remove_file(entry?.path())?;
-            }
-            Ok(())
-        };
-        empty().io_context(|| format!("emptying {}", dir.display()))
+        let empty = || self.incoming.names()?.iter().try_for_each(|name| self.incoming.remove(name));
+        empty().io_context(|| format!("emptying {}", self.incoming.path().display()))
     }
 
     /// Bytes of the file system, and bytes of it that new objects may take.
     pub fn room(&self) -> Result<(u64, u64)> {
-        let stat = rustix::fs::statvfs(&self.root)
-            .map_err(|error| Error::io(format!("asking for the room in {}", self.root.display()), error.into()))?;
+        let stat = self.root.room().io_context(|| format!("asking for the room in {}", self.root.path().display()))?;
         let capacity = stat.f_blocks * stat.f_frsize;
         let available = stat.f_bavail * stat.f_frsize;
         Ok((capacity, available.saturating_sub(RESERVE_BYTES_MAX.min(capacity / 20))))
     }
 }
 
+/// A larger object's file below `objects/`. The directories are named by the random low bits of the id, so they fill
+/// evenly.
+pub fn object_name(key: ReplicaKey) -> PathBuf {
+    let place = Shelf::of(key);
+    [place.outer(), place.inner(), key.to_string()].iter().collect()
+}
+
+/// One of the directories of larger objects: `ab/cd`, the low bits of the ids in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Shelf(pub u16);
+
+impl Shelf {
+    /// Where a copy belongs.
+    pub fn of(key: ReplicaKey) -> Self {
+        Self(key.object.0 as u16)
+    }
+
+    /// `ab`.
+    pub fn outer(self) -> String {
+        format!("{:02x}", self.0 >> 8)
+    }
+
+    /// `cd`.
+    pub fn inner(self) -> String {
+        format!("{:02x}", self.0 & 0xff)
+    }
+
+    /// `ab/cd`.
+    pub fn path(self) -> PathBuf {
+        [self.outer(), self.inner()].iter().collect()
+    }
+}
+
 fn damaged(path: &Path, error: serde_json::Error) -> Error {
     let message = format!(
-        "{} is damaged ({error}): restore it from a backup, or join with an empty directory and be filled again",
+        "{} is damaged ({error}): restore it from a backup. Or keep this directory (`salvage` reads its files, and no other \
+         server may have them) and start with another, empty one, which is filled again",
         path.display()
     );
     Error::new(ErrorCode::InvalidRequest, message).with_source(error)
@@ -217,12 +345,11 @@ fn make_private_dir(path: &Path) -> Result<()> {
     made.io_context(|| format!("making the data directory {}", path.display()))
 }
 
-fn lock(root: &Path) -> Result<File> {
-    let path = root.join("lock");
-    let file = File::create(&path).io_context(|| format!("creating {}", path.display()))?;
-    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(|_| {
-        Error::new(ErrorCode::InvalidRequest, format!("{} is in use by another storage server", root.display()))
-    })?;
+fn lock(root: &Dir) -> Result<File> {
+    let place = root.path().display();
+    let file = root.open_or_create("lock").io_context(|| format!("creating {place}/lock"))?;
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
+        .map_err(|_| Error::new(ErrorCode::InvalidRequest, format!("{place} is in use by another storage server")))?;
     Ok(file)
 }
 
@@ -240,12 +367,12 @@ mod tests {
     fn a_directory_is_made_locked_and_kept() {
         let dir = tempfile::tempdir().unwrap();
         let (first, made) = Layout::open(dir.path()).unwrap();
-        fs::write(first.incoming_dir().join("left"), "x").unwrap();
+        fs::write(first.incoming().path().join("left"), "x").unwrap();
         assert!(Layout::open(dir.path()).unwrap_err().message().contains("in use"));
         drop(first);
         let (again, kept) = Layout::open(dir.path()).unwrap();
         assert_eq!(kept, made);
-        assert_eq!(fs::read_dir(again.incoming_dir()).unwrap().count(), 0);
+        assert!(again.incoming().names().unwrap().is_empty());
         let (capacity, free) = again.room().unwrap();
         assert!(free < capacity);
     }
@@ -261,9 +388,44 @@ mod tests {
 
     #[test]
     fn objects_spread_by_their_low_bits() {
-        let dir = tempfile::tempdir().unwrap();
-        let (layout, _) = Layout::open(dir.path()).unwrap();
         let key = ReplicaKey { object: ObjectId(0x1234_abcd), generation: Generation(1) };
-        assert!(layout.object_path(key).ends_with("objects/ab/cd/000000001234abcd.0000000000000001"));
+        assert_eq!(object_name(key), Path::new("ab/cd/000000001234abcd.0000000000000001"));
+        assert_eq!(Shelf::of(key).path(), Path::new("ab/cd"));
+    }
+
+    #[test]
+    fn another_directory_at_the_same_path_is_noticed_and_the_same_one_is_taken_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("data");
+        let (layout, _) = Layout::open(&root).unwrap();
+        drop(super::super::index::make(&layout.index_path()).unwrap());
+        let mut connection = super::super::index::open_writer(&layout.index_path()).unwrap();
+        layout.remember_index().unwrap();
+        super::super::index::sums(&mut connection).unwrap();
+        assert_eq!(layout.trouble(), None);
+        let aside = dir.path().join("aside");
+        for part in ["", "objects", "incoming", "journal", "quarantine", "index.sqlite", "index.sqlite-wal"] {
+            let path = root.join(part);
+            fs::rename(&path, &aside).unwrap();
+            let trouble = layout.trouble().expect(part);
+            let says = ["the data directory is another one than at the start", part];
+            assert!(says.iter().all(|text| trouble.message.contains(text)), "{}", trouble.message);
+            assert_eq!(trouble.code, TroubleCode::Replaced);
+            // Another one of the same name is no better.
+            if part.contains("sqlite") {
+                fs::write(&path, "").unwrap()
+            } else {
+                fs::create_dir(&path).unwrap()
+            }
+            assert!(layout.trouble().is_some(), "{part}");
+            assert_eq!(layout.require_same().unwrap_err().code(), ErrorCode::Unavailable);
+            if part.contains("sqlite") {
+                fs::remove_file(&path).unwrap()
+            } else {
+                fs::remove_dir(&path).unwrap()
+            }
+            fs::rename(&aside, &path).unwrap();
+            assert_eq!(layout.trouble(), None, "{part} is back");
+        }
     }
 }

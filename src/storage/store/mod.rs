@@ -26,6 +26,7 @@
 //! before it is acknowledged. What a crash leaves behind between a snapshot's place and the removal of what it
 //! replaces, the next start settles: which files count follows from the files alone.
 
+pub mod dir;
 pub mod incoming;
 pub mod index;
 pub mod journal;
@@ -35,6 +36,7 @@ pub mod quarantine;
 pub mod sweep;
 pub mod verify;
 
+pub use dir::{Dir, TempFile};
 pub use incoming::{Content, Incoming, Received};
 pub use index::{Index, ReplicaRow, State};
 pub use journal::Journal;

@@ -1,71 +1,72 @@
 //! Files of larger objects: putting them in place, opening, removing.
 
-use std::fs::{self, File};
-use std::path::Path;
+use std::fs::File;
 
-use tempfile::TempPath;
-
-use super::layout::{Layout, sync_dir};
-use crate::types::error::IoContext;
+use super::dir::{Dir, TempFile, is_absent};
+use super::incoming::not_stored;
+use super::layout::{Layout, Shelf, object_name};
 use crate::types::storage_api::ReplicaKey;
 use crate::types::{Error, Result};
 
-/// Renames a durable file to its place and makes the name durable too, with the directories above it.
-pub fn put(layout: &Layout, key: ReplicaKey, file: TempPath) -> Result<()> {
-    let path = layout.object_path(key);
+/// Gives a durable file its place and makes the name durable too, with the directories above it.
+pub fn put(layout: &Layout, key: ReplicaKey, file: TempFile) -> Result<()> {
     let place = || -> std::io::Result<()> {
-        let Some(inner) = path.parent() else { return Ok(()) };
-        let new_from = make_dirs(inner, &layout.objects_dir())?;
-        file.persist(&path).map_err(|error| error.error)?;
+        let (inner, new_from) = make_dirs(layout.objects(), Shelf::of(key))?;
+        file.put(&inner, key.to_string())?;
         crate::types::failpoint::UPLOAD_RENAMED.passed();
-        sync_dir(inner)?;
+        inner.sync()?;
         for parent in new_from {
-            sync_dir(&parent)?;
+            parent.sync()?;
         }
         crate::types::failpoint::UPLOAD_PLACED.passed();
         Ok(())
     };
-    place().io_context(|| format!("putting {} in its place", path.display()))
+    place().map_err(|error| not_stored(&format!("putting {key} in its place"), error))
 }
 
-/// Makes the two levels of directories; answers those whose list of names has changed.
-fn make_dirs(inner: &Path, objects: &Path) -> std::io::Result<Vec<std::path::PathBuf>> {
+/// Makes the two levels of directories; answers the lower one, and those whose list of names has changed.
+fn make_dirs(objects: &Dir, shelf: Shelf) -> std::io::Result<(Dir, Vec<Dir>)> {
     let mut changed = Vec::new();
-    let Some(outer) = inner.parent() else { return Ok(changed) };
-    for (dir, above) in [(outer, objects), (inner, outer)] {
-        match fs::create_dir(dir) {
-            Ok(()) => changed.push(above.to_path_buf()),
-            // Another upload may have made it a moment ago and not synced it yet.
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-                // A time in the future counts as new: clocks jump.
-                let old = fs::metadata(dir)?.modified()?.elapsed().is_ok_and(|age| age.as_secs() >= 60);
-                if !old {
-                    changed.push(above.to_path_buf());
-                }
-            }
-            Err(error) => return Err(error),
+    let mut dir = objects.clone();
+    for name in [shelf.outer(), shelf.inner()] {
+        let is_new = dir.make_dir(&name)?;
+        let below = dir.sub(&name)?;
+        // Another upload may have made it a moment ago and not synced it yet. A time in the future counts as new:
+        // clocks jump.
+        let is_old =
+            || Ok::<_, std::io::Error>(below.look_at_self()?.modified.elapsed().is_ok_and(|age| age.as_secs() >= 60));
+        if is_new || !is_old()? {
+            changed.push(dir);
         }
+        dir = below;
     }
-    Ok(changed)
+    Ok((dir, changed))
 }
 
 /// Opens an object's file; `None` when it is not there.
 pub fn open(layout: &Layout, key: ReplicaKey) -> Result<Option<File>> {
-    let path = layout.object_path(key);
-    match File::open(&path) {
+    match layout.objects().open_file(object_name(key)) {
         Ok(file) => Ok(Some(file)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Error::io(format!("opening {}", path.display()), error)),
+        Err(error) => Err(Error::io(format!("opening the file of {key}"), error)),
+    }
+}
+
+/// Whether an object's file is there for certain, or gone for certain.
+pub fn is_there(layout: &Layout, key: ReplicaKey) -> Result<bool> {
+    match layout.objects().look(object_name(key)) {
+        Ok(look) => Ok(look.is_some()),
+        Err(error) if is_absent(&error) => Ok(false),
+        Err(error) => Err(Error::io(format!("looking for the file of {key}"), error)),
     }
 }
 
 /// Removes an object's file, if it is there. Its row is gone already; should the power fail now, the next
 /// start finds a file that no row knows.
 pub fn remove(layout: &Layout, key: ReplicaKey) -> Result<()> {
-    let path = layout.object_path(key);
-    match fs::remove_file(&path) {
+    match layout.objects().remove(object_name(key)) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::io(format!("removing {}", path.display()), error))
+            Err(Error::io(format!("removing the file of {key}"), error))
         }
         _ => Ok(()),
     }

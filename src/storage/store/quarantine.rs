@@ -15,14 +15,14 @@
 //! of them, of which the one in the index goes the next time. After the fsync: the same, but certain. After the
 //! row: nothing is left to do.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use super::dir::TempFile;
 use super::index::ReplicaRow;
-use super::layout::{Layout, sync_dir};
+use super::layout::{Layout, object_name};
 use crate::types::error::IoContext;
-use crate::types::storage_api::ReplicaKey;
 use crate::types::{Result, Sha256};
 
 /// The end of a note's name.
@@ -47,16 +47,16 @@ pub struct Aside<'a> {
 /// after this, not before. A second time it finds less to do and comes to the same end.
 pub fn put(layout: &Layout, row: &ReplicaRow, small_bytes: Option<&[u8]>, aside: &Aside<'_>) -> Result<()> {
     let key = row.key();
-    let target = place(layout, key);
+    let name = key.to_string();
     let failed = || format!("putting {key} into quarantine");
     if aside.for_good {
-        write_durably(layout, &with_end(&target, MARK), MARK_TEXT.as_bytes()).io_context(failed)?;
+        write_durably(layout, &mark_of(&name), MARK_TEXT.as_bytes()).io_context(failed)?;
     }
-    write_durably(layout, &with_end(&target, NOTE), note(row, aside).as_bytes()).io_context(failed)?;
+    write_durably(layout, &note_of(&name), note(row, aside).as_bytes()).io_context(failed)?;
     crate::types::failpoint::ASIDE_NOTED.passed();
     match small_bytes {
-        Some(bytes) => write_durably(layout, &target, bytes).io_context(failed)?,
-        None => match fs::rename(layout.object_path(key), &target) {
+        Some(bytes) => write_durably(layout, &name, bytes).io_context(failed)?,
+        None => match layout.objects().rename(object_name(key), layout.quarantine(), &name) {
             // Moved the last time, or it was its absence that was found.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             moved => moved.io_context(failed)?,
@@ -69,22 +69,24 @@ pub fn put(layout: &Layout, row: &ReplicaRow, small_bytes: Option<&[u8]>, aside:
 
 /// Makes what was put aside durable, before rows go.
 pub fn sync(layout: &Layout) -> Result<()> {
-    let dir = layout.quarantine_dir();
-    sync_dir(&dir).io_context(|| format!("syncing {}", dir.display()))
+    let dir = layout.quarantine();
+    dir.sync().io_context(|| format!("syncing {}", dir.path().display()))
 }
 
-/// Puts a file aside that no row knows. Answers whether it was still there: it may have been on its way out.
+/// Puts a file below `objects/` aside that no row knows. Answers whether it was still there: it may have been on its
+/// way out.
 pub fn put_unknown(layout: &Layout, path: &Path, name: &str, reason: &str) -> Result<bool> {
-    let target = layout.quarantine_dir().join(name);
-    let note = with_end(&target, NOTE);
-    fs::write(&note, format!("reason: {reason}\ntime: {}\n", now()))
-        .io_context(|| format!("writing {}", note.display()))?;
-    match fs::rename(path, &target) {
+    let (quarantine, note) = (layout.quarantine(), note_of(name));
+    let text = format!("reason: {reason}\ntime: {}\n", now());
+    // Not made durable: a note that is lost says less, and nothing is lost with it.
+    write(layout, &note, text.as_bytes(), |_| Ok(())).io_context(|| format!("writing the note on {name}"))?;
+    match layout.objects().rename(path, quarantine, name) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            // Unless somebody else has moved it here a moment ago.
-            if !target.exists() {
-                fs::remove_file(&note).io_context(|| format!("removing {}", note.display()))?;
-            }
+            let undo = || -> std::io::Result<()> {
+                // Unless somebody else has moved it here a moment ago.
+                if quarantine.look(name)?.is_none() { quarantine.remove(&note) } else { Ok(()) }
+            };
+            undo().io_context(|| format!("removing the note on {name}"))?;
             Ok(false)
         }
         moved => {
@@ -95,33 +97,24 @@ pub fn put_unknown(layout: &Layout, path: &Path, name: &str, reason: &str) -> Re
     }
 }
 
-/// Where a copy's bytes are when it is put aside.
-pub fn place(layout: &Layout, key: ReplicaKey) -> PathBuf {
-    layout.quarantine_dir().join(key.to_string())
+/// The note on a file in quarantine.
+pub fn note_of(name: &str) -> String {
+    format!("{name}{NOTE}")
 }
 
-/// The note on a file in quarantine.
-pub fn note_of(path: &Path) -> PathBuf {
-    with_end(path, NOTE)
+fn mark_of(name: &str) -> String {
+    format!("{name}{MARK}")
 }
 
 /// The file that a note or a mark is about; `None` when it is neither.
-pub fn subject(path: &Path) -> Option<PathBuf> {
-    let name = path.file_name()?.to_str()?;
-    let subject = name.strip_suffix(NOTE).or_else(|| name.strip_suffix(MARK))?;
-    Some(path.with_file_name(subject))
+pub fn subject(name: &str) -> Option<&str> {
+    name.strip_suffix(NOTE).or_else(|| name.strip_suffix(MARK))
 }
 
 /// Whether a file in quarantine must not be removed.
-pub fn is_kept_for_good(path: &Path) -> bool {
+pub fn is_kept_for_good(layout: &Layout, name: &str) -> bool {
     // What cannot be asked is not removed either.
-    with_end(path, MARK).try_exists().unwrap_or(true)
-}
-
-fn with_end(path: &Path, end: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(end);
-    name.into()
+    !layout.quarantine().look(mark_of(name)).is_ok_and(|mark| mark.is_none())
 }
 
 fn now() -> String {
@@ -142,12 +135,20 @@ fn note(row: &ReplicaRow, aside: &Aside<'_>) -> String {
 }
 
 /// A file that appears whole or not at all, whatever stood there before. `incoming/` is emptied at each start.
-fn write_durably(layout: &Layout, path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let mut file = tempfile::Builder::new().prefix("quarantine-").tempfile_in(layout.incoming_dir())?;
+fn write_durably(layout: &Layout, name: &str, bytes: &[u8]) -> std::io::Result<()> {
+    write(layout, name, bytes, File::sync_all)
+}
+
+fn write(
+    layout: &Layout,
+    name: &str,
+    bytes: &[u8],
+    sync: impl Fn(&File) -> std::io::Result<()>,
+) -> std::io::Result<()> {
+    let (mut file, temporary) = TempFile::new_in(layout.incoming(), "quarantine-")?;
     file.write_all(bytes)?;
-    file.as_file().sync_all()?;
-    let _: File = file.persist(path)?;
-    Ok(())
+    sync(&file)?;
+    temporary.put(layout.quarantine(), name)
 }
 
 #[cfg(test)]
@@ -157,11 +158,8 @@ mod tests {
 
     #[test]
     fn names_belong_together() {
-        let path = Path::new("/q/1.2");
-        assert_eq!(note_of(path), Path::new("/q/1.2.reason"));
-        assert_eq!(subject(Path::new("/q/1.2.reason")).unwrap(), path);
-        assert_eq!(subject(Path::new("/q/1.2.keep")).unwrap(), path);
-        assert_eq!(subject(path), None);
+        assert_eq!(note_of("1.2"), "1.2.reason");
+        assert_eq!((subject("1.2.reason"), subject("1.2.keep"), subject("1.2")), (Some("1.2"), Some("1.2"), None));
     }
 
     #[test]

@@ -1,138 +1,182 @@
-//! Files that no row knows: found at start and once in each round of the scrubber, kept in quarantine for a
-//! while, then removed.
+//! Files below `objects/` against the rows of the index, directory by directory, both ways: files that no row knows, and
+//! rows without a file. At the start, once in each round of the scrubber, and when somebody has met a missing file.
+//!
+//! The names of one directory and the rows that belong there are all that is in memory, and no file is touched that
+//! both sides know: of ten million files that is one reading of 65,536 directories.
 
-use std::fs;
+use std::collections::HashSet;
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::index::{self, Index};
-use super::layout::Layout;
-use super::quarantine;
+use super::dir::is_absent;
+use super::index::{self, Index, IndexConnection};
+use super::layout::{Layout, Shelf};
+use super::{objects, quarantine};
 use crate::types::error::IoContext;
 use crate::types::storage_api::ReplicaKey;
 use crate::types::{Error, Result};
 
 /// Directories right below `objects/`.
 pub const PARTS: u16 = 256;
+/// Rows of missing files that are looked for at the start.
+const MISSING_LOOKED_FOR: usize = 1_000;
 
-/// Walks `objects/` and moves every file that has no row into `quarantine/`, with a note that says why.
-/// Only files older than `started` are looked at: newer ones may be waiting for their row. Answers how many.
-pub async fn quarantine_unknown(
-    layout: &Layout,
-    index: &Index,
-    started: SystemTime,
-    in_flight: impl Fn(ReplicaKey) -> bool,
-) -> Result<usize> {
-    let mut moved = 0;
-    for part in 0..PARTS {
-        moved += quarantine_unknown_in(layout, index, part, started, &in_flight).await?;
-    }
-    Ok(moved)
+/// What a look showed.
+#[derive(Debug, Default)]
+pub struct Swept {
+    /// Files that no row knows, moved into quarantine.
+    pub unknown: usize,
+    /// Rows whose files are gone, as far as could be seen from here: the `IndexWriter` looks once more.
+    pub gone: Vec<ReplicaKey>,
+    /// Files that were missing and are there again.
+    pub back: Vec<ReplicaKey>,
 }
 
-/// The same for one of the [`PARTS`] of `objects/`.
-pub async fn quarantine_unknown_in(
-    layout: &Layout,
+/// Compares one of the [`PARTS`] of `objects/` with the rows that belong there. Unknown files are moved away only when
+/// they are older than `before`: newer ones may be waiting for their row.
+pub async fn sweep(
+    layout: &Arc<Layout>,
     index: &Index,
     part: u16,
-    started: SystemTime,
-    in_flight: impl Fn(ReplicaKey) -> bool,
-) -> Result<usize> {
-    let mut moved = 0;
-    let outer = layout.objects_dir().join(format!("{part:02x}"));
-    for inner in list(outer, None).await? {
-        let mut unknown = Vec::new();
-        let mut asked = Vec::new();
-        for path in list(inner, Some(started)).await? {
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            match name.parse::<ReplicaKey>() {
-                // Its row comes in a moment. (Asked before the index is: the other way round, the row could come
-                // between the two questions.)
-                Ok(key) if in_flight(key) => {}
-                Ok(key) => asked.push((key, path, name)),
-                Err(_) => unknown.push((path, name)),
-            }
-        }
-        let without_row = index.read(move |connection| {
-            let mut without = Vec::new();
-            for (key, path, name) in asked {
-                if index::find(connection, key)?.is_none_or(|row| row.in_index) {
-                    without.push((path, name));
-                }
-            }
-            Ok(without)
-        });
-        unknown.extend(without_row.await?);
-        let reason = "no row of the index knows this file: its upload or its deletion was interrupted";
-        for (path, name) in unknown {
-            moved += usize::from(quarantine::put_unknown(layout, &path, &name, reason)?);
-        }
+    before: SystemTime,
+    in_flight: impl Fn(ReplicaKey) -> bool + Clone + Send + 'static,
+) -> Result<Swept> {
+    let mut all = Swept::default();
+    let here = layout.clone();
+    for shelf in index.read(move |connection| shelves(&here, connection, part)).await? {
+        let (here, in_flight) = (layout.clone(), in_flight.clone());
+        let swept = index.read(move |connection| sweep_shelf(&here, connection, shelf, before, in_flight)).await?;
+        all.unknown += swept.unknown;
+        all.gone.extend(swept.gone);
+        all.back.extend(swept.back);
     }
-    Ok(moved)
+    Ok(all)
 }
 
-/// What is in a directory: other directories, or what is in them and was last changed before a time. What is no
-/// directory, or not there, holds nothing.
-async fn list(dir: PathBuf, before: Option<SystemTime>) -> Result<Vec<PathBuf>> {
-    let read = move || -> std::io::Result<Vec<PathBuf>> {
-        let mut found = Vec::new();
-        let entries = match fs::read_dir(&dir) {
-            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(found),
-            entries => entries?,
-        };
-        for entry in entries {
-            let entry = entry?;
-            let older = |time| entry.metadata().and_then(|meta| meta.modified()).is_ok_and(|changed| changed < time);
-            if before.is_none_or(older) {
-                found.push(entry.path());
+/// The directories of a part that are there, or that rows belong into.
+fn shelves(layout: &Layout, connection: &mut IndexConnection, part: u16) -> Result<Vec<Shelf>> {
+    let mut shelves = index::shelves(connection, part)?;
+    let inner = names(layout, Path::new(&Shelf(part << 8).outer()))?;
+    let of_name = |name: &String| Some(Shelf(part << 8 | u16::from_str_radix(name, 16).ok()?));
+    shelves.extend(inner.iter().filter(|name| name.len() == 2).filter_map(of_name));
+    shelves.sort_unstable();
+    shelves.dedup();
+    Ok(shelves)
+}
+
+/// Names that are not UTF-8 are none that this program gave.
+fn names(layout: &Layout, dir: &Path) -> Result<Vec<String>> {
+    let names = match layout.objects().sub(dir).and_then(|dir| dir.names()) {
+        Err(error) if is_absent(&error) => return Ok(Vec::new()),
+        names => names.io_context(|| format!("reading {} below objects/", dir.display()))?,
+    };
+    Ok(names.into_iter().map(|name| name.to_string_lossy().into_owned()).collect())
+}
+
+fn sweep_shelf(
+    layout: &Layout,
+    connection: &mut IndexConnection,
+    shelf: Shelf,
+    before: SystemTime,
+    in_flight: impl Fn(ReplicaKey) -> bool,
+) -> Result<Swept> {
+    let mut swept = Swept::default();
+    // The rows first: whatever has one by now has its file, unless something is wrong. Or it is being deleted.
+    let mut rows: HashSet<ReplicaKey> = index::on_shelf(connection, shelf)?.into_iter().collect();
+    for name in names(layout, &shelf.path())? {
+        let key = name.parse::<ReplicaKey>().ok();
+        if key.is_some_and(|key| rows.remove(&key)) {
+            continue;
+        }
+        // Its row comes in a moment. (Asked before the index is: the other way round, the row could come between the
+        // two questions.)
+        if key.is_some_and(&in_flight) {
+            continue;
+        }
+        if let Some(key) = key {
+            if index::find(connection, key)?.is_some_and(|row| !row.in_index) {
+                continue;
+            }
+            if index::is_missing(connection, key)? {
+                swept.back.push(key);
+                continue;
             }
         }
-        Ok(found)
-    };
-    tokio::task::spawn_blocking(read)
-        .await
-        .map_err(|error| Error::internal("reading a directory panicked").with_source(error))?
-        .io_context(|| "looking for unknown files".into())
+        let path = shelf.path().join(&name);
+        let look = match layout.objects().look(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            look => look.io_context(|| format!("looking at {}", path.display()))?,
+        };
+        if look.is_some_and(|look| look.modified < before) {
+            let reason = "no row of the index knows this file: its upload or its deletion was interrupted";
+            swept.unknown += usize::from(quarantine::put_unknown(layout, &path, &name, reason)?);
+        }
+    }
+    swept.gone.extend(rows);
+    Ok(swept)
+}
+
+/// Whether the files of this directory may be other ones than the index believes: a look at one file in each part, and
+/// for some of those that are known to be missing. Cheap enough to wait for at the start, and enough to notice a disk
+/// that is not mounted, was emptied, or is back.
+pub fn is_doubtful(layout: &Layout, connection: &mut IndexConnection) -> Result<bool> {
+    for part in 0..PARTS {
+        if let Some(key) = index::first_in_part(connection, part)?
+            && !objects::is_there(layout, key)?
+        {
+            return Ok(true);
+        }
+    }
+    for row in index::missing_page(connection, None, MISSING_LOOKED_FOR)? {
+        if objects::is_there(layout, row.key())? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Removes what has been in quarantine for longer than `keep`, except what is there for good. Answers how many
 /// files, notes not counted.
 pub fn empty_quarantine(layout: &Layout, keep: Duration) -> Result<usize> {
-    let dir = layout.quarantine_dir();
-    let reading = || format!("reading {}", dir.display());
+    let dir = layout.quarantine();
+    let names = dir.names().io_context(|| format!("reading {}", dir.path().display()))?;
     let mut removed = 0;
-    for entry in fs::read_dir(&dir).io_context(reading)? {
-        let path = entry.io_context(reading)?.path();
-        let (subject, is_note) = match quarantine::subject(&path) {
+    for name in names.iter().map(|name| name.to_string_lossy()) {
+        let (subject, is_note) = match quarantine::subject(&name) {
             // A note goes together with its file.
-            Some(subject) if subject.exists() => continue,
+            Some(subject) if is_in(layout, subject) => continue,
             Some(subject) => (subject, true),
-            None => (path.clone(), false),
+            None => (&*name, false),
         };
-        if quarantine::is_kept_for_good(&subject) || !is_older(&path, keep) {
+        if quarantine::is_kept_for_good(layout, subject) || !is_older(layout, &name, keep) {
             continue;
         }
-        remove(&path)?;
+        remove(layout, &name)?;
         if !is_note {
-            remove(&quarantine::note_of(&path))?;
+            remove(layout, &quarantine::note_of(&name))?;
             removed += 1;
         }
     }
     Ok(removed)
 }
 
-/// The note's time is that of the move; a file without one counts by its own.
-fn is_older(path: &Path, than: Duration) -> bool {
-    let modified = |path: PathBuf| fs::metadata(path).and_then(|meta| meta.modified());
-    let since = modified(quarantine::note_of(path)).or_else(|_| modified(path.into()));
-    since.is_ok_and(|time| time.elapsed().is_ok_and(|age| age > than))
+fn is_in(layout: &Layout, name: &str) -> bool {
+    layout.quarantine().look(name).is_ok_and(|look| look.is_some())
 }
 
-fn remove(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::io(format!("removing {}", path.display()), error))
+/// The note's time is that of the move; a file without one counts by its own.
+fn is_older(layout: &Layout, name: &str, than: Duration) -> bool {
+    let modified = |name: &str| Some(layout.quarantine().look(name).ok()??.modified);
+    let since = modified(&quarantine::note_of(name)).or_else(|| modified(name));
+    since.is_some_and(|time| time.elapsed().is_ok_and(|age| age > than))
+}
+
+fn remove(layout: &Layout, name: &str) -> Result<()> {
+    match layout.quarantine().remove(name) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(Error::io(format!("removing {name} from quarantine"), error))
         }
         _ => Ok(()),
     }
@@ -140,15 +184,24 @@ fn remove(path: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::sync::Mutex;
+
     use super::*;
+    use crate::actors::batch::BatchWork;
+    use crate::storage::store::ReplicaRow;
+    use crate::storage::store::layout::object_name;
+    use crate::storage::writer::{IndexChange, WriteIndex};
+    use crate::types::{Generation, ObjectId, Sha256};
 
     #[test]
     fn what_is_there_for_good_stays_and_the_rest_goes_with_its_notes() {
         let dir = tempfile::tempdir().unwrap();
         let (layout, _) = Layout::open(dir.path()).unwrap();
-        let write = |name: &str| fs::write(layout.quarantine_dir().join(name), "x").unwrap();
+        let quarantine = layout.quarantine().path().to_path_buf();
+        let write = |name: &str| fs::write(quarantine.join(name), "x").unwrap();
         let names = || {
-            let mut names: Vec<String> = fs::read_dir(layout.quarantine_dir())
+            let mut names: Vec<String> = fs::read_dir(&quarantine)
                 .unwrap()
                 .map(|entry| entry.unwrap().file_name().into_string().unwrap())
                 .collect();
@@ -166,8 +219,86 @@ mod tests {
         assert_eq!(empty_quarantine(&layout, Duration::ZERO).unwrap(), 2);
         assert_eq!(names(), ["2.2", "2.2.keep", "2.2.reason", "4.4.keep", "4.4.reason"]);
         // A person has looked at it and takes the mark away.
-        fs::remove_file(layout.quarantine_dir().join("2.2.keep")).unwrap();
+        fs::remove_file(quarantine.join("2.2.keep")).unwrap();
         assert_eq!(empty_quarantine(&layout, Duration::ZERO).unwrap(), 1);
         assert_eq!(names(), ["4.4.keep", "4.4.reason"]);
+    }
+
+    fn key(object: i64) -> ReplicaKey {
+        ReplicaKey { object: ObjectId(object), generation: Generation(1) }
+    }
+
+    fn insert(object: i64) -> IndexChange {
+        let now = chrono::Utc::now().naive_utc();
+        let row = ReplicaRow {
+            object,
+            generation: 1,
+            size: 5,
+            sha256: Sha256::of(b"bytes").0.to_vec(),
+            label: "/x".into(),
+            epoch: 1,
+            version: None,
+            ticket_expires: now,
+            state: "pending".into(),
+            in_index: false,
+            created: now,
+            verified: now,
+        };
+        IndexChange::Insert { row: Box::new(row), bytes: None }
+    }
+
+    #[tokio::test]
+    async fn files_and_rows_are_compared_both_ways() {
+        let dir = tempfile::tempdir().unwrap();
+        let (layout, _) = Layout::open(dir.path()).unwrap();
+        let layout = Arc::new(layout);
+        let connection = Arc::new(Mutex::new(index::make(&layout.index_path()).unwrap()));
+        let writer = WriteIndex { layout: layout.clone(), connection: connection.clone(), changes: Default::default() };
+        let index = Index::open(&layout).unwrap();
+        let doubtful = || is_doubtful(&layout, &mut connection.lock().unwrap()).unwrap();
+        let write = async |changes: Vec<IndexChange>| {
+            let count: usize = writer.run(changes).await.into_iter().map(Result::unwrap).sum();
+            count
+        };
+        let put = |object| {
+            let path = layout.objects().path().join(object_name(key(object)));
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "bytes").unwrap();
+        };
+        // Some of them share a directory, some a part, and some are alone.
+        let (there, gone, unknown, coming, back) = ([0xab12, 0x1_ab12], [0x77, 0xab34], 0x1_ab34, 0x2_ab34, 0x3_ab34);
+        let with_row = there.into_iter().chain(gone).chain([back]);
+        write(with_row.map(insert).collect()).await;
+        assert_eq!(write(vec![IndexChange::Gone(key(back))]).await, 1);
+        there.into_iter().chain([unknown, coming]).for_each(put);
+        assert!(doubtful(), "a part has none of its files");
+        put(0x77);
+        assert!(!doubtful(), "each part has one of its files, and nothing that was missing is back");
+        put(back);
+        assert!(doubtful());
+        fs::remove_file(layout.objects().path().join(object_name(key(0x77)))).unwrap();
+        fs::write(layout.objects().path().join("ab/34/strange"), "x").unwrap();
+        let look = async |before| {
+            let mut all = Swept::default();
+            for part in 0..PARTS {
+                let in_flight = |other| other == key(0x2_ab34);
+                let swept = sweep(&layout, &index, part, before, in_flight).await.unwrap();
+                all.unknown += swept.unknown;
+                all.gone.extend(swept.gone);
+                all.back.extend(swept.back);
+            }
+            all.gone.sort_unstable();
+            all
+        };
+        let minute = Duration::from_secs(60);
+        let young = look(SystemTime::now() - minute).await;
+        assert_eq!((young.unknown, young.back), (0, vec![key(back)]), "young files may get their row");
+        let all = look(SystemTime::now() + minute).await;
+        assert_eq!((all.unknown, all.gone), (2, gone.map(key).to_vec()));
+        assert!(is_in(&layout, &key(unknown).to_string()) && is_in(&layout, "strange"));
+        let changes = all.back.into_iter().map(IndexChange::Back).chain(gone.map(key).map(IndexChange::Gone));
+        assert_eq!(write(changes.collect()).await, 3);
+        let again = look(SystemTime::now() + minute).await;
+        assert_eq!((again.unknown, again.gone.len(), again.back.len()), (0, 0, 0));
     }
 }

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::Read;
 
 use super::index::{self, IndexConnection, ReplicaRow};
-use super::layout::Layout;
+use super::layout::{Layout, object_name};
 use crate::decisions::scrub;
 use crate::types::Sha256;
 use crate::types::hash::Hasher;
@@ -25,6 +25,8 @@ pub enum Step {
     Good,
     /// They are not, and this is what is wrong.
     Bad(String),
+    /// Its file is not there.
+    Gone,
 }
 
 /// A copy that is being read.
@@ -101,7 +103,8 @@ pub fn check_page(
 impl Reading {
     /// Opens the file of a larger copy. What the page cache has of it is let go, so that the disk is asked.
     pub fn start(layout: &Layout, row: ReplicaRow) -> std::io::Result<Step> {
-        let opened = File::open(layout.object_path(row.key())).and_then(|file| Ok((file.metadata()?, file)));
+        let opened = layout.objects().open_file(object_name(row.key()));
+        let opened = opened.and_then(|file| Ok((file.metadata()?, file)));
         let (meta, file) = match opened {
             Ok(opened) => opened,
             Err(error) => return judged(error),
@@ -175,7 +178,7 @@ fn judged(error: std::io::Error) -> std::io::Result<Step> {
     #[cfg(not(target_os = "linux"))]
     const DAMAGE_LINUX: [Errno; 0] = [];
     if error.kind() == std::io::ErrorKind::NotFound {
-        return Ok(Step::Bad("its file is missing".into()));
+        return Ok(Step::Gone);
     }
     let is = |errno: &Errno| error.raw_os_error() == Some(errno.raw_os_error());
     if DAMAGE.iter().chain(&DAMAGE_LINUX).any(is) {
@@ -219,7 +222,7 @@ mod tests {
             created: now,
             verified: now,
         };
-        let path = layout.object_path(row.key());
+        let path = layout.objects().path().join(object_name(row.key()));
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(&path, bytes).unwrap();
         (dir, layout, row)
@@ -232,6 +235,7 @@ mod tests {
                 Step::More(reading) => reading.advance(pieces).unwrap(),
                 Step::Good => return Ok(()),
                 Step::Bad(reason) => return Err(reason),
+                Step::Gone => return Err("its file is missing".into()),
             };
         }
     }
@@ -240,7 +244,7 @@ mod tests {
     fn copies_are_checked_in_pieces_and_what_is_wrong_is_said() {
         let bytes: Vec<u8> = (0..700_000u32).map(|i| (i % 253) as u8).collect();
         let (_dir, layout, row) = stored(&bytes);
-        let path = layout.object_path(row.key());
+        let path = layout.objects().path().join(object_name(row.key()));
         for pieces in [1_000, 300_000, 1 << 30] {
             assert_eq!(read(&layout, &row, pieces), Ok(()));
         }
@@ -262,7 +266,12 @@ mod tests {
         let Step::More(reading) = Reading::start(&layout, row.clone()).unwrap() else { panic!("more") };
         let Step::More(reading) = reading.advance(100_000).unwrap() else { panic!("more") };
         assert_eq!((reading.position(), reading.left()), (100_000, 400_000));
-        fs::OpenOptions::new().write(true).open(layout.object_path(row.key())).unwrap().set_len(200_000).unwrap();
+        fs::OpenOptions::new()
+            .write(true)
+            .open(layout.objects().path().join(object_name(row.key())))
+            .unwrap()
+            .set_len(200_000)
+            .unwrap();
         assert!(matches!(reading.advance(400_000).unwrap(), Step::Bad(reason) if reason.contains("200000 of 500000")));
     }
 
@@ -281,8 +290,9 @@ mod tests {
         for errno in [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::ACCESS, Errno::PERM, Errno::STALE] {
             assert!(judged(errno.into()).is_err(), "{errno:?}");
         }
-        for errno in [Errno::IO, Errno::BADMSG, Errno::NOENT] {
+        for errno in [Errno::IO, Errno::BADMSG] {
             assert!(matches!(judged(errno.into()).unwrap(), Step::Bad(_)), "{errno:?}");
         }
+        assert!(matches!(judged(Errno::NOENT.into()).unwrap(), Step::Gone));
     }
 }

@@ -37,7 +37,7 @@ impl Nemesis for Corrupt {
         let server = pick(dice, &servers)?;
         // Mostly files that can be read: those of deleted objects are still there for a while.
         let live = if dice.random_ratio(4, 5) { live_objects(world)? } else { HashSet::new() };
-        let mut files = files(&world.data_dir(&server.name).join("objects"));
+        let mut files = files(&world.seen_dir(server)?.join("objects"));
         files.retain(|(object, _)| !self.damaged.contains(object) && (live.is_empty() || live.contains(object)));
         let mut done = Vec::new();
         for _ in 0..dice.random_range(1..=FILES_MAX) {

@@ -1,6 +1,7 @@
 //! The faults. Each is a file of its own: it strikes now and then, and heals what it did a while later.
 
 mod clock;
+mod clone;
 mod corrupt;
 mod database;
 mod disk_full;
@@ -9,7 +10,9 @@ pub mod join;
 mod kill;
 mod partition;
 mod pause;
+mod read_only;
 mod slow;
+mod unmount;
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -59,10 +62,13 @@ pub enum Kind {
     Clock,
     Drain,
     Join,
+    Clone,
+    Unmount,
+    ReadOnly,
 }
 
 impl Kind {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 16] = [
         Self::Kill,
         Self::KillStorage,
         Self::KillName,
@@ -76,6 +82,9 @@ impl Kind {
         Self::Clock,
         Self::Drain,
         Self::Join,
+        Self::Clone,
+        Self::Unmount,
+        Self::ReadOnly,
     ];
 
     pub fn name(self) -> &'static str {
@@ -93,6 +102,9 @@ impl Kind {
             Self::Clock => "clock",
             Self::Drain => "drain",
             Self::Join => "join",
+            Self::Clone => "clone",
+            Self::Unmount => "unmount",
+            Self::ReadOnly => "readonly",
         }
     }
 
@@ -100,11 +112,22 @@ impl Kind {
         matches!(self, Self::Partition | Self::PartitionOneway | Self::Slow)
     }
 
+    /// Whether it strikes at disks, of which each server needs one of its own then.
+    pub fn needs_disks(self) -> bool {
+        matches!(self, Self::Unmount | Self::ReadOnly)
+    }
+
     /// Why it does not work on this machine, if it does not.
     pub fn why_not(self) -> Option<&'static str> {
-        let needs_a_room = self.needs_network() || self == Self::DiskFull;
+        let needs_a_room = self.needs_network() || self.needs_disks() || self == Self::DiskFull;
         if needs_a_room && !inside::is_inside() {
             return Some("it needs root, and `unshare` must be able to make network and mount namespaces");
+        }
+        let has = |program: &str| std::process::Command::new(program).arg("-V").output().is_ok();
+        let tools = ["mkfs.ext4", "e2fsck", "losetup", "nsenter", "flock", "findmnt"];
+        let disks = std::path::Path::new("/dev/loop-control").exists() && tools.iter().all(|tool| has(tool));
+        if self.needs_disks() && !disks {
+            return Some("it needs loop devices, e2fsprogs and util-linux");
         }
         let has_cc = || std::process::Command::new("cc").arg("--version").output().is_ok();
         if self == Self::Clock && !has_cc() {
@@ -128,6 +151,9 @@ impl Kind {
             Self::Clock => Box::new(clock::Clock::default()),
             Self::Drain => Box::new(drain::Drain::default()),
             Self::Join => Box::new(join::Join::default()),
+            Self::Clone => Box::new(clone::Clone::default()),
+            Self::Unmount => Box::new(unmount::Unmount::default()),
+            Self::ReadOnly => Box::new(read_only::ReadOnly::default()),
         }
     }
 }

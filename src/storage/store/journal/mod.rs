@@ -6,16 +6,20 @@
 
 mod held;
 
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{BufReader, Write};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tempfile::TempPath;
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
-use super::layout::{Layout, sync_dir};
-use crate::journal::reader::ends;
+use super::dir::{Dir, TempFile};
+use super::incoming::not_stored;
+use super::layout::Layout;
+use super::quarantine;
+use crate::journal::reader::{Reader, ends};
 use crate::journal::{Contents, Defect, Ends, Header, Kind, Segment, collection};
 use crate::types::error::IoContext;
 use crate::types::limits::JOURNAL_SEGMENT_BYTES_MAX;
@@ -41,14 +45,14 @@ pub struct Journal {
 impl Journal {
     /// Looks through the directory. Files that are damaged go into quarantine.
     pub fn open(layout: Arc<Layout>, cluster: Option<Uuid>) -> Result<Self> {
-        let dir = layout.journal_dir();
+        let dir = layout.journal().clone();
         let mut files = Vec::new();
         for name in names(&dir)? {
             match look(&dir, &name, cluster) {
                 Ok(file) => files.push(file),
                 Err(Defect::FormatTooNew(format)) => {
                     let defect = Error::from(Defect::FormatTooNew(format));
-                    return Err(defect.context(dir.join(&name).display()));
+                    return Err(defect.context(dir.path().join(&name).display()));
                 }
                 Err(Defect::Failed(error)) => log::error!("{}; it is left out", error.chain()),
                 Err(defect) => put_aside(&layout, &name, &defect.to_string())?,
@@ -73,19 +77,19 @@ impl Journal {
 
     /// Reads the last file whole: it is the one that a crash of the machine may have damaged.
     fn check_last(&self, cluster: Option<Uuid>) -> Result<()> {
-        let dir = self.layout.journal_dir();
+        let dir = self.layout.journal();
         let mut held = self.held();
         let mut right: Vec<String> = Vec::new();
         // A segment, or the snapshot that was begun at its end, or both.
         loop {
             let unchecked = held.last_files().find(|name| !right.iter().any(|right| right == name)).map(String::from);
             let Some(name) = unchecked else { return Ok(()) };
-            match collection::open(&dir.join(&name), cluster).and_then(|reader| reader.verify()) {
+            match open(dir, &name, cluster).and_then(|reader| reader.verify()) {
                 Ok(_) => right.push(name),
                 Err(Defect::Failed(error)) => return Err(error.context("checking the journal")),
                 Err(defect) => {
                     put_aside(&self.layout, &name, &defect.to_string())?;
-                    held.remove(&name, &|file, version| tip_inside(&dir, file, version));
+                    held.remove(&name, &|file, version| tip_inside(dir, file, version));
                 }
             }
         }
@@ -115,7 +119,7 @@ impl Journal {
     }
 
     fn previous(&self) -> Vec<JournalFile> {
-        let dir = self.layout.journal_dir().join(PREVIOUS);
+        let Ok(dir) = self.layout.journal().sub(PREVIOUS) else { return Vec::new() };
         let names = names(&dir).unwrap_or_default().into_iter();
         let files = names.filter_map(|name| look(&dir, &name, None).ok());
         files.map(|file| JournalFile { name: format!("{PREVIOUS}/{}", file.name), ..file.listed() }).collect()
@@ -130,17 +134,18 @@ impl Journal {
         if !known {
             return Err(Error::not_found(format!("the journal here has no file {name:?}")));
         }
-        let path = self.layout.journal_dir().join(name);
-        let opened = File::open(&path).and_then(|file| Ok((file.metadata()?.len(), file)));
-        let (bytes, file) = opened.io_context(|| format!("opening {}", path.display()))?;
+        let opened = self.layout.journal().open_file(name).and_then(|file| Ok((file.metadata()?.len(), file)));
+        let (bytes, file) = opened.io_context(|| format!("opening {name} of the journal"))?;
         Ok((file, bytes))
     }
 
     /// Checks a file that was received and takes it, if it continues the position or is a snapshot. When this
     /// answers, it is durable. Repeating a file changes nothing.
-    pub fn accept(&self, file: TempPath, cluster: Uuid) -> Result<JournalAccepted> {
-        let bytes = fs::metadata(&file).io_context(|| "looking at a received file".into())?.len();
-        let reader = collection::open(&file, Some(cluster))?;
+    pub fn accept(&self, file: TempFile, cluster: Uuid) -> Result<JournalAccepted> {
+        self.layout.require_same()?;
+        let opened = file.open().and_then(|file| Ok((file.metadata()?.len(), file)));
+        let (bytes, opened) = opened.io_context(|| "looking at a received file".into())?;
+        let reader = collection::read(opened, Some(cluster))?;
         let is_segment = reader.header().kind == Kind::Segment;
         // Before it is read: what is remembered of a segment grows with it.
         if is_segment && bytes > JOURNAL_SEGMENT_BYTES_MAX {
@@ -167,6 +172,7 @@ impl Journal {
             }
             self.note_position(&held);
         }
+        self.layout.require_same()?;
         match held.position().cloned() {
             Some(position) => Ok(JournalAccepted { position, complete: held.is_complete() }),
             None => Err(Error::internal("a file of the journal was accepted and leads nowhere")),
@@ -174,8 +180,8 @@ impl Journal {
     }
 
     /// Puts a checked file in its place.
-    fn put(&self, held: &Held, file: TempPath, new: &HeldFile) -> Result<()> {
-        let dir = self.layout.journal_dir();
+    fn put(&self, held: &Held, file: TempFile, new: &HeldFile) -> Result<()> {
+        let dir = self.layout.journal();
         // A snapshot may be replaced by one that took less time to read; anything else of the same name is another
         // branch, which somebody may want to look into.
         let other = |held: &HeldFile| {
@@ -185,26 +191,25 @@ impl Journal {
         if held.files().iter().any(other) {
             put_aside(&self.layout, &new.name, "a file with other changes of the same versions took its place")?;
         }
-        let path = dir.join(&new.name);
         let place = || -> std::io::Result<()> {
-            File::open(&file)?.sync_all()?;
+            file.open()?.sync_all()?;
             crate::types::failpoint::JOURNAL_RECEIVED.passed();
-            file.persist(&path).map_err(|error| error.error)?;
+            file.put(dir, &new.name)?;
             crate::types::failpoint::JOURNAL_RENAMED.passed();
-            sync_dir(&dir)
+            dir.sync()
         };
-        place().io_context(|| format!("putting {} in its place", path.display()))
+        place().map_err(|error| not_stored(&format!("putting {} in its place", new.name), error))
     }
 
     /// What fails here is done by the next start: the snapshot is accepted all the same.
     fn take_snapshot(&self, held: &mut Held, new: HeldFile) {
-        let dir = self.layout.journal_dir();
-        let released = held.add_snapshot(new, &|file, version| tip_inside(&dir, file, version));
-        if let Err(error) = move_previous(&dir, &released.other_histories) {
+        let dir = self.layout.journal();
+        let released = held.add_snapshot(new, &|file, version| tip_inside(dir, file, version));
+        if let Err(error) = move_previous(dir, &released.other_histories) {
             log::error!("{}", error.chain());
         }
         for file in &released.trimmed {
-            if let Err(error) = fs::remove_file(dir.join(&file.name)) {
+            if let Err(error) = dir.remove(&file.name) {
                 log::error!("removing {} from the journal failed: {error}", file.name);
             }
         }
@@ -212,35 +217,35 @@ impl Journal {
 }
 
 /// The names of the journal's files.
-fn names(dir: &Path) -> Result<Vec<String>> {
-    let reading = || format!("reading {}", dir.display());
-    let mut names = Vec::new();
-    for entry in fs::read_dir(dir).io_context(reading)? {
-        let name = entry.io_context(reading)?.file_name().to_string_lossy().into_owned();
-        if name.ends_with(".jsonl") && (name.starts_with("segment-") || name.starts_with("snapshot-")) {
-            names.push(name);
-        }
-    }
+fn names(dir: &Dir) -> Result<Vec<String>> {
+    let names = dir.names().io_context(|| format!("reading {}", dir.path().display()))?;
+    let names = names.iter().map(|name| name.to_string_lossy().into_owned());
+    let mut names: Vec<String> = names
+        .filter(|name| name.ends_with(".jsonl") && (name.starts_with("segment-") || name.starts_with("snapshot-")))
+        .collect();
     names.sort_unstable();
     Ok(names)
 }
 
 /// The files of the journal in a data directory that no daemon uses, those of the history before included.
 pub fn paths(layout: &Layout) -> Result<Vec<PathBuf>> {
-    let dir = layout.journal_dir();
+    let dir = layout.journal();
+    let previous = Dir::open_if_there(&dir.path().join(PREVIOUS)).io_context(|| "opening the journal".into())?;
     let mut paths = Vec::new();
-    for dir in [dir.join(PREVIOUS), dir] {
-        if dir.exists() {
-            paths.extend(names(&dir)?.into_iter().map(|name| dir.join(name)));
-        }
+    for dir in [&previous, dir] {
+        paths.extend(names(dir)?.into_iter().map(|name| dir.path().join(name)));
     }
     Ok(paths)
 }
 
-fn look(dir: &Path, name: &str, cluster: Option<Uuid>) -> Result<HeldFile, Defect> {
-    let path = dir.join(name);
-    let reading = || format!("reading {}", path.display());
-    let mut file = File::open(&path).io_context(reading)?;
+fn open(dir: &Dir, name: &str, cluster: Option<Uuid>) -> Result<Reader<BufReader<File>>, Defect> {
+    let file = dir.open_file(name).io_context(|| format!("opening {}", dir.path().join(name).display()))?;
+    collection::read(file, cluster)
+}
+
+fn look(dir: &Dir, name: &str, cluster: Option<Uuid>) -> Result<HeldFile, Defect> {
+    let reading = || format!("reading {}", dir.path().join(name).display());
+    let mut file = dir.open_file(name).io_context(reading)?;
     let bytes = file.metadata().io_context(reading)?.len();
     let ends = ends(&mut file, cluster)?;
     if file_name(&ends.header) != name {
@@ -253,70 +258,69 @@ fn look(dir: &Path, name: &str, cluster: Option<Uuid>) -> Result<HeldFile, Defec
 }
 
 /// The tip at a version inside a segment. A segment that cannot be read leads nowhere.
-fn tip_inside(dir: &Path, file: &HeldFile, version: Version) -> Option<Sha256> {
-    let path = dir.join(&file.name);
-    match collection::open(&path, None).and_then(|reader| reader.segment(|_| Ok(()))) {
+fn tip_inside(dir: &Dir, file: &HeldFile, version: Version) -> Option<Sha256> {
+    match open(dir, &file.name, None).and_then(|reader| reader.segment(|_| Ok(()))) {
         Ok(segment) => segment.tip_at(version),
         Err(defect) => {
-            log::error!("{} cannot be used: {defect}", path.display());
+            log::error!("{} cannot be used: {defect}", dir.path().join(&file.name).display());
             None
         }
     }
 }
 
 fn put_aside(layout: &Layout, name: &str, reason: &str) -> Result<()> {
-    let from = layout.journal_dir().join(name);
-    let quarantine = layout.quarantine_dir();
-    let note = quarantine.join(format!("journal-{name}.reason"));
-    fs::write(&note, format!("{reason}\n")).io_context(|| format!("writing {}", note.display()))?;
-    fs::rename(&from, quarantine.join(format!("journal-{name}")))
-        .io_context(|| format!("moving {} into quarantine", from.display()))?;
-    log::error!("{} was moved into quarantine: {reason}", from.display());
+    let (quarantine, target) = (layout.quarantine(), format!("journal-{name}"));
+    let work = || -> std::io::Result<()> {
+        let (mut file, temporary) = TempFile::new_in(layout.incoming(), "quarantine-")?;
+        writeln!(file, "{reason}")?;
+        temporary.put(quarantine, quarantine::note_of(&target))?;
+        layout.journal().rename(name, quarantine, &target)
+    };
+    work().io_context(|| format!("moving {name} of the journal into quarantine"))?;
+    log::error!("{} was moved into quarantine: {reason}", layout.journal().path().join(name).display());
     Ok(())
 }
 
 /// Moves files of a history that has ended to a directory of their own, in the place of an older one there: so that a
 /// restore that went wrong can be looked into. It can be interrupted anywhere and done again.
-fn move_previous(dir: &Path, files: &[HeldFile]) -> Result<()> {
+fn move_previous(dir: &Dir, files: &[HeldFile]) -> Result<()> {
     if files.is_empty() {
         return Ok(());
     }
-    let previous = dir.join(PREVIOUS);
-    let moving = || format!("moving the journal of the history before to {}", previous.display());
-    fs::create_dir_all(&previous).io_context(moving)?;
+    let moving = || format!("moving the journal of the history before to {}/{PREVIOUS}", dir.path().display());
+    let previous = dir.make_dir(PREVIOUS).and_then(|_| dir.sub(PREVIOUS)).io_context(moving)?;
     let there = headers(&previous).io_context(moving)?;
     let known = there.iter().filter_map(|(_, header)| header.as_ref()).chain(files.iter().map(HeldFile::header));
     let Some(newest) = known.max_by_key(|header| (header.epoch, header.last)) else { return Ok(()) };
     let work = || -> std::io::Result<()> {
-        for (path, header) in &there {
+        for (name, header) in &there {
             if header.as_ref().is_none_or(|header| header.history != newest.history) {
-                fs::remove_file(path)?;
+                previous.remove(name)?;
             }
         }
         for file in files {
             if file.header().history == newest.history {
-                fs::rename(dir.join(&file.name), previous.join(&file.name))?;
+                dir.rename(&file.name, &previous, &file.name)?;
             } else {
-                fs::remove_file(dir.join(&file.name))?;
+                dir.remove(&file.name)?;
             }
         }
-        sync_dir(&previous)?;
-        sync_dir(dir)
+        previous.sync()?;
+        dir.sync()
     };
     work().io_context(moving)?;
-    log::warn!("the journal of history {} is kept in {}", newest.history, previous.display());
+    log::warn!("the journal of history {} is kept in {}", newest.history, previous.path().display());
     Ok(())
 }
 
 /// The files of a directory with their headers, where they can be read.
-fn headers(dir: &Path) -> std::io::Result<Vec<(PathBuf, Option<Header>)>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(dir)? {
-        let path = entry?.path();
-        let header = collection::open(&path, None).ok().map(|reader| reader.header().clone());
-        found.push((path, header));
-    }
-    Ok(found)
+fn headers(dir: &Dir) -> std::io::Result<Vec<(OsString, Option<Header>)>> {
+    let header = |name: OsString| {
+        let file = dir.open_file(&name).ok();
+        let reader = file.and_then(|file| collection::read(file, None).ok());
+        (name, reader.map(|reader| reader.header().clone()))
+    };
+    Ok(dir.names()?.into_iter().map(header).collect())
 }
 
 #[cfg(test)]

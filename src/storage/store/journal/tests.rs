@@ -1,5 +1,7 @@
 //! A server's copy: what it accepts, what it keeps, and what it makes of a directory at its start.
 
+use std::fs;
+
 use super::*;
 use crate::journal::format::{Origin, SnapshotWriter, segment};
 use crate::journal::{Base, Collection, GENESIS_TIP, JournalLine, SETTINGS};
@@ -31,9 +33,10 @@ impl Server {
     }
 
     fn send(&self, bytes: &[u8]) -> Result<JournalAccepted> {
-        let file = tempfile::NamedTempFile::new_in(self.dir.path().join("incoming")).unwrap();
-        fs::write(file.path(), bytes).unwrap();
-        self.journal().accept(file.into_temp_path(), ORIGIN.cluster)
+        let incoming = Dir::open(&self.dir.path().join("incoming")).unwrap();
+        let (mut file, temporary) = TempFile::new_in(&incoming, "t-").unwrap();
+        file.write_all(bytes).unwrap();
+        self.journal().accept(temporary, ORIGIN.cluster)
     }
 
     /// The version of the position after an accepted file, and whether the copy is complete.
@@ -56,7 +59,11 @@ impl Server {
     fn files(&self) -> Vec<String> {
         let mut listed: Vec<_> = self.journal().status().files.into_iter().map(|file| file.name).collect();
         listed.retain(|name| !name.starts_with("previous/"));
-        assert_eq!(listed, names(&self.dir.path().join("journal")).unwrap(), "what is listed is what is there");
+        assert_eq!(
+            listed,
+            names(&Dir::open(&self.dir.path().join("journal")).unwrap()).unwrap(),
+            "what is listed is what is there"
+        );
         listed.iter().map(|name| name.replace(".jsonl", "").replace("0000000000000000", "")).collect()
     }
 
@@ -175,7 +182,7 @@ fn two_snapshots_and_the_segments_since_the_older_one_are_kept() {
 #[test]
 fn a_new_history_puts_the_one_before_aside_and_no_older_one() {
     let mut server = Server::new();
-    let previous = |server: &Server| names(&server.path("previous")).unwrap();
+    let previous = |server: &Server| names(&Dir::open(&server.path("previous")).unwrap()).unwrap();
     server.sent(&seg(1, 5));
     assert_eq!(server.sent(&snap(&LATER, 1000, 1000)), (1000, true));
     assert_eq!((server.files().len(), previous(&server).len()), (1, 1));

@@ -1,0 +1,1 @@
+ALTER TABLE server_health DROP COLUMN index_changes;
