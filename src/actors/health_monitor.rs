@@ -95,7 +95,7 @@ async fn round(context: Context, memory: Arc<Mutex<Memory>>) -> Result<PassRepor
     let servers = context.fresh_servers().await?;
     let timeout = context.settings.health_interval.min(CHECK_TIMEOUT_MAX);
     let belong = servers.iter().filter(|server| server.admin_state != AdminState::Drained).count() as i64;
-    let told = Told { version: context.db.read(cluster::state).await?.journal_copied, servers: belong };
+    let told = Told { version: context.db.read(journal::told_version).await?, servers: belong };
     let checks = servers.iter().map(|server| check(&context, server, timeout, told));
     let found = join_all(checks).await;
     protect(&context, &servers, &found).await?;

@@ -169,7 +169,7 @@ impl Run {
             without: self.request.without.clone(),
             ..RestoreStatus::default()
         };
-        self.put_damage_aside(&mut status).await?;
+        self.put_damage_aside(&members, &mut status).await?;
         for name in newcomers {
             status.notes.push(format!(
                 "{name} holds nothing of this cluster and was left out. If it does not register by itself, start it with \
@@ -192,8 +192,10 @@ impl Run {
     }
 
     /// A damaged database can neither be read nor written with confidence: an empty one takes its place.
-    async fn put_damage_aside(&self, status: &mut RestoreStatus) -> Result<()> {
+    async fn put_damage_aside(&self, members: &[Member], status: &mut RestoreStatus) -> Result<()> {
         let Some(trouble) = self.context.db.soundness().trouble() else { return Ok(()) };
+        // Until the restore can begin, what can still be read of it shall be.
+        self.refuse_missing(members)?;
         self.shared.step("putting the damaged database aside");
         log::warn!("a restore begins an empty database: {}", trouble.sentence);
         if let Some(place) = self.context.db.begin_anew(self.context.signer.secret()).await? {
@@ -371,6 +373,16 @@ impl Run {
         let head = merged.chain.as_ref().map(|chain| chain.head.clone());
         status.journal_version = head.as_ref().map_or(0, |head| head.version);
         let former = self.former(head.clone()).await?;
+        if let Some(former) = former.as_ref().filter(|former| former.later_changes > 0) {
+            status.lost_changes += former.later_changes;
+            let sentence = format!(
+                "{} changes that were made after the last restore are not back: the database that was put aside ({}) had them, \
+                 and no copy of the journal",
+                former.later_changes, former.place
+            );
+            say(&mut status.losses, &mut status.losses_total, sentence);
+            status.losses.extend(former.lost_rows.iter().map(|row| format!("not back, {row}")));
+        }
         let reach = former.as_ref().map_or(status.journal_version, |former| former.reach);
         let known = known_of(members, merged.newest, former.as_ref());
         let expected = heard_by(members).map_or(0, |member| member.status.heard_version).max(merged.newest);

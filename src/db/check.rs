@@ -45,15 +45,15 @@ pub fn before_use(url: &DatabaseUrl, soundness: &Soundness) -> Result<()> {
     if !look_at_files(path, soundness)? {
         return Ok(());
     }
-    match connect_once(url, Use::Inspect) {
-        Ok(mut connection) => {
-            if dialect::has_tables(&mut connection)? {
-                end_fits(&mut connection)?;
-            }
-        }
+    let looked = connect_once(url, Use::Inspect).and_then(|mut connection| {
+        if dialect::has_tables(&mut connection)? { end_fits(&mut connection) } else { Ok(()) }
+    });
+    match looked {
+        Ok(()) => {}
         Err(error) if Damage::in_chain(&error).is_some() => return Err(error),
-        // Whoever opens it to write says what hinders it.
-        Err(error) => log::warn!("the database could not be looked at: {}", error.chain()),
+        // Tables of an earlier program may lack columns, and whoever opens it to write says what else hinders it. It is
+        // looked at again then.
+        Err(error) => log::debug!("the database could not be looked at: {}", error.chain()),
     }
     let ended = all_pages(url, soundness);
     match ended.recv_timeout(START_WAIT_MAX) {

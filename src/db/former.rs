@@ -30,11 +30,13 @@ pub struct Former {
     pub reach: Version,
     /// The newest version that it knew of.
     pub knows: Version,
-    /// What can be read of the changes in between, for people.
+    /// Changes of a later history, which a restore had begun there, and of which no copy has anything.
+    pub later_changes: u64,
+    /// What can be read of the changes that are not proven, for people.
     pub lost_rows: Vec<String>,
 }
 
-/// Looks for a database of the same history among those that were put aside: the newest that tells anything of it.
+/// Looks for a database of the same history, or of a later one, among those that were put aside: the newest that tells anything of it.
 /// What cannot be read is logged and left out.
 pub fn find(url: &DatabaseUrl, head: &JournalPosition) -> Option<Former> {
     let places = aside::all(url).unwrap_or_else(|error| {
@@ -66,11 +68,15 @@ fn look(connection: &mut AnyConnection, place: Place, head: &JournalPosition) ->
     }
     // A line that follows is proof enough, also where the cluster row cannot be read.
     if of_this_history.is_none() && reach == head.version {
-        return None;
+        let later = state.filter(|state| state.epoch > head.epoch)?;
+        let first = super::journal::first_version(connection).ok().flatten().unwrap_or(later.version + 1);
+        let later_changes = (later.version + 1 - first).max(0) as u64;
+        let lost_rows = lost_rows(connection, 0);
+        return Some(Former { place, reach, knows: reach, later_changes, lost_rows });
     }
     let knows = of_this_history.map_or(reach, |state| state.version.max(reach));
     let lost_rows = if knows > reach { lost_rows(connection, reach) } else { Vec::new() };
-    Some(Former { place, reach, knows, lost_rows })
+    Some(Former { place, reach, knows, later_changes: 0, lost_rows })
 }
 
 /// Applies the changes that [`find`] has found proven.
@@ -92,15 +98,17 @@ pub fn bring_back(url: &DatabaseUrl, former: &Former, head: &JournalPosition, st
 
 struct State {
     history: String,
+    epoch: i64,
     version: Version,
     tip: Vec<u8>,
 }
 
 fn state(connection: &mut AnyConnection) -> Option<State> {
-    let row: QueryResult<(String, Version, Vec<u8>)> =
-        cluster::table.select((cluster::history_id, cluster::last_version, cluster::tip)).first(connection);
+    let row: QueryResult<(String, i64, Version, Vec<u8>)> = cluster::table
+        .select((cluster::history_id, cluster::epoch, cluster::last_version, cluster::tip))
+        .first(connection);
     match row {
-        Ok((history, version, tip)) => Some(State { history, version, tip }),
+        Ok((history, epoch, version, tip)) => Some(State { history, epoch, version, tip }),
         Err(error) => {
             log::warn!("the state of a database that was put aside cannot be read: {error}");
             None

@@ -77,6 +77,14 @@ pub fn first_version(connection: &mut AnyConnection) -> QueryResult<Option<i64>>
     dsl::journal.select(diesel::dsl::min(dsl::version)).first(connection)
 }
 
+/// The version that storage servers are told of, for the next restore to look for: 0 as long as no copy has anything of
+/// this history, because the versions that a restore leaves out were never made.
+pub fn told_version(connection: &mut AnyConnection) -> Result<Version> {
+    let state = super::cluster::state(connection)?;
+    let next = first_version(connection)?.unwrap_or(state.version + 1);
+    Ok(if state.journal_copied + 1 >= next { state.journal_copied } else { 0 })
+}
+
 /// Notes that all changes up to `version` of this history are on the required copies.
 pub fn note_copied(connection: &mut AnyConnection, history: &str, version: i64) -> QueryResult<usize> {
     use super::schema::cluster;

@@ -11,7 +11,7 @@ use super::connection::{AnyConnection, DatabaseUrl, Use, connect_once};
 use super::damage::Damage;
 use super::error::Step;
 use super::rows::*;
-use super::{change, check, dialect, schema, transaction};
+use super::{aside, change, check, dialect, schema, transaction};
 use crate::security::{ClusterSecret, token};
 use crate::types::api::Role;
 use crate::types::{Error, ErrorCode, Result, id};
@@ -34,6 +34,8 @@ pub fn prepare(url: &DatabaseUrl, initialize: bool, secret: &ClusterSecret, defa
     run_migrations(&mut connection)?;
     let clusters: Vec<String> = schema::cluster::table.select(schema::cluster::cluster_id).load(&mut connection)?;
     let waits = clusters.first().is_some_and(|id| *id == Uuid::nil().to_string());
+    let is_empty = clusters.is_empty() || waits;
+    let initialize = initialize && is_empty && nothing_was_put_aside(url)?;
     if clusters.is_empty() || waits && initialize {
         transaction(&mut connection, |connection| {
             diesel::delete(schema::cluster::table).execute(connection)?;
@@ -42,7 +44,7 @@ pub fn prepare(url: &DatabaseUrl, initialize: bool, secret: &ClusterSecret, defa
         })
         .map_err(super::Failure::into_error)?;
     }
-    if !initialize && (clusters.is_empty() || waits) {
+    if is_empty && !initialize {
         log::warn!("{WAITING}");
     }
     check_secret(&mut connection, secret)?;
@@ -51,6 +53,18 @@ pub fn prepare(url: &DatabaseUrl, initialize: bool, secret: &ClusterSecret, defa
         Ok(check::end_fits(connection)?)
     })
     .map_err(super::Failure::into_error)
+}
+
+/// Whether no damaged database was put aside here: beside one, an empty database is there to be restored, whatever options a
+/// unit file has for ever.
+fn nothing_was_put_aside(url: &DatabaseUrl) -> Result<bool> {
+    let places = aside::all(url)?;
+    if let Some(place) = places.first() {
+        log::warn!(
+            "no new cluster is made, because a damaged database was put aside: {place}; move that away if you want one"
+        );
+    }
+    Ok(places.is_empty())
 }
 
 /// Several name servers that start together on one database prepare it one after the other.

@@ -442,8 +442,9 @@ fn finish(
             cluster::history_id.eq(history.to_string()),
             cluster::last_version.eq(last),
             cluster::tip.eq(Hasher::digest(history.as_bytes()).to_vec()),
-            // Nothing that was deleted before waits for its deletion; what comes now waits for the copies.
-            cluster::journal_copied.eq(last),
+            // Nothing that was deleted before waits for its deletion; what comes now waits for the copies, which have
+            // nothing of this history yet.
+            cluster::journal_copied.eq(last - 1),
             cluster::mode.eq("normal"),
             cluster::mode_reason.eq(None::<String>),
         ))

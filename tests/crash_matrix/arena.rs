@@ -104,11 +104,23 @@ impl Arena {
         let statement = "UPDATE leases SET expires = '2000-01-01 00:00:00'";
         match &self.database {
             _ if who == Who::Storage => {}
+            Some(_) => self.sql(statement),
+            // A restore may have died between two databases.
+            None if !self.cluster.path("metadata.sqlite").exists() => {}
+            None => self.sql(statement),
+        }
+    }
+
+    /// Changes the database of a cluster whose name server has ended.
+    pub fn sql(&self, statement: &str) {
+        match &self.database {
             Some(url) => PgConnection::establish(url).unwrap().batch_execute(statement).unwrap(),
             None => {
                 let path = self.cluster.path("metadata.sqlite");
                 let mut connection = SqliteConnection::establish(path.to_str().unwrap()).unwrap();
                 connection.batch_execute(&format!("PRAGMA busy_timeout = 5000; {statement}")).unwrap();
+                // SQLite merges the log when the last connection ends; a process that dies leaves it.
+                std::mem::forget(connection);
             }
         }
     }

@@ -123,6 +123,9 @@ fn points_in_transactions_on_postgres() {
         REAP_NOTED,
         REPAIR_PRESENT,
         LEASE_WRITTEN,
+        RESTORE_BEGUN_ANEW,
+        RESTORE_WRITTEN,
+        RESTORE_DONE,
     ];
     run_all(points.iter().map(Case::of).collect(), 1, || Some(postgres::shared().database()));
 }

@@ -55,6 +55,7 @@ fn scripts(area: Area) -> Vec<&'static [Op]> {
         Area::Copy => &[COPIES],
         Area::Abort => &[TOO_LATE],
         Area::Repair | Area::Transfer | Area::Trim | Area::Return | Area::Aside | Area::Drain | Area::Lease => &[],
+        Area::Restore => &[],
     };
     sets.concat()
 }
@@ -132,6 +133,11 @@ fn before(arena: &mut Arena, area: Area) {
         }
         Area::Return => kill_and_make_different(arena, OTHER),
         Area::Aside => kill_and_make_different(arena, VICTIM),
+        Area::Restore => {
+            arena.wait_for_rest();
+            arena.cluster.name_server.kill();
+            arena.sql("DELETE FROM journal WHERE version = (SELECT max(version) - 1 FROM journal)");
+        }
         _ => {}
     }
 }
@@ -160,8 +166,19 @@ fn lead_past(arena: &mut Arena, area: Area) {
         Area::Drain => drop(arena.cluster.http().post("/api/v1/servers/storage-2/drain", "{}")),
         Area::Lease => arena.restart_condemned(Who::NameServer),
         Area::Join | Area::Aside => arena.restart_condemned(Who::Storage),
+        Area::Restore => {
+            arena.revive(Who::NameServer);
+            wait_for("the restore meets its end", 40, || (!asks_for_restore(arena)).then_some(()));
+        }
         _ => {}
     }
+}
+
+/// Starts a restore, unless one is under way or not all servers have announced themselves. Answers whether the name server
+/// answers.
+fn asks_for_restore(arena: &Arena) -> bool {
+    let answer = arena.cluster.http().post("/api/v1/restore", "{}");
+    answer.status != 0
 }
 
 /// Brings back what the workload has taken away.
@@ -177,6 +194,13 @@ fn afterwards(arena: &mut Arena, area: Area) {
                 notes.any(|note| about(&note) && note.with_extension("").exists()).then_some(())
             });
         }
+        Area::Restore => wait_for("the metadata is restored", 60, || {
+            if crate::arena::get(&arena.cluster.http(), "/status")?["mode"] == "normal" {
+                return Some(());
+            }
+            asks_for_restore(arena);
+            None
+        }),
         Area::Drain => {
             wait_for("the server is drained", 40, || {
                 let servers = crate::arena::get(&arena.cluster.http(), "/api/v1/servers")?.to_string();

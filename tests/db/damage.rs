@@ -145,13 +145,36 @@ both_backends! {
         let parted = find(JournalPosition { tip: Sha256([7; 32]), ..head.clone() }).unwrap();
         assert_eq!((parted.reach, parted.knows, parted.lost_rows.len()), (head.version, last, 3));
         assert!(parted.lost_rows[0].contains("\"one\""), "{:?}", parted.lost_rows);
-        // Of another history it tells nothing.
-        let other = JournalPosition { tip: Sha256([7; 32]), history: uuid::Uuid::new_v4(), ..head };
-        assert_eq!(find(other), None);
+        // Of another history it tells nothing, unless that is an earlier one: then all of its changes are lost.
+        let other = JournalPosition { tip: Sha256([7; 32]), history: uuid::Uuid::new_v4(), ..head.clone() };
+        assert_eq!(find(other.clone()), None);
+        let earlier = find(JournalPosition { epoch: 0, ..other }).unwrap();
+        assert_eq!((earlier.reach, earlier.knows, earlier.later_changes), (head.version, head.version, last as u64));
         // And again: each is kept.
         let again = db.db.begin_anew(&secret()).await.unwrap().unwrap();
         assert_ne!(again, place);
         assert_eq!(holdfast::db::aside::all(db.db.url()).unwrap(), [again, place]);
+    }
+
+    async fn servers_are_told_of_versions_that_copies_have(db: TestDb) {
+        db.mkdir("/a").await.unwrap();
+        let copied = |version: i64| {
+            db.sql(move |connection| {
+                use holdfast::db::schema::cluster::dsl;
+                diesel::update(dsl::cluster).set(dsl::journal_copied.eq(version)).execute(connection)
+            })
+        };
+        let version = db.last_version().await;
+        for (noted, told_of) in [(0, 0), (version, version)] {
+            copied(noted).await;
+            assert_eq!(told(&db).await, told_of);
+        }
+        // As a restore leaves it: nothing of the new history is anywhere.
+        db.sql(|connection| connection.batch_execute("DELETE FROM journal; UPDATE cluster SET last_version = 1000007")).await;
+        copied(1_000_006).await;
+        assert_eq!(told(&db).await, 0);
+        copied(1_000_007).await;
+        assert_eq!(told(&db).await, 1_000_007);
     }
 
     async fn a_change_that_is_there_in_part_is_not_brought_back(db: TestDb) {
@@ -166,6 +189,11 @@ both_backends! {
         let former = former::find(db.db.url(), &head).unwrap();
         assert_eq!((former.reach, former.knows), (last - 1, last));
     }
+}
+
+/// What storage servers are told is what a restore looks for: never a version that no copy has.
+async fn told(db: &TestDb) -> i64 {
+    db.db.read(holdfast::db::journal::told_version).await.unwrap()
 }
 
 async fn head(db: &TestDb) -> JournalPosition {

@@ -173,13 +173,20 @@ fn an_address_that_leads_nowhere_is_never_announced() {
         let error = runtime.block_on(client.register(&request(url, public_url))).unwrap_err();
         assert!(error.code() == ErrorCode::InvalidRequest && error.message().contains("old"), "{error}");
     }
-    runtime.block_on(client.register(&request(good, "http://outside.example:9"))).unwrap();
+    // What is announced must be reached too, before the server is taken.
+    let error = runtime.block_on(client.register(&request(good, good))).unwrap_err();
+    assert!(error.code() == ErrorCode::Unavailable && error.message().contains(good), "{error}");
     // Both addresses are shown.
+    let (mut cluster, outside) = (cluster, "http://outside.example:9");
+    let inside = cluster.storage[0].url();
+    cluster.storage[0].kill();
+    cluster.storage[0].add_args(&["--public-url", outside]);
+    cluster.storage[0].start();
+    wait_for("the new address is known", 20, || cluster.ok(&["servers"]).contains(outside).then_some(()));
     let shown = cluster.ok(&["servers"]);
-    assert!(shown.contains(good) && shown.contains("http://outside.example:9"), "{shown}");
+    assert!(shown.contains(&inside), "{shown}");
     let json: serde_json::Value = serde_json::from_str(&cluster.ok(&["servers", "--json"])).unwrap();
-    let old = json.as_array().unwrap().iter().find(|server| server["name"] == "old").unwrap();
-    assert_eq!((old["url"].as_str(), old["public_url"].as_str()), (Some(good), Some("http://outside.example:9")));
+    assert_eq!((json[0]["url"].as_str(), json[0]["public_url"].as_str()), (Some(inside.as_str()), Some(outside)));
 }
 
 #[test]

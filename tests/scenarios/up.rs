@@ -202,6 +202,23 @@ fn a_lost_database_is_not_made_anew_but_waits_for_a_restore() {
     wait_for("its bytes are there", 30, || (run(dir, &["cat", "/photo"]).1 == "p").then_some(()));
     assert!(run(dir, &["restore", "--status"]).1.contains("The metadata is restored"));
     assert_eq!(run(dir, &["down"]).0, 0);
+    // Nor is one that is damaged: it stays where it is until somebody restores.
+    let database = dir.join("holdfast-data/name-server/metadata.sqlite");
+    let bytes = std::fs::read(&database).unwrap();
+    let damaged: Vec<u8> = bytes.iter().enumerate().map(|(at, byte)| if at < 4096 { *byte } else { 0x5a }).collect();
+    std::fs::write(&database, &damaged).unwrap();
+    let (code, _, notes) = run(dir, &["up", "--detach"]);
+    assert!(code == 0 && notes.contains("gone or damaged") && notes.contains("holdfast restore"), "{notes}");
+    assert_eq!(std::fs::read(&database).unwrap(), damaged);
+    let (_, report, _) = run(dir, &["report"]);
+    assert!(report.contains("The cluster is in danger") && report.contains("metadata.sqlite is damaged"), "{report}");
+    wait_for("the restore goes through", 60, || {
+        let (code, told, errors) = run(dir, &["restore"]);
+        assert!(code == 0 || errors.contains("announced"), "{told}{errors}");
+        (code == 0).then_some(())
+    });
+    wait_for("its bytes are there", 30, || (run(dir, &["cat", "/photo"]).1 == "p").then_some(()));
+    assert_eq!(run(dir, &["down"]).0, 0);
 }
 
 /// The file by which clients find the cluster.

@@ -143,14 +143,19 @@ impl Rebuild<'_> {
         if lost == 0 {
             return;
         }
-        self.status.lost_changes = lost as u64;
+        self.status.lost_changes += lost as u64;
         let back = match behind.len() {
             0 => String::new(),
             files => format!(" ({files} others are: files, under the paths of their commits)"),
         };
-        let are = if lost == 1 { "change after version {head} is" } else { "changes after version {head} are" };
-        let are = are.replace("{head}", &head.to_string());
-        let sentence = format!("{lost} {are} not back{back}: {}", known.by);
+        let what = match (self.status.source.as_str(), lost) {
+            ("labels", _) => {
+                "no copy of the journal is left: what was moved, removed, set or made without bytes is".into()
+            }
+            (_, 1) => format!("1 change after version {head} is"),
+            _ => format!("{lost} changes after version {head} are"),
+        };
+        let sentence = format!("{what} not back{back}: {}", known.by);
         say(&mut self.status.losses, &mut self.status.losses_total, sentence);
         for row in &known.rows {
             self.status.losses.push(format!("not back, {row}"));
