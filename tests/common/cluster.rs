@@ -426,7 +426,11 @@ impl Cluster {
     /// The metrics of the server at a URL.
     pub fn metrics(&self, url: &str) -> Option<String> {
         let http = Http { token: Some(SCRAPE_TOKEN.into()), base: url.into() };
-        Some(http.curl(&["--max-time", "5", &format!("{url}/metrics")])?.body)
+        let ca_cert = self.ca_cert.as_ref().map(|path| path.display().to_string());
+        let trusting = ca_cert.iter().flat_map(|path| ["--cacert", path.as_str()]);
+        let url = format!("{url}/metrics");
+        let args = trusting.chain(["--max-time", "5", url.as_str()]).collect::<Vec<_>>();
+        Some(http.curl(&args)?.body)
     }
 
     pub fn http(&self) -> Http {
