@@ -329,7 +329,7 @@ pub fn normal_base_url(url: &str) -> Result<String> {
     Ok(url.trim_end_matches('/').to_string())
 }
 
-/// Checks a base URL that others are told to reach a server by. An unspecified address (0.0.0.0, [::]) is where a
+/// Checks a base URL that others are told to reach a server by. An unspecified address (0.0.0.0, `[::]`) is where a
 /// server listens; from another machine it leads nowhere, or to that machine itself.
 pub fn announced_url(url: &str) -> Result<String> {
     let normal = normal_base_url(url)?;

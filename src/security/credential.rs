@@ -110,7 +110,7 @@ impl ServerCredential {
         if self.recipient != me {
             return Err(Error::new(
                 ErrorCode::Forbidden,
-                format!("the request is meant for {}, this is {me}", self.recipient),
+                format!("another server answers here: the request is meant for {}, this is {me}", self.recipient),
             ));
         }
         if self.method != method || self.target != target {

@@ -354,7 +354,7 @@ impl Cluster {
 
     /// What a storage server says of itself.
     pub fn status_of(&self, number: usize) -> Value {
-        self.http().curl(&[&format!("{}/status", self.storage[number].url())]).unwrap().json()
+        serde_json::to_value(self.storage_status(number)).unwrap()
     }
 
     /// What the cluster says of a storage server.
