@@ -302,7 +302,11 @@ fn a_restore_keeps_revocations_of_the_first_token_too() {
         assert_eq!(cluster.run(&command).0, 5, "{command:?}");
     }
     cluster.token = other;
-    let tokens = cluster.ok(&["token", "list"]);
+    // That it was unknown a moment ago is believed for two seconds.
+    let tokens = wait_for("the other token is known again", 10, || {
+        let (code, tokens, _) = cluster.run(&["token", "list"]);
+        (code == 0).then_some(tokens)
+    });
     assert!(tokens.contains("other") && !tokens.lines().any(|line| line.starts_with("superuser")), "{tokens}");
     cluster.ok(&["stat", "/kept"]);
     let events = cluster.get("/api/v1/events?kind=restore_note");
