@@ -4,6 +4,7 @@ use super::context::Cluster;
 use super::merge::{HasPath, Sorted, join};
 use crate::types::api::{Entry, ListQuery};
 use crate::types::limits::LIST_PAGE_ROWS_MAX;
+use crate::types::path::name_fault;
 use crate::types::{DfsPath, Error, ErrorCode, Result};
 
 impl HasPath for Entry {
@@ -85,12 +86,16 @@ impl Listing {
     }
 
     /// A path in a listing names a place on this machine in a pull or an export. Whoever answers as the name server
-    /// must not be able to lead out of the directory that is meant.
+    /// must not be able to lead out of the directory that is meant. That a path is too long, as a move may make it,
+    /// is for whoever walks to say, entry by entry.
     fn check(&self, entry: &Entry) -> Result<()> {
-        self.path.join(&entry.path).map(drop).map_err(|error| {
-            let what = format!("the listing of {} has {:?}, which is no path below it", self.path, entry.path);
-            Error::new(ErrorCode::InvalidPath, what).with_source(error)
-        })
+        match entry.path.split('/').find_map(name_fault) {
+            None => Ok(()),
+            Some(why) => {
+                let what = format!("the listing of {} has {:?}, which is no path below it", self.path, entry.path);
+                Err(Error::new(ErrorCode::InvalidPath, format!("{what}: {why}")))
+            }
+        }
     }
 
     fn query(&self, after: Option<String>) -> ListQuery {
