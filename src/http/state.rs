@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use actix_web::web;
+use uuid::Uuid;
 
 use crate::actors::context::Context;
 use crate::actors::metadata_writer::{Answer, Change, MetadataWriter};
@@ -42,7 +43,8 @@ pub struct App {
     pub board: Board,
     /// Servers that have announced themselves, and the restore under way.
     pub restores: Arc<Restores>,
-    tokens: Mutex<HashMap<Sha256, (Instant, Option<Grant>)>>,
+    /// With the cluster and epoch that they were found in: a restore may have other tokens.
+    tokens: Mutex<HashMap<Sha256, (Instant, (Uuid, i64), Option<Grant>)>>,
     counts: tokio::sync::Mutex<Option<(Instant, Counts)>>,
 }
 
@@ -89,24 +91,22 @@ impl App {
 
     /// What the token with this hash allows.
     pub async fn grant(&self, hash: Sha256) -> Result<Option<Grant>> {
+        let membership = self.context.membership();
         let known = self.tokens.lock().unwrap_or_else(PoisonError::into_inner).get(&hash).cloned();
-        if let Some((at, grant)) = known
+        if let Some((at, of, grant)) = known
             && at.elapsed() < TOKEN_TTL
+            && of == membership
         {
             return Ok(grant);
         }
         let is_first = self.is_first_token(hash);
         let waiting = if is_first { self.waits_for_restore().await } else { None };
         let found = self.context.db.read(move |connection| crate::db::token::find(connection, hash)).await;
-        if waiting.is_some() || is_first && matches!(found, Ok(None)) && self.restores.was_started_by_first_token() {
-            // Not remembered: when the restore is done, the journal says what it is.
-            let answer = match waiting {
-                Some(why) => (ErrorCode::ReadOnly, why),
-                None => (ErrorCode::Unauthorized, REVOKED_AGAIN.into()),
-            };
-            return Ok(Some(found.ok().flatten().unwrap_or_else(|| only_restore(answer))));
-        }
+        let follows = is_first && self.restores.was_started_by_first_token();
         let grant = match found {
+            Ok(Some(grant)) => Some(grant),
+            _ if is_first && let Some(why) = &waiting => Some(only_restore((ErrorCode::ReadOnly, why.clone()))),
+            Ok(None) if follows => Some(only_restore((ErrorCode::Unauthorized, REVOKED_AGAIN.into()))),
             // Anybody may ask with any token: where the database is, is not for them.
             Err(_) if self.context.db.soundness().trouble().is_some() => {
                 return Err(Error::unavailable(
@@ -116,11 +116,15 @@ impl App {
             }
             found => found?,
         };
+        if waiting.is_some() {
+            // When the restore is done, the journal says what it is.
+            return Ok(grant);
+        }
         let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
         if tokens.len() >= TOKENS_MAX {
             tokens.clear();
         }
-        tokens.insert(hash, (Instant::now(), grant.clone()));
+        tokens.insert(hash, (Instant::now(), membership, grant.clone()));
         Ok(grant)
     }
 
