@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use actix_web::web;
+use uuid::Uuid;
 
 use crate::actors::context::Context;
 use crate::actors::metadata_writer::{Answer, Change, MetadataWriter};
@@ -53,9 +54,18 @@ pub struct App {
     pub certificate: Option<Arc<ServerCertificate>>,
     /// Who may read metrics.
     pub scrape: Scrape,
-    tokens: Mutex<HashMap<Sha256, (Instant, Option<Grant>)>>,
+    tokens: Mutex<HashMap<Sha256, KnownToken>>,
     counts: tokio::sync::Mutex<Option<(Instant, Counts)>>,
     readiness: tokio::sync::Mutex<Option<(Instant, (bool, String))>>,
+}
+
+/// What the database said of a token.
+#[derive(Clone)]
+struct KnownToken {
+    at: Instant,
+    /// The cluster and epoch: after a restore there may be other tokens.
+    of: (Uuid, i64),
+    grant: Option<Grant>,
 }
 
 /// How handlers get it.
@@ -112,24 +122,22 @@ impl App {
 
     /// What the token with this hash allows.
     pub async fn grant(&self, hash: Sha256) -> Result<Option<Grant>> {
+        let membership = self.context.membership();
         let known = self.tokens.lock().unwrap_or_else(PoisonError::into_inner).get(&hash).cloned();
-        if let Some((at, grant)) = known
-            && at.elapsed() < TOKEN_TTL
+        if let Some(known) = known
+            && known.at.elapsed() < TOKEN_TTL
+            && known.of == membership
         {
-            return Ok(grant);
+            return Ok(known.grant);
         }
         let is_first = self.is_first_token(hash);
         let waiting = if is_first { self.waits_for_restore().await } else { None };
         let found = self.context.db.read(move |connection| crate::db::token::find(connection, hash)).await;
-        if waiting.is_some() || is_first && matches!(found, Ok(None)) && self.restores.was_started_by_first_token() {
-            // Not remembered: when the restore is done, the journal says what it is.
-            let answer = match waiting {
-                Some(why) => (ErrorCode::ReadOnly, why),
-                None => (ErrorCode::Unauthorized, REVOKED_AGAIN.into()),
-            };
-            return Ok(Some(found.ok().flatten().unwrap_or_else(|| only_restore(answer))));
-        }
+        let follows = is_first && self.restores.was_started_by_first_token();
         let grant = match found {
+            Ok(Some(grant)) => Some(grant),
+            _ if is_first && let Some(why) = &waiting => Some(only_restore((ErrorCode::ReadOnly, why.clone()))),
+            Ok(None) if follows => Some(only_restore((ErrorCode::Unauthorized, REVOKED_AGAIN.into()))),
             // Anybody may ask with any token: where the database is, is not for them.
             Err(_) if self.context.db.soundness().trouble().is_some() => {
                 return Err(Error::unavailable(
@@ -139,11 +147,15 @@ impl App {
             }
             found => found?,
         };
+        if waiting.is_some() {
+            // When the restore is done, the journal says what it is.
+            return Ok(grant);
+        }
         let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
         if tokens.len() >= TOKENS_MAX {
             tokens.clear();
         }
-        tokens.insert(hash, (Instant::now(), grant.clone()));
+        tokens.insert(hash, KnownToken { at: Instant::now(), of: membership, grant: grant.clone() });
         Ok(grant)
     }
 

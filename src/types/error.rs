@@ -167,11 +167,27 @@ impl Error {
         use std::io::ErrorKind;
         let code = match error.kind() {
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => ErrorCode::OutOfSpace,
-            _ if matches!(error.raw_os_error(), Some(ENFILE | EMFILE)) => ErrorCode::Busy,
+            _ if matches!(os_error(&error), Some(ENFILE | EMFILE)) => ErrorCode::Busy,
             _ => ErrorCode::Internal,
         };
         Self::new(code, format!("{what}: {error}")).with_source(error)
     }
+}
+
+/// The system's number of a failure, also of one that somebody has put more words around.
+fn os_error(error: &std::io::Error) -> Option<i32> {
+    let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
+    while let Some(one) = cause {
+        if let Some(number) = one.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error) {
+            return Some(number);
+        }
+        // What an `io::Error` is made around is not its source, but has one.
+        cause = match one.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+            Some(inner) => Some(inner),
+            None => one.source(),
+        };
+    }
+    None
 }
 
 impl fmt::Display for Error {
@@ -221,6 +237,9 @@ mod tests {
         let error = Error::io("opening x", std::io::Error::from_raw_os_error(EMFILE));
         assert_eq!(error.code(), ErrorCode::Busy);
         assert!(error.message().contains("Too many open files"), "{error}");
+        let wrapped = std::io::Error::other(std::io::Error::from_raw_os_error(ENFILE));
+        assert_eq!(Error::io("opening x", wrapped).code(), ErrorCode::Busy);
+        assert_eq!(Error::io("opening x", std::io::Error::other("x")).code(), ErrorCode::Internal);
     }
 
     #[test]

@@ -349,10 +349,11 @@ fn a_damaged_postgres_is_noticed_and_its_tables_are_moved_aside() {
         refuses_and_tells(&cluster, &name);
         let other = cluster.other_name_servers[0].url();
         let other = Http { token: Some(cluster.token.clone()), base: other };
-        wait_for("the other name server takes no changes either", 20, || {
-            let answer = other.post("/api/v1/mkdir", "{\"path\": \"/not-acknowledged\"}");
-            (answer.status == 503 && answer.body.contains("damaged")).then_some(())
+        wait_for("the other name server is told", 20, || {
+            (other.get("/status").json()["mode"] != "normal").then_some(())
         });
+        let refused = other.post("/api/v1/mkdir", "{\"path\": \"/not-acknowledged\"}");
+        assert!(refused.status == 503 && refused.body.contains("is damaged"), "{}", refused.body);
         let status = restored_to(&cluster, &before);
         assert!(
             status["notes"][0].as_str().is_some_and(|note| note.contains("the schema holdfast_damaged_")),

@@ -287,3 +287,33 @@ fn strangers_without_end_leave_room_when_files_are_few() {
     assert_eq!(cluster.get("/api/v1/report")["verdict"], "healthy");
     runtime.block_on(async { while strangers.join_next().await.is_some() {} });
 }
+
+#[test]
+fn a_server_without_a_free_file_is_busy_and_not_broken() {
+    use std::io::{Read, Write};
+    let args = ["--replicas", "1"].map(String::from).to_vec();
+    let cluster = Cluster::start(&Plan { storage_servers: 1, name_server_args: args, ..Plan::default() });
+    let (to, ticket) = uploads(&cluster, 100_000, 1).remove(0);
+    let mut stream = std::net::TcpStream::connect(to).unwrap();
+    let ask = |stream: &mut std::net::TcpStream, text: &str, body: &[u8]| -> String {
+        stream.write_all(text.as_bytes()).unwrap();
+        stream.write_all(body).unwrap();
+        let mut answer = [0; 4_096];
+        let read = stream.read(&mut answer).unwrap();
+        String::from_utf8_lossy(&answer[..read]).into_owned()
+    };
+    // The connection is there before the last file is taken.
+    assert!(ask(&mut stream, "GET /status HTTP/1.1\r\nHost: h\r\n\r\n", b"").starts_with("HTTP/1.1 200"));
+    let storage = &cluster.storage[0];
+    let pid = rustix::process::Pid::from_raw(storage.pid() as i32);
+    let limit = |files: u64| rustix::process::Rlimit { current: Some(files), maximum: Some(20_000) };
+    // Those that are open stay so, and no further number is to be had.
+    let before = rustix::process::prlimit(pid, rustix::process::Resource::Nofile, limit(3)).unwrap();
+    let upload = format!("POST /file?ticket={ticket} HTTP/1.1\r\nHost: h\r\nContent-Length: 100000\r\n\r\n");
+    let refused = ask(&mut stream, &upload, &[7; 100_000]);
+    assert!(refused.starts_with("HTTP/1.1 503") && refused.contains("\"busy\""), "{refused}");
+    rustix::process::prlimit(pid, rustix::process::Resource::Nofile, before).unwrap();
+    let mut again = std::net::TcpStream::connect(host(&storage.url())).unwrap();
+    let stored = ask(&mut again, &upload, &[7; 100_000]);
+    assert!(stored.starts_with("HTTP/1.1 201"), "{stored}");
+}

@@ -177,7 +177,7 @@ fn by_labels(database: Option<String>) {
     cluster.storage.iter_mut().for_each(|server| server.start());
     let status = restored(&cluster, "{\"accept_gap\": true}");
     assert_eq!(status["source"], "labels", "{status:#}");
-    // No file is lost; what only the journal had told is.
+    // No file is lost, and what only the journal had told is.
     assert_eq!(status["losses_total"], 1, "{status:#}");
     assert!(status["losses"][0].as_str().unwrap().starts_with("no copy of the journal is left"), "{status:#}");
     assert!(status["notes"].to_string().contains("No journal tells which tokens there were"), "{status:#}");

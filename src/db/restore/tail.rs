@@ -140,7 +140,8 @@ impl Rebuild<'_> {
             .filter(|version| (head + 1..=known.version).contains(version))
             .collect();
         let lost = (known.version - head - behind.len() as Version).max(0);
-        if lost == 0 {
+        let no_journal = self.status.source == "labels" && head == 0;
+        if lost == 0 && !no_journal {
             return;
         }
         self.status.lost_changes += lost as u64;
@@ -148,10 +149,8 @@ impl Rebuild<'_> {
             0 => String::new(),
             files => format!(" ({files} others are: files, under the paths of their commits)"),
         };
-        let what = match (self.status.source.as_str(), lost) {
-            ("labels", _) => {
-                "no copy of the journal is left: what was moved, removed, set or made without bytes is".into()
-            }
+        let what = match (no_journal, lost) {
+            (true, _) => "no copy of the journal is left: what was moved, removed, set or made without bytes is".into(),
             (_, 1) => format!("1 change after version {head} is"),
             _ => format!("{lost} changes after version {head} are"),
         };
