@@ -163,10 +163,11 @@ fn write_file(dir: &Dir, mut queue: mpsc::Receiver<Piece>) -> Result<(TempFile, 
     Err(Error::new(ErrorCode::InvalidRequest, "the upload was given up"))
 }
 
-/// A disk that does not take bytes is this server's trouble and not a defect: another one may take them.
+/// A disk that does not take bytes is this server's trouble and not a defect: another one may take them. A server that
+/// has no file left for it is busy.
 pub fn not_stored(what: &str, error: std::io::Error) -> Error {
     match Error::io(what, error) {
-        error if error.code() == ErrorCode::OutOfSpace => error,
+        error if matches!(error.code(), ErrorCode::OutOfSpace | ErrorCode::Busy) => error,
         error => {
             Error::unavailable(format!("this storage server cannot keep it: {}", error.message())).with_source(error)
         }
