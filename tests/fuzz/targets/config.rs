@@ -18,9 +18,14 @@ pub fn configs(data: &[u8]) {
     for read in [client_config, workspace_config, cluster_config] {
         match read(text) {
             Ok(canonical) => assert_eq!(read(&canonical).as_ref(), Ok(&canonical), "{text}"),
-            Err(error) => assert!(!error.contains(SECRET), "{error}"),
+            Err(error) => assert!(!error.contains(SECRET) || is_a_name(text), "{error}"),
         }
     }
+}
+
+/// Whether the secret is in the name of a setting. A name that is not known is told: it is mistyped most of the time.
+fn is_a_name(text: &str) -> bool {
+    toml::from_str::<toml::Table>(text).is_ok_and(|table| table.keys().any(|name| name.contains(SECRET)))
 }
 
 pub fn config_seeds() -> Vec<Vec<u8>> {
@@ -35,6 +40,7 @@ pub fn config_seeds() -> Vec<Vec<u8>> {
         "remote = \"geheim\"",
         "port = \"\"\"\\\ngeheim\"\"\"",
         "\"geheim\" = 1\n\"geheim\" = 2",
+        "\"geheim\" = 1",
         "format_version = 99",
         "",
     ])
