@@ -190,12 +190,14 @@ fn for_each(
         None => Ok(true),
     };
     if let Some(base) = base {
+        let mut last: Option<WalkKey> = None;
         for line in BufReader::with_capacity(64 << 10, base).split(b'\n') {
             let line = line.io_context(|| format!("reading {}", path.display()))?;
-            let record: Record = serde_json::from_slice(&line).map_err(|error| {
+            let record = base_record(&line, last.as_ref()).map_err(|error| {
                 let remedy = "remove it, and the next push or pull compares everything anew";
                 Error::internal(format!("{} is damaged: {remedy}", path.display())).with_source(error)
             })?;
+            last = Some(WalkKey(record.path.clone()));
             while let Some(new) = news.next_if(|(key, _)| walk_order(&key.0, &record.path) == Ordering::Less) {
                 if !visit_new(new)? {
                     return Ok(());
@@ -214,6 +216,16 @@ fn for_each(
         }
     }
     Ok(())
+}
+
+/// A line of the state, which names each path once, in the order of a walk, and nothing that is forgotten.
+fn base_record(line: &[u8], last: Option<&WalkKey>) -> Result<Record> {
+    let record: Record =
+        serde_json::from_slice(line).map_err(|error| Error::internal("a line is no record").with_source(error))?;
+    if record.is.is_none() || last.is_some_and(|last| walk_order(&last.0, &record.path) != Ordering::Less) {
+        return Err(Error::internal(format!("{:?} does not belong where it stands", record.path)));
+    }
+    Ok(record)
 }
 
 /// Lines that wait to be written together.

@@ -71,10 +71,13 @@ fn forgotten(journal: &[u8]) -> Vec<String> {
     let mut last = BTreeMap::new();
     for line in journal.split(|byte| *byte == b'\n') {
         let Ok(value) = serde_json::from_slice::<Value>(line) else { continue };
-        // Of a field that stands twice this would know one; such a line is damaged.
+        let Some(path) = value["path"].as_str() else { continue };
+        // Of a field that stands twice this would know one. Such a line is damaged, and one with a field more is not:
+        // nothing is known of its path.
         let plain = value.to_string().len() == line.len() && value.as_object().is_some_and(|line| line.len() == 2);
-        if let (Some(path), Some(is), true) = (value["path"].as_str(), value.get("is"), plain) {
-            last.insert(path.to_string(), is.clone());
+        match value.get("is") {
+            Some(is) if plain => drop(last.insert(path.to_string(), is.clone())),
+            _ => drop(last.remove(path)),
         }
     }
     last.into_iter().filter(|(_, is)| is.is_null()).map(|(path, _)| path).collect()
