@@ -141,13 +141,12 @@ fn files_and_directories_that_are_gone_are_noticed_counted_out_and_counted_again
     let on_0 = || large.iter().filter(|path| holders(&cluster, path).contains(&"storage-0".into())).count();
     let (objects, before) = (data.join("objects"), on_0());
     assert!(before > 0, "storage-0 has none of the large files");
-    let one = first_file(&objects);
-    fs::remove_file(one).unwrap();
-    let (code, report) = fsck(&cluster);
-    let findings = report["findings"].as_array().unwrap();
-    assert_eq!((code, findings.len(), findings[0]["kind"].as_str()), (1, 1, Some("missing")), "{report}");
-    assert!(findings[0]["server"] == "storage-0" && report["repaired"] == 0, "{report}");
-    wait_until_well(&cluster);
+    let fsck_was_first = (0..3).any(|_| {
+        let first = lose_one_file(&cluster, &objects);
+        wait_until_well(&cluster);
+        first
+    });
+    assert!(fsck_was_first, "fsck has not told a missing file");
     assert!(cluster.ok(&["events"]).contains("is lost (its file is missing): it counts no longer; 1 others are left"));
     // All of them, under the running daemon: it is noticed within seconds.
     fs::rename(&objects, cluster.path("aside")).unwrap();
@@ -193,6 +192,23 @@ fn files_and_directories_that_are_gone_are_noticed_counted_out_and_counted_again
         (report["under_replicated"].as_array()?.is_empty() && report["repair"]["queued"] == 0).then_some(())
     });
     assert_all(&cluster, &files);
+}
+
+/// Removes the file of a copy of storage-0. Answers whether fsck was the first to see it: the look for all files at the
+/// server's start may still be under way and see it sooner.
+fn lose_one_file(cluster: &Cluster, objects: &Path) -> bool {
+    fs::remove_file(first_file(objects)).unwrap();
+    let (code, report) = fsck(cluster);
+    let findings = report["findings"].as_array().unwrap();
+    if let Some(found) = findings.first() {
+        assert_eq!((code, findings.len(), found["kind"].as_str()), (1, 1, Some("missing")), "{report}");
+        assert!(found["server"] == "storage-0" && report["repaired"] == 0, "{report}");
+        return true;
+    }
+    wait_for("the server has seen it by itself", 20, || {
+        cluster.storage[0].log().contains("have lost their files").then_some(())
+    });
+    false
 }
 
 fn first_file(dir: &Path) -> std::path::PathBuf {

@@ -152,6 +152,9 @@ fn a_directory_of_another_cluster_or_a_newer_program_is_refused() {
         std::fs::create_dir(dir).unwrap();
         let port = free_ports().to_string();
         assert_eq!(run(dir, &["up", "--detach", "--port", &port]).0, 0);
+        // An empty cluster would turn nobody away.
+        std::fs::write(dir.join("photo"), "p").unwrap();
+        assert_eq!(run(dir, &["import", "photo", "/photo"]).0, 0);
         assert_eq!(run(dir, &["down"]).0, 0);
     }
     // A storage server's directory of one cluster under the other one.
