@@ -34,6 +34,11 @@ impl Nemesis for Clone {
         if self.clones >= CLONES_MAX || !original.kill() {
             return None;
         }
+        // While its disk is taken away there is nothing to copy; a server on an empty directory is a new one.
+        if !world.data_dir(&original.name).join("server.json").exists() {
+            original.start();
+            return None;
+        }
         self.clones += 1;
         self.under_its_url = dice.random_bool(0.5);
         let name = format!("clone-{}-of-{}", self.clones, original.name);

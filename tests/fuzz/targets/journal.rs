@@ -200,7 +200,7 @@ fn grow(choices: &mut Unstructured) -> Result<()> {
     for _ in 0..count {
         // The root, a few others, and one that is not what its row says.
         let id = choices.int_in_range(0..=6)?;
-        let key = if choices.ratio(1, 16)? { choices.int_in_range(0..=6)? } else { id };
+        let key = if choices.ratio(1, 3)? { choices.int_in_range(0..=6)? } else { id };
         let parent = choices.arbitrary::<bool>()?.then(|| choices.int_in_range(0..=6)).transpose()?;
         let name = *choices.choose(&["", "a", "b", "..", "a/b", "\0", "ü"])?;
         let object = choices.arbitrary::<bool>()?.then(|| choices.int_in_range(90..=92)).transpose()?;
