@@ -240,7 +240,7 @@ pub(crate) fn tell_waits(waits: &Waits, quiet: bool) {
     let on_terminal = std::io::stderr().is_terminal();
     tokio::spawn(async move {
         let mut told = HashSet::new();
-        loop {
+        while !waits.is_abandoned() {
             tokio::time::sleep(WAIT_LOOK_INTERVAL).await;
             match waits.longest(WAIT_TOLD_AFTER) {
                 Some(text) if on_terminal => show_waiting(&text),

@@ -45,6 +45,11 @@ impl Waits {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether nobody but the asker has it any more.
+    pub fn is_abandoned(&self) -> bool {
+        Arc::strong_count(&self.known) == 1
+    }
+
     /// Notes that somebody is waited for from now on.
     pub fn on(&self, whom: impl Into<String>) -> Waiting {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
