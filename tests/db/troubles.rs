@@ -141,7 +141,7 @@ both_backends! {
         // One of them is told to have a little less room than the others.
         let first = servers[0].0;
         db.sql(move |connection| {
-            let less = server_health::free_bytes.eq(server_health::free_bytes - (1 << 30));
+            let less = server_health::free_bytes.eq((1i64 << 39) - (1 << 30));
             diesel::update(server_health::table.find(first)).set(less).execute(connection)
         })
         .await;
