@@ -121,6 +121,10 @@ impl Context {
     pub fn standby(&self) -> PassReport {
         match self.db.soundness().trouble() {
             Some(_) => PassReport { counts: vec![("waiting: the database is damaged", 1)], more: false },
+            // Nobody else has it: it could not be renewed.
+            None if self.db.room().trouble().is_some() => {
+                PassReport { counts: vec![("waiting: the disk of the database is full", 1)], more: false }
+            }
             None => PassReport::standby(),
         }
     }
@@ -194,6 +198,16 @@ impl Context {
                 Ok((answer, version))
             })
             .await
+    }
+
+    /// As [`Self::change`], of one that makes the database grow: refused at once while it is short of room.
+    pub async fn grow<T, F>(&self, work: F) -> Result<(T, Version)>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Changes<'_>) -> Step<T> + Send + 'static,
+    {
+        self.db.room().require()?;
+        self.change(work).await
     }
 
     /// The storage servers, at most half a second old.

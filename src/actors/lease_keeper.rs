@@ -12,7 +12,7 @@ use super::standing::LEASE_TTL;
 use crate::db::cluster::{self, ClusterState};
 use crate::db::damage::Trouble;
 use crate::db::{DatabaseUrl, dialect, events, journal, lease};
-use crate::types::{Result, Version};
+use crate::types::{ErrorCode, Result, Version};
 
 /// Taken off the time for which the lease is believed, for what a round trip and a scheduler may take.
 const CAUTION: Duration = Duration::from_secs(1);
@@ -74,15 +74,18 @@ async fn pass(context: Context, seen: Arc<Mutex<Option<Seen>>>) -> Result<PassRe
     if let Some(trouble) = context.db.soundness().trouble() {
         return stopped(&context, &trouble).await;
     }
+    context.db.tend_room().await?;
     let asked = Instant::now();
     let state = context.db.read(cluster::state).await?;
     context.standing.set_clock(state.now, asked);
     watch(&context, &seen, &state).await?;
     context.standing.set_membership(state.cluster, state.epoch);
     let asked = Instant::now();
-    let holder = context.standing.holder.to_string();
-    let ttl = TimeDelta::from_std(LEASE_TTL).unwrap_or(TimeDelta::seconds(8));
-    let term = context.db.write(move |connection| lease::acquire(connection, &holder, ttl)).await?;
+    let term = match acquire(&context).await {
+        // The ballast was given up for it.
+        Err(error) if error.code() == ErrorCode::OutOfSpace => acquire(&context).await?,
+        term => term?,
+    };
     match term {
         Some(term) => {
             if context.standing.took(term, asked + LEASE_TTL - CAUTION) {
@@ -97,6 +100,12 @@ async fn pass(context: Context, seen: Arc<Mutex<Option<Seen>>>) -> Result<PassRe
             Ok(PassReport::standby())
         }
     }
+}
+
+async fn acquire(context: &Context) -> Result<Option<i64>> {
+    let holder = context.standing.holder.to_string();
+    let ttl = TimeDelta::from_std(LEASE_TTL).unwrap_or(TimeDelta::seconds(8));
+    context.db.write(move |connection| lease::acquire(connection, &holder, ttl)).await
 }
 
 /// A damaged database is not acted on. On Postgres there may be other name servers that have not met the damage: they are

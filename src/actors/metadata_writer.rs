@@ -2,7 +2,8 @@
 //!
 //! One lock of the cluster row and one flush serve a whole batch. A change whose condition fails is its own
 //! result; only a failed database touches the others: when the transaction was certainly rolled back they are
-//! repeated one by one, so that one bad item cannot fail its neighbours.
+//! repeated one by one, so that one bad item cannot fail its neighbours. While the database is short of room only what
+//! frees some is written.
 
 use futures_util::future::BoxFuture;
 
@@ -61,6 +62,13 @@ pub enum Change {
     Touch(DfsPath),
 }
 
+impl Change {
+    /// Whether it leaves more room than it takes, in the long run: then a full disk does not stop it.
+    fn frees_room(&self) -> bool {
+        matches!(self, Self::Remove { .. } | Self::Rmdir(_))
+    }
+}
+
 /// What a change answers.
 #[derive(Debug, Clone)]
 pub enum Answer {
@@ -99,6 +107,9 @@ impl BatchWork for WriteChanges {
         let context = self.context.clone();
         Box::pin(async move {
             crate::types::failpoint::CHANGE_WAITING.passed();
+            if let Some(full) = context.db.room().refusal() {
+                return only_what_frees_room(&context, items, full).await;
+            }
             match write(&context, items.clone()).await {
                 Ok(answers) => answers,
                 Err(Failure::Database(error)) if error.code() == ErrorCode::Internal && items.len() > 1 => {
@@ -109,6 +120,10 @@ impl BatchWork for WriteChanges {
                     );
                     one_by_one(&context, items).await
                 }
+                // Nothing of it was written, and the ballast is given up.
+                Err(Failure::Database(full)) if full.code() == ErrorCode::OutOfSpace => {
+                    only_what_frees_room(&context, items, full).await
+                }
                 Err(failure) => {
                     let error = failure.into_error();
                     items.iter().map(|_| Err(error.clone())).collect()
@@ -116,6 +131,24 @@ impl BatchWork for WriteChanges {
             }
         })
     }
+}
+
+/// Writes what frees room, and refuses the rest.
+async fn only_what_frees_room(context: &Context, items: Vec<Change>, full: Error) -> Vec<Result<Answer>> {
+    let freeing: Vec<Change> = items.iter().filter(|item| item.frees_room()).cloned().collect();
+    let mut written = match freeing.is_empty() {
+        true => Vec::new(),
+        false => write(context, freeing.clone()).await.unwrap_or_else(|failure| {
+            let error = failure.into_error();
+            freeing.iter().map(|_| Err(error.clone())).collect()
+        }),
+    }
+    .into_iter();
+    let answer = |item: &Change| match item.frees_room() {
+        true => written.next().unwrap_or_else(|| Err(Error::internal("a change had no answer"))),
+        false => Err(full.clone()),
+    };
+    items.iter().map(answer).collect()
 }
 
 async fn one_by_one(context: &Context, items: Vec<Change>) -> Vec<Result<Answer>> {

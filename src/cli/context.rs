@@ -1,16 +1,17 @@
 //! What every command works with: options, the cluster's clients, the workspace, the remote directory.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::args::GlobalArgs;
 use super::config;
 use super::host::trust;
 use super::output::Output;
-use super::progress::{Progress, Tally, say};
+use super::progress::{Progress, Tally, say, tell_waits};
 use super::workspace::{Around, Workspace};
 use crate::client::{Credentials, HttpClient, NameServerClient, StorageClient};
 use crate::types::api::Entry;
-use crate::types::{DfsPath, Error, ErrorCode, Result};
+use crate::types::{DfsPath, Error, ErrorCode, Result, ServerId};
 
 /// Transfers at the same time unless told otherwise.
 const JOBS_DEFAULT: usize = 16;
@@ -20,9 +21,26 @@ const JOBS_DEFAULT: usize = 16;
 pub(crate) struct Cluster {
     pub(crate) names: NameServerClient,
     pub(crate) storage: StorageClient,
+    /// Storage servers that have hung since the program started: others are asked first.
+    hung: Arc<Mutex<HashSet<ServerId>>>,
 }
 
 impl Cluster {
+    /// Over one pool of connections.
+    pub(crate) fn new(names: NameServerClient, storage: StorageClient) -> Self {
+        Self { names, storage, hung: Arc::default() }
+    }
+
+    /// Remembers that a storage server has hung.
+    pub(crate) fn note_hung(&self, server: ServerId) {
+        self.hung.lock().unwrap_or_else(PoisonError::into_inner).insert(server);
+    }
+
+    /// The storage servers that have hung.
+    pub(crate) fn hung_servers(&self) -> Vec<ServerId> {
+        self.hung.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
+    }
+
     /// A file or directory, or nothing.
     pub(crate) async fn stat(&self, path: &DfsPath) -> Result<Option<Entry>> {
         match self.names.stat(path).await {
@@ -73,9 +91,10 @@ impl Context {
         let workspace = self.workspace.as_ref().zip(file.as_deref());
         let found = config::find(&self.args, workspace.map(|(workspace, file)| (&workspace.config.client, file)))?;
         let http = HttpClient::new(found.ca_cert.as_deref())?;
+        tell_waits(http.waits(), self.args.quiet);
         let credentials = found.token.map_or(Credentials::None, Credentials::Token);
         let names = NameServerClient::new(http.clone(), found.name_servers, credentials)?;
-        let cluster = Cluster { names, storage: StorageClient::new(http, Credentials::None) };
+        let cluster = Cluster::new(names, StorageClient::new(http, Credentials::None));
         Ok(self.cluster.get_or_init(|| cluster).clone())
     }
 

@@ -105,6 +105,9 @@ impl Output {
     }
 
     pub(crate) fn flush(&mut self) -> Result<()> {
+        if self.terminal {
+            super::progress::clear_waiting();
+        }
         self.writer.flush().map_err(stdout_error)
     }
 }

@@ -4,24 +4,38 @@
 //! [`LINE_INTERVAL`], and one at the end. `--quiet` leaves only what went wrong. [`Tally`] counts outcomes,
 //! prints each failure when it happens (nothing is kept, however many there are) and knows the exit code.
 
+use std::collections::HashSet;
 use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 use super::exit::Exit;
 use super::output::{human_bytes, human_count, human_duration, shown};
+use crate::client::Waits;
 use crate::types::{Error, ErrorCode};
 
 /// Between two plain lines.
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
 /// Between two lines of [`StatusLine`].
 const STATUS_INTERVAL: Duration = Duration::from_secs(2);
+/// Silence after which it is said who is waited for.
+const WAIT_TOLD_AFTER: Duration = Duration::from_secs(2);
+/// How often that is looked at.
+const WAIT_LOOK_INTERVAL: Duration = Duration::from_millis(250);
+/// Plain lines that say who is waited for, in one run.
+const WAIT_LINES_MAX: usize = 10;
 /// Failed transfers in a row, with none done between, after which going on is pointless.
 const FAILURES_IN_A_ROW_MAX: u64 = 32;
+
+/// All that moves on the terminal is drawn together.
+static BARS: LazyLock<MultiProgress> =
+    LazyLock::new(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(5)));
+/// The line that says who is waited for, on a terminal.
+static WAITING: Mutex<Option<ProgressBar>> = Mutex::new(None);
 
 struct Inner {
     verb: &'static str,
@@ -140,9 +154,10 @@ impl Progress {
         if self.0.silent {
             return;
         }
+        clear_waiting();
         match &self.0.bar {
-            Some(bar) => bar.suspend(|| say(text)),
-            None => say(text),
+            Some(bar) => bar.suspend(|| print(text)),
+            None => print(text),
         }
     }
 
@@ -167,7 +182,7 @@ impl Progress {
 }
 
 fn new_bar() -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr_with_hz(5));
+    let bar = BARS.add(ProgressBar::new(0));
     let template = "{msg} [{wide_bar}] {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta} left";
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style.progress_chars("=> "));
@@ -187,7 +202,7 @@ pub(crate) struct StatusLine {
 impl StatusLine {
     pub(crate) fn new(quiet: bool) -> Self {
         let bar = (!quiet && std::io::stderr().is_terminal()).then(|| {
-            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(5));
+            let bar = BARS.add(ProgressBar::no_length());
             bar.enable_steady_tick(Duration::from_millis(250));
             bar
         });
@@ -215,8 +230,54 @@ impl Drop for StatusLine {
     }
 }
 
+/// Says who is waited for, whenever that takes long: on a terminal in a line that goes away, elsewhere once in a plain
+/// line for each.
+pub(crate) fn tell_waits(waits: &Waits, quiet: bool) {
+    if quiet {
+        return;
+    }
+    let waits = waits.clone();
+    let on_terminal = std::io::stderr().is_terminal();
+    tokio::spawn(async move {
+        let mut told = HashSet::new();
+        while !waits.is_abandoned() {
+            tokio::time::sleep(WAIT_LOOK_INTERVAL).await;
+            match waits.longest(WAIT_TOLD_AFTER) {
+                Some(text) if on_terminal => show_waiting(&text),
+                Some(text) if told.len() < WAIT_LINES_MAX && told.insert(text.clone()) => {
+                    say(&format!("holdfast: {text}"));
+                }
+                Some(_) => {}
+                None => clear_waiting(),
+            }
+        }
+    });
+}
+
+fn show_waiting(text: &str) {
+    let mut waiting = WAITING.lock().unwrap_or_else(PoisonError::into_inner);
+    let bar = waiting.get_or_insert_with(|| {
+        let bar = BARS.add(ProgressBar::new_spinner());
+        bar.enable_steady_tick(Duration::from_millis(250));
+        bar
+    });
+    bar.set_message(shown(text, true).into_owned());
+}
+
+/// Takes the line away that says who is waited for: something else is written now.
+pub(crate) fn clear_waiting() {
+    if let Some(bar) = WAITING.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        bar.finish_and_clear();
+    }
+}
+
 /// Prints a line on standard error; that nobody reads it is no failure.
 pub(crate) fn say(text: &str) {
+    clear_waiting();
+    print(text);
+}
+
+fn print(text: &str) {
     let mut stderr = std::io::stderr();
     let terminal = stderr.is_terminal();
     let _ = writeln!(stderr, "{}", shown(text, terminal));
@@ -323,9 +384,9 @@ impl Tally {
         self.progress.say(&format!("holdfast: {what}: {}", error.message()));
         self.count(|counts| counts.failed += 1);
         *self.last_code.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.code());
-        // Two things that the rest of the run will meet again: nobody answers, or nobody may.
+        // What the rest of the run will meet again: nobody answers, nobody may, or nothing fits.
         let hopeless = Exit::from(error.code());
-        if matches!(hopeless, Exit::Unavailable | Exit::NotPermitted) {
+        if matches!(hopeless, Exit::Unavailable | Exit::NotPermitted) || error.code() == ErrorCode::OutOfSpace {
             self.in_a_row.fetch_add(1, Relaxed);
         }
     }

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use futures_util::Stream;
 
+use super::waits::Waiting;
+
 struct State {
     last: Instant,
     source_is_waited_for: bool,
@@ -23,12 +25,13 @@ pub(super) struct Progress(Arc<Mutex<State>>);
 pub(super) struct Watched<S> {
     inner: Pin<Box<S>>,
     state: Arc<Mutex<State>>,
+    waiting: Arc<Waiting>,
 }
 
-/// Splits a body into the stream that is sent and the view on its progress.
-pub(super) fn watched<S: Stream>(body: S) -> (Watched<S>, Progress) {
+/// Splits a body into the stream that is sent and the view on its progress. `waiting` learns of it, too.
+pub(super) fn watched<S: Stream>(body: S, waiting: Arc<Waiting>) -> (Watched<S>, Progress) {
     let state = Arc::new(Mutex::new(State { last: Instant::now(), source_is_waited_for: false }));
-    (Watched { inner: Box::pin(body), state: state.clone() }, Progress(state))
+    (Watched { inner: Box::pin(body), state: state.clone(), waiting }, Progress(state))
 }
 
 impl<S: Stream> Stream for Watched<S> {
@@ -39,6 +42,11 @@ impl<S: Stream> Stream for Watched<S> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.source_is_waited_for = polled.is_pending();
         state.last = Instant::now();
+        drop(state);
+        match polled.is_pending() {
+            true => self.waiting.is_waited_for(),
+            false => self.waiting.heard(),
+        }
         polled
     }
 }
@@ -62,17 +70,19 @@ impl Progress {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::Waits;
     use futures_util::StreamExt;
 
     #[tokio::test]
     async fn a_slow_source_is_no_stall_and_a_body_that_nobody_takes_is() {
         let limit = Duration::from_millis(50);
-        let (mut body, progress) = watched(futures_util::stream::pending::<()>());
+        let (mut body, progress) = watched(futures_util::stream::pending::<()>(), Arc::new(Waits::default().on("x")));
         let taken = tokio::time::timeout(limit * 4, async {
             tokio::select! { _ = body.next() => "ended", () = progress.stalled(limit) => "stalled" }
         });
         assert!(taken.await.is_err(), "the source is slow, nobody stalls");
-        let (_untouched, progress) = watched(futures_util::stream::pending::<()>());
+        let waiting = Arc::new(Waits::default().on("x"));
+        let (_untouched, progress) = watched(futures_util::stream::pending::<()>(), waiting);
         tokio::time::timeout(Duration::from_secs(5), progress.stalled(limit)).await.expect("nobody takes it");
     }
 }

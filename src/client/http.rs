@@ -12,6 +12,8 @@ use serde::de::DeserializeOwned;
 
 use super::proxy;
 use super::reach::{explain, through, without_query};
+use super::waits::Waits;
+use super::watchdog::Hung;
 use crate::security::credential::CREDENTIAL_TTL;
 use crate::security::tls::Trust;
 use crate::security::{Recipient, Sender, ServerCredential, Signer};
@@ -133,6 +135,8 @@ pub struct HttpClient {
     /// which would end every upload that takes longer, however well it goes.
     patient: reqwest::Client,
     trust: Arc<Trust>,
+    waits: Waits,
+    hung: Hung,
 }
 
 impl HttpClient {
@@ -143,6 +147,8 @@ impl HttpClient {
             inner: Self::build(&trust, |builder| builder.read_timeout(STALL_TIMEOUT))?,
             patient: Self::build(&trust, |builder| builder.tcp_keepalive(STALL_TIMEOUT))?,
             trust,
+            waits: Waits::default(),
+            hung: Hung::default(),
         })
     }
 
@@ -166,6 +172,16 @@ impl HttpClient {
         &self.trust
     }
 
+    /// Whom this client and its clones wait for.
+    pub fn waits(&self) -> &Waits {
+        &self.waits
+    }
+
+    /// The servers that have hung.
+    pub fn hung(&self) -> &Hung {
+        &self.hung
+    }
+
     /// The pool to build requests from: an answer that begins late or stands still is a failure.
     pub fn raw(&self) -> &reqwest::Client {
         &self.inner
@@ -184,6 +200,8 @@ pub struct Failure {
     pub error: Error,
     /// The server has not acted on it.
     pub not_sent: bool,
+    /// The server has answered something.
+    pub answered: bool,
 }
 
 /// Sends a small request, whose timeout the caller has set, and reads its JSON answer.
@@ -193,12 +211,13 @@ pub async fn send_json<T: DeserializeOwned>(request: RequestBuilder, envelope: E
     response.json().await.map_err(|error| Failure {
         error: Error::unavailable(format!("the answer of {url} could not be read")).with_source(error.without_url()),
         not_sent: false,
+        answered: true,
     })
 }
 
 /// Sends a request; an answer that is not a success becomes the error that its body tells.
 pub async fn send(request: RequestBuilder, envelope: Envelope<'_>) -> Result<Response, Failure> {
-    let not_sent = |error| Failure { error, not_sent: true };
+    let not_sent = |error| Failure { error, not_sent: true, answered: false };
     let (client, request) = request.build_split();
     let mut request = request.map_err(|e| {
         not_sent(Error::invalid("the request cannot be made: is the URL right?").with_source(e.without_url()))
@@ -209,14 +228,14 @@ pub async fn send(request: RequestBuilder, envelope: Envelope<'_>) -> Result<Res
     let response = client.execute(request).await.map_err(|error| {
         let not_sent = error.is_connect();
         let error = Error::unavailable(explain(&error)).with_source(error.without_url());
-        Failure { error, not_sent }
+        Failure { error, not_sent, answered: false }
     })?;
     if response.status().is_success() {
         return Ok(response);
     }
     // The other side gave up waiting for a request that it had not read: it has done nothing.
     let not_sent = response.status() == reqwest::StatusCode::REQUEST_TIMEOUT;
-    Err(Failure { error: error_of(response).await, not_sent })
+    Err(Failure { error: error_of(response).await, not_sent, answered: true })
 }
 
 /// The error that an answer's body tells; one made from the status when it has no such body.

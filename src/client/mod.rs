@@ -6,8 +6,11 @@ pub mod name_server;
 pub mod proxy;
 mod reach;
 pub mod storage;
+pub mod waits;
+mod watchdog;
 
 pub use http::{Credentials, HttpClient};
 pub use name_server::NameServerClient;
 pub use reach::{is_of_tls, is_unreached};
 pub use storage::StorageClient;
+pub use waits::Waits;

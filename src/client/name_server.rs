@@ -1,7 +1,8 @@
 //! The name server's client. Takes a list of name servers and fails over between them.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use reqwest::{Method, RequestBuilder};
@@ -10,6 +11,8 @@ use serde::de::DeserializeOwned;
 
 use super::http::{Credentials, Envelope, Failure, HttpClient, backoff, send, send_json};
 use super::reach::is_of_tls;
+use super::waits::Waiting;
+use super::watchdog::{hangs, is_there};
 use crate::security::Recipient;
 use crate::types::api::*;
 use crate::types::limits::{LONG_REQUEST_TIMEOUT, REQUEST_TIMEOUT};
@@ -17,6 +20,8 @@ use crate::types::{DfsPath, Error, ErrorCode, Result, ServerId, Time, Version};
 
 /// Further tries of a request that failed for a passing reason.
 const RETRIES_MAX: usize = 5;
+/// A person's request that was sent and had no answer for so long is not repeated: whoever waits should be told.
+const PATIENCE: Duration = Duration::from_secs(6);
 
 /// Whether a request may be repeated when nobody knows if it was carried out.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -43,6 +48,8 @@ pub struct NameServerClient {
     urls: Arc<Vec<String>>,
     /// Index of the one that answered last.
     current: Arc<AtomicUsize>,
+    /// It has answered this program.
+    is_proven: Arc<AtomicBool>,
     credentials: Credentials,
     retries: usize,
 }
@@ -55,7 +62,8 @@ impl NameServerClient {
         }
         let urls = urls.into_iter().map(|url| normal_base_url(&url)).collect::<Result<_>>()?;
         let (urls, current) = (Arc::new(urls), Arc::new(AtomicUsize::new(0)));
-        Ok(Self { http, urls, current, credentials, retries: RETRIES_MAX })
+        let is_proven = Arc::default();
+        Ok(Self { http, urls, current, is_proven, credentials, retries: RETRIES_MAX })
     }
 
     /// The same client with another number of further tries.
@@ -77,30 +85,65 @@ impl NameServerClient {
         wait: Wait,
         fill: impl Fn(RequestBuilder) -> RequestBuilder,
     ) -> Result<T> {
-        let mut waits = backoff(self.retries);
+        let (mut waits, started) = (backoff(self.retries), Instant::now());
+        let url = &self.urls[self.current.load(Ordering::Relaxed)];
+        let waiting = self.http.waits().on(format!("the name server at {url}"));
+        if repeat == Repeat::IfNotDone {
+            self.prove_one().await;
+        }
         loop {
-            let failure = match self.call_once(&method, path, wait, &fill).await {
+            let failure = match self.call_once(&method, path, repeat, wait, &waiting, &fill).await {
                 Ok(answer) => return Ok(answer),
                 Err(failure) => failure,
             };
             let done_for_certain_not = failure.not_sent || failure.error.code() == ErrorCode::Busy;
             let may_repeat = match repeat {
-                Repeat::Safe => matches!(failure.error.code(), ErrorCode::Busy | ErrorCode::Unavailable),
+                Repeat::Safe if failure.error.code() == ErrorCode::Unavailable => {
+                    failure.not_sent || !self.is_for_people() || started.elapsed() < PATIENCE
+                }
+                Repeat::Safe => failure.error.code() == ErrorCode::Busy,
                 Repeat::IfNotDone => done_for_certain_not,
             };
             match waits.next() {
-                Some(wait) if may_repeat && !is_of_tls(&failure.error) => tokio::time::sleep(wait).await,
+                Some(wait) if may_repeat && !is_of_tls(&failure.error) => {
+                    waiting.because(failure.error.message());
+                    tokio::time::sleep(wait).await;
+                }
                 _ => return Err(failure.error),
             }
         }
     }
 
-    /// Tries each name server once, from the one that answered last.
+    /// Whether a person or a program of theirs waits for the answers; servers have more patience.
+    fn is_for_people(&self) -> bool {
+        !matches!(self.credentials, Credentials::Server { .. })
+    }
+
+    /// Looks for a name server that answers, where there are several and none has yet: of a change that one takes and
+    /// never answers nobody knows whether it was made.
+    async fn prove_one(&self) {
+        if self.urls.len() < 2 || self.is_proven.load(Ordering::Relaxed) || !self.is_for_people() {
+            return;
+        }
+        let first = self.current.load(Ordering::Relaxed);
+        for step in 0..self.urls.len() {
+            let index = (first + step) % self.urls.len();
+            if is_there(&self.http, &self.urls[index]).await.is_ok() {
+                self.current.store(index, Ordering::Relaxed);
+                return;
+            }
+        }
+    }
+
+    /// Tries each name server once, from the one that answered last. What may be repeated is tried with the next one when
+    /// one does not answer.
     async fn call_once<T: DeserializeOwned>(
         &self,
         method: &Method,
         path: &str,
+        repeat: Repeat,
         wait: Wait,
+        waiting: &Waiting,
         fill: &impl Fn(RequestBuilder) -> RequestBuilder,
     ) -> Result<T, Failure> {
         let first = self.current.load(Ordering::Relaxed);
@@ -113,16 +156,36 @@ impl NameServerClient {
                 Wait::Long => self.http.patient().request(method.clone(), url).timeout(LONG_REQUEST_TIMEOUT),
             };
             let request = fill(request);
-            match send_json(request, self.credentials.to(Recipient::NameServer)).await {
+            let exchange = send_json(request, self.credentials.to(Recipient::NameServer));
+            let outcome = match wait {
+                Wait::Short if self.is_for_people() => {
+                    waiting.heard();
+                    tokio::select! {
+                        outcome = exchange => outcome,
+                        error = hangs(&self.http, &self.urls[index], waiting) => {
+                            Err(Failure { error, not_sent: false, answered: false })
+                        }
+                    }
+                }
+                Wait::Short | Wait::Long => exchange.await,
+            };
+            match outcome {
                 Ok(answer) => {
+                    self.is_proven.store(true, Ordering::Relaxed);
                     self.current.store(index, Ordering::Relaxed);
                     return Ok(answer);
                 }
-                Err(failure) if failure.not_sent => last_failure = Some(failure),
+                Err(failure) if failure.not_sent || repeat == Repeat::Safe && !failure.answered => {
+                    last_failure = Some(failure);
+                }
                 Err(failure) => return Err(failure),
             }
         }
-        Err(last_failure.unwrap_or_else(|| Failure { error: Error::internal("no name server"), not_sent: true }))
+        Err(last_failure.unwrap_or_else(|| Failure {
+            error: Error::internal("no name server"),
+            not_sent: true,
+            answered: false,
+        }))
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str, query: &(impl Serialize + Sync)) -> Result<T> {

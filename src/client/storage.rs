@@ -1,5 +1,7 @@
 //! A storage server's client: transfers by ticket, and what servers ask each other.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use serde::Deserialize;
@@ -7,6 +9,8 @@ use serde::de::DeserializeOwned;
 
 use super::body::watched;
 use super::http::{Credentials, Envelope, Failure, HttpClient, send, send_json};
+use super::waits::Waiting;
+use super::watchdog::hangs;
 use crate::security::Recipient;
 use crate::types::api::{Committed, SHA256_HEADER};
 use crate::types::limits::{
@@ -46,17 +50,43 @@ pub struct BodyFacts {
 /// Bytes on their way in.
 pub struct Download {
     response: reqwest::Response,
+    from: Watch,
     /// Bytes of the whole answer, if the server told.
     pub size: Option<u64>,
 }
 
+/// One exchange with a server, which is watched.
+struct Watch {
+    http: HttpClient,
+    base: String,
+    waiting: Arc<Waiting>,
+}
+
+impl Watch {
+    /// What `exchange` answers, unless the server hangs before.
+    async fn over<T>(&self, exchange: impl Future<Output = Result<T>>) -> Result<T> {
+        tokio::select! {
+            answer = exchange => answer,
+            error = hangs(&self.http, &self.base, &self.waiting) => Err(error),
+        }
+    }
+}
+
 impl Download {
+    fn new(response: reqwest::Response, from: Watch) -> Self {
+        from.waiting.is_waited_for();
+        Self { size: response.content_length(), response, from }
+    }
+
     /// The next piece; `None` at the end. Each piece must come within the stall timeout.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>> {
-        self.response
-            .chunk()
-            .await
-            .map_err(|error| Error::unavailable("the transfer broke off").with_source(error.without_url()))
+        self.from.waiting.heard();
+        let broken =
+            |error: reqwest::Error| Error::unavailable("the transfer broke off").with_source(error.without_url());
+        let chunk = async { self.response.chunk().await.map_err(broken) };
+        let answer = self.from.over(chunk).await;
+        self.from.waiting.is_waited_for();
+        answer
     }
 }
 
@@ -64,6 +94,21 @@ impl StorageClient {
     /// A client that shows these credentials (transfers need none: they have tickets).
     pub fn new(http: HttpClient, credentials: Credentials) -> Self {
         Self { http, credentials }
+    }
+
+    fn watch(&self, base: &str) -> Watch {
+        let waiting = Arc::new(self.http.waits().on_storage(base));
+        Watch { http: self.http.clone(), base: base.into(), waiting }
+    }
+
+    /// Whether the server of this URL has hung while this program ran.
+    pub fn has_hung(&self, url: &str) -> bool {
+        self.http.hung().has(base_of(url))
+    }
+
+    /// Remembers what people call the server of this URL.
+    pub fn call(&self, url: &str, name: &str) {
+        self.http.waits().call(base_of(url), name);
     }
 
     /// Uploads a body to the first server of a placement, which passes it on and commits it.
@@ -87,7 +132,8 @@ impl StorageClient {
         S: Stream<Item = std::io::Result<Bytes>> + Send + 'static,
         T: DeserializeOwned,
     {
-        let (body, progress) = watched(body);
+        let watch = self.watch(base);
+        let (body, progress) = watched(body, watch.waiting.clone());
         let mut request =
             self.http.patient().post(format!("{base}/file")).query(query).body(reqwest::Body::wrap_stream(body));
         if let Some(size) = facts.size {
@@ -104,7 +150,7 @@ impl StorageClient {
             })
         };
         tokio::select! {
-            answer = exchange => answer,
+            answer = watch.over(exchange) => answer,
             () = progress.stalled(UPLOAD_TIMEOUT) => {
                 let seconds = UPLOAD_TIMEOUT.as_secs();
                 Err(Error::unavailable(format!("{base} took no more of an upload for {seconds} s")))
@@ -118,11 +164,12 @@ impl StorageClient {
         if from > 0 {
             request = request.header(reqwest::header::RANGE, format!("bytes={from}-"));
         }
-        let response = send(request, Envelope::NOBODY).await.map_err(error)?;
+        let watch = self.watch(base_of(url));
+        let response = watch.over(async { send(request, Envelope::NOBODY).await.map_err(error) }).await?;
         if from > 0 && response.status() != reqwest::StatusCode::PARTIAL_CONTENT {
             return Err(Error::unavailable("the server does not answer ranges"));
         }
-        Ok(Download { size: response.content_length(), response })
+        Ok(Download::new(response, watch))
     }
 
     fn to(&self, peer: &Peer) -> Envelope<'_> {
@@ -176,7 +223,7 @@ impl StorageClient {
     pub async fn journal_file(&self, peer: &Peer, name: &str) -> Result<Download> {
         let request = self.http.raw().get(format!("{peer}/journal")).query(&[("file", name)]);
         let response = send(request, self.to(peer)).await.map_err(error)?;
-        Ok(Download { size: response.content_length(), response })
+        Ok(Download::new(response, self.watch(&peer.url)))
     }
 
     /// Sends a segment. `precondition_failed`: it does not continue that server's position; ask for its status.
@@ -190,7 +237,7 @@ impl StorageClient {
     where
         S: Stream<Item = std::io::Result<Bytes>> + Send + 'static,
     {
-        let (body, progress) = watched(snapshot);
+        let (body, progress) = watched(snapshot, self.watch(&peer.url).waiting);
         let request = self.http.patient().post(format!("{peer}/journal")).timeout(LONG_REQUEST_TIMEOUT);
         let request = request.body(reqwest::Body::wrap_stream(body));
         tokio::select! {
@@ -273,6 +320,11 @@ pub fn inventory_page(body: &[u8], after: Option<ReplicaKey>) -> Result<Vec<Inve
         page.push(line);
     }
     Ok(page)
+}
+
+/// The base of a location's URL.
+fn base_of(url: &str) -> &str {
+    url.split_once("/file?").map_or(url, |(base, _)| base)
 }
 
 fn error(failure: Failure) -> Error {

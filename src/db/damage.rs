@@ -13,6 +13,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 
 use super::connection::DatabaseUrl;
+use super::room::Room;
 use crate::types::{Error, ErrorCode, Result};
 
 /// What SQLite and Postgres (`data_corrupted`, `index_corrupted`) say of content that is not what it must be. Neither
@@ -123,13 +124,19 @@ pub struct Trouble {
 #[derive(Debug, Clone, Default)]
 pub struct Soundness {
     place: Option<DatabaseUrl>,
+    room: Room,
     trouble: Arc<RwLock<Option<Arc<Trouble>>>>,
 }
 
 impl Soundness {
     /// Of a database that nothing bad is known of.
     pub fn of(place: &DatabaseUrl) -> Self {
-        Self { place: Some(place.clone()), trouble: Arc::default() }
+        Self { place: Some(place.clone()), room: Room::of(place), trouble: Arc::default() }
+    }
+
+    /// Whether its disk has room.
+    pub fn room(&self) -> &Room {
+        &self.room
     }
 
     /// What is wrong with the database, if anything is.
@@ -178,6 +185,10 @@ impl Soundness {
     /// SQLite cannot even make its shared memory on a full disk, and calls that an I/O error.
     fn disk_is_full(&self) -> bool {
         let Some(DatabaseUrl::Sqlite(path)) = &self.place else { return false };
+        // The room that the ballast has just left says nothing of the moment when the write failed.
+        if self.room.trouble().is_some() {
+            return true;
+        }
         let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         rustix::fs::statvfs(directory).is_ok_and(|stat| stat.f_bavail * stat.f_frsize < ROOM_BYTES_MIN)
     }

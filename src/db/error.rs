@@ -68,6 +68,9 @@ impl From<DieselError> for Error {
                 (ErrorCode::Busy, "the database asks to try again")
             }
             DieselError::DatabaseError(_, info) => of_message(info.message()),
+            DieselError::RollbackErrorOnCommit { commit_error, .. } if is_full(commit_error) => {
+                (ErrorCode::OutOfSpace, "the database has no room left; free some on its disk")
+            }
             _ => (ErrorCode::Internal, "a database operation failed"),
         };
         Self::new(code, message).with_source(error)
@@ -76,7 +79,11 @@ impl From<DieselError> for Error {
 
 /// A full disk makes some reads and writes fail in ways that look like damage.
 fn is_full(error: &DieselError) -> bool {
-    matches!(error, DieselError::DatabaseError(_, info) if of_message(info.message()).0 == ErrorCode::OutOfSpace)
+    match error {
+        DieselError::DatabaseError(_, info) => of_message(info.message()).0 == ErrorCode::OutOfSpace,
+        DieselError::RollbackErrorOnCommit { commit_error, .. } => is_full(commit_error),
+        _ => false,
+    }
 }
 
 /// Failures that diesel passes on as text only, from libpq and from SQLite.

@@ -40,6 +40,7 @@ pub mod replication;
 pub mod report;
 pub mod restore;
 pub mod restores;
+pub mod room;
 pub mod rows;
 pub mod schema;
 pub mod server;
@@ -57,6 +58,7 @@ use tokio::sync::{AcquireError, Semaphore};
 pub use connection::{AnyConnection, DatabaseUrl};
 pub use damage::Soundness;
 pub use error::{Failure, Step};
+pub use room::Room;
 
 use crate::security::ClusterSecret;
 use crate::types::{Error, ErrorCode, Result};
@@ -136,9 +138,33 @@ impl Db {
         &self.inner.soundness
     }
 
+    /// Whether its disk has room.
+    pub fn room(&self) -> &Room {
+        self.inner.soundness.room()
+    }
+
+    /// Looks at the disk, and keeps the ballast: see [`room`].
+    pub async fn tend_room(&self) -> Result<()> {
+        let room = self.room().clone();
+        let task = tokio::task::spawn_blocking(move || room.tend());
+        task.await.map_err(|error| Error::internal("looking at the database's disk panicked").with_source(error))
+    }
+
     /// Looks at what may be damaged before anything is written to it, and brings its tables up to date when it is well
     /// ([`migrate::prepare`]). A damaged one is no failure: it is read as far as it can be, and waits for its restore.
     pub async fn prepare(&self, initialize: bool, secret: &ClusterSecret, default_copies: u32) -> Result<()> {
+        let had_ballast = self.room().has_ballast();
+        let mut outcome = self.prepare_once(initialize, secret, default_copies).await;
+        if outcome.as_ref().is_err_and(|error| error.code() == ErrorCode::OutOfSpace) && had_ballast {
+            // It was given up by that, and what it leaves is enough to start with.
+            self.room().ran_out();
+            outcome = self.prepare_once(initialize, secret, default_copies).await;
+        }
+        outcome?;
+        self.tend_room().await
+    }
+
+    async fn prepare_once(&self, initialize: bool, secret: &ClusterSecret, default_copies: u32) -> Result<()> {
         let (url, soundness, secret) = (self.inner.url.clone(), self.inner.soundness.clone(), secret.clone());
         let task = tokio::task::spawn_blocking(move || {
             check::before_use(&url, &soundness)?;
@@ -149,9 +175,10 @@ impl Db {
         match outcome {
             Err(error) if Damage::in_chain(&error).is_some() => {
                 let error = self.judge(Use::Read, error);
-                self.set_pools(Pools::to_inspect(&self.inner.url, &self.inner.soundness));
                 // A full disk looks like damage at first.
-                self.inner.soundness.trouble().map(drop).ok_or(error)
+                self.inner.soundness.trouble().ok_or(error)?;
+                self.set_pools(Pools::to_inspect(&self.inner.url, &self.inner.soundness));
+                Ok(())
             }
             outcome => outcome,
         }
@@ -289,6 +316,9 @@ impl Db {
     fn judge(&self, purpose: Use, error: Error) -> Error {
         let soundness = &self.inner.soundness;
         let Some(damage) = Damage::in_chain(&error) else {
+            if error.code() == ErrorCode::OutOfSpace && purpose == Use::Write && soundness.trouble().is_none() {
+                return self.room().ran_out().with_source(error);
+            }
             let trouble = soundness.trouble().filter(|_| error.code() == ErrorCode::NotFound);
             return trouble.map_or(error.clone(), |trouble| refusal(&trouble).with_source(error));
         };
@@ -296,8 +326,7 @@ impl Db {
             // It may have been the commit that failed: nobody knows what became of it.
             Some(trouble) if purpose == Use::Write => Error::unavailable(trouble.sentence.clone()).with_source(error),
             Some(trouble) => refusal(&trouble).with_source(error),
-            None => Error::new(ErrorCode::OutOfSpace, "the database has no room left; free some on its disk")
-                .with_source(error),
+            None => self.room().ran_out().with_source(error),
         }
     }
 }

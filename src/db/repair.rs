@@ -129,6 +129,7 @@ pub fn server_facts(views: &[ServerView], now: NaiveDateTime, repair_delay: Time
             zone: view.row.zone.clone(),
             free_bytes: view.checked.as_ref().map_or(0, |checked| checked.free_bytes as u64),
         },
+        capacity_bytes: view.checked.as_ref().map_or(0, |checked| checked.capacity_bytes as u64),
         health: view.health,
         gone: view.health == Health::Down && is_long_ago(view.since())
             || view.is_failing() && is_long_ago(view.troubled()),

@@ -15,11 +15,16 @@ use super::placement::{self, Candidate};
 use crate::types::ServerId;
 use crate::types::api::{AdminState, Health};
 
+/// A free share below this counts as this.
+const FREE_SHARE_MIN: f64 = 1e-4;
+
 /// A server, as far as repair is concerned.
 #[derive(Debug, Clone)]
 pub struct ServerFacts {
     /// Id, host, zone and room.
     pub place: Candidate,
+    /// Bytes of its file system.
+    pub capacity_bytes: u64,
     /// From checks.
     pub health: Health,
     /// It has been down, or its disk failing, for longer than the repair delay.
@@ -130,7 +135,7 @@ pub fn decide(object: &Object, copies: &[CopyFacts<'_>], servers: &[ServerFacts]
     {
         return Step::Copy { source, target };
     }
-    surplus(object, &present, &lasting)
+    surplus(object, &present, &lasting, random)
 }
 
 /// How well copies are spread: the more the better, in this order. Spreading and trimming must agree about it, or they
@@ -142,20 +147,41 @@ fn spread(object: &Object, servers: &[&ServerFacts]) -> (usize, usize) {
     }
 }
 
-/// Which of `servers` can go best, when one of those that may go must: the one whose absence leaves the others spread
-/// best, among equals the one with the least room. With it, how the others are spread then.
+/// Which of `servers` can go best, when one of those that may go must: those whose absence leaves the others spread best,
+/// and how the others are spread then.
 fn best_to_go<'s>(
     object: &Object,
     servers: &[&'s ServerFacts],
     may_go: impl Fn(&ServerFacts) -> bool,
-) -> Option<(&'s ServerFacts, (usize, usize))> {
+) -> Option<(Vec<&'s ServerFacts>, (usize, usize))> {
     let without = |server: &ServerFacts| {
         let rest: Vec<&ServerFacts> =
             servers.iter().copied().filter(|other| other.place.server != server.place.server).collect();
         spread(object, &rest)
     };
-    let candidates = servers.iter().copied().filter(|server| may_go(server)).map(|server| (server, without(server)));
-    candidates.max_by_key(|(server, spread)| (*spread, std::cmp::Reverse(server.place.free_bytes)))
+    let may_go = servers.iter().copied().filter(|server| may_go(server));
+    let candidates: Vec<(&ServerFacts, (usize, usize))> = may_go.map(|server| (server, without(server))).collect();
+    let best = candidates.iter().map(|(_, spread)| *spread).max()?;
+    Some((candidates.into_iter().filter(|(_, spread)| *spread == best).map(|(server, _)| server).collect(), best))
+}
+
+/// Draws the server whose copy goes, among equals. What is known of their room is seconds old, and what is trimmed makes
+/// room later still; so whoever always took the fullest would empty it in one burst. Among servers that are as full as
+/// each other each has the same chance, and one with half the free share of another has four times its chance.
+fn draw<'s>(equals: &[&'s ServerFacts], random: &mut impl Rng) -> Option<&'s ServerFacts> {
+    let weight = |server: &ServerFacts| {
+        let share = server.place.free_bytes as f64 / server.capacity_bytes.max(1) as f64;
+        share.clamp(FREE_SHARE_MIN, 1.0).powi(-2)
+    };
+    let sum: f64 = equals.iter().map(|server| weight(server)).sum();
+    let mut point = random.random::<f64>() * sum;
+    for server in equals {
+        point -= weight(server);
+        if point < 0.0 {
+            return Some(server);
+        }
+    }
+    equals.last().copied()
 }
 
 /// A live server to copy from; first one that trusts its disk, whose disk works, whose inventory is known and that does
@@ -167,7 +193,7 @@ fn source(present: &[&ServerFacts]) -> Option<ServerId> {
 }
 
 /// Which copy is too many, if one is.
-fn surplus(object: &Object, present: &[&ServerFacts], lasting: &[&ServerFacts]) -> Step {
+fn surplus(object: &Object, present: &[&ServerFacts], lasting: &[&ServerFacts], random: &mut impl Rng) -> Step {
     const UNCERTAIN: Step = Step::Wait { why: "a copy too many stays until enough others are certain" };
     let wanted = object.copies as usize;
     let leaving = present.iter().find(|server| !server.in_service());
@@ -187,8 +213,9 @@ fn surplus(object: &Object, present: &[&ServerFacts], lasting: &[&ServerFacts]) 
     if safe == wanted {
         return UNCERTAIN;
     }
-    match best_to_go(object, lasting, ServerFacts::is_safe) {
-        Some((server, _)) => Step::Trim { server: server.place.server, why: "there were more copies than wanted" },
+    let best = best_to_go(object, lasting, ServerFacts::is_safe);
+    match best.and_then(|(equals, _)| draw(&equals, random)) {
+        Some(server) => Step::Trim { server: server.place.server, why: "there were more copies than wanted" },
         None => Step::Nothing,
     }
 }
@@ -270,6 +297,7 @@ mod tests {
     fn server(id: i64, host: &str, zone: &str) -> ServerFacts {
         ServerFacts {
             place: Candidate { server: ServerId(id), host: host.into(), zone: zone.into(), free_bytes: 1 << 40 },
+            capacity_bytes: 1 << 40,
             health: Health::Live,
             gone: false,
             admin_state: AdminState::InService,
@@ -407,11 +435,51 @@ mod tests {
         assert_eq!([0, 1, 4, 9, 99].map(back_off_seconds), [2, 4, 32, 600, 600]);
     }
 
+    /// Servers that are trimmed by a burst, during which nobody learns of their new room: copies that each has left.
+    fn after_a_burst(free: &[u64], objects: usize, seed: u64) -> Vec<usize> {
+        let servers: Vec<ServerFacts> = free
+            .iter()
+            .enumerate()
+            .map(|(id, free)| {
+                let mut server = server(id as i64, &format!("h{id}"), "");
+                server.place.free_bytes = *free;
+                server
+            })
+            .collect();
+        let mut random = StdRng::seed_from_u64(seed);
+        let mut left = vec![0; servers.len()];
+        for number in 0..objects {
+            let on: Vec<usize> = (0..servers.len()).filter(|index| *index != number % servers.len()).collect();
+            let copies: Vec<CopyFacts<'_>> =
+                on.iter().map(|index| CopyFacts { server: &servers[*index], copying: false }).collect();
+            let object = Object { copies: on.len() as u32 - 1, ..OBJECT };
+            let Step::Trim { server, .. } = decide(&object, &copies, &servers, &mut random) else { panic!() };
+            on.iter().filter(|index| **index != server.0 as usize).for_each(|index| left[*index] += 1);
+        }
+        left
+    }
+
+    #[test]
+    fn a_fuller_server_is_trimmed_more_often() {
+        let left = after_a_burst(&[1 << 39, 1 << 39, 1 << 39, 1 << 37], 2_000, 1);
+        assert!(left[3] < 400 && left[..3].iter().all(|count| *count > 1_000), "{left:?}");
+    }
+
     fn any_server() -> impl Strategy<Value = (u8, u8, u8, bool, u8, bool, bool, u8)> {
         (0u8..4, 0u8..3, 0u8..3, any::<bool>(), 0u8..6, any::<bool>(), any::<bool>(), 0u8..5)
     }
 
     proptest! {
+        /// A burst of trimming leaves equal servers equal, also when one of them is told to have a little less room.
+        #[test]
+        fn trimming_empties_nobody(count in 4usize..9, free in (1u64 << 34)..(1 << 40), seed: u64) {
+            let mut room = vec![free; count];
+            room[0] -= free / 100;
+            let left = after_a_burst(&room, 500 * count, seed);
+            let mean = left.iter().sum::<usize>() / count;
+            prop_assert!(left.iter().all(|left| left.abs_diff(mean) < mean / 5), "{left:?}");
+        }
+
         /// Whatever the state: a deletion leaves as many certain copies as wanted, a copy goes where none is, to a
         /// live server in service, and when everything is live the steps come to an end.
         #[test]

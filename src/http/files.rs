@@ -70,6 +70,7 @@ pub async fn placements(app: &App, query: AvailableQuery) -> Result<Vec<Placemen
         .await?;
     refuse_unless_normal(&state)?;
     app.context.db.soundness().require()?;
+    app.context.db.room().require()?;
     place(&app.context, &state, &query, copies as u32, count).await
 }
 

@@ -105,15 +105,15 @@ pub async fn cp(bearer: Bearer, Json(body): Json<TransferRequest>, app: Data) ->
 /// the reaper removes.
 async fn copy_directory(app: &App, from: DfsPath, to: DfsPath) -> Result<Version> {
     let (source, target) = (from.clone(), to.clone());
-    let (mut copy, _) = app.context.change(move |changes| copy_tree::begin(changes, &source, &target)).await?;
+    let (mut copy, _) = app.context.grow(move |changes| copy_tree::begin(changes, &source, &target)).await?;
     loop {
-        let ((next, more), _) = app.context.change(move |changes| copy_tree::step(changes, copy)).await?;
+        let ((next, more), _) = app.context.grow(move |changes| copy_tree::step(changes, copy)).await?;
         copy = next;
         if !more {
             break;
         }
     }
-    let ((), version) = app.context.change(move |changes| copy_tree::attach(changes, &copy, &from, &to)).await?;
+    let ((), version) = app.context.grow(move |changes| copy_tree::attach(changes, &copy, &from, &to)).await?;
     Ok(version)
 }
 
@@ -128,10 +128,10 @@ pub async fn setrep(bearer: Bearer, Json(body): Json<SetrepRequest>, app: Data) 
     // The directory first: what is written from now on has the new number. A caller that goes away leaves files
     // behind that still have the old one; asking again goes through all of them.
     let (mut adjustment, mut version) =
-        app.context.change(move |changes| replication::begin(changes, &path, copies)).await?;
+        app.context.grow(move |changes| replication::begin(changes, &path, copies)).await?;
     let mut more = true;
     while more {
-        let ((next, left), last) = app.context.change(move |changes| replication::step(changes, adjustment)).await?;
+        let ((next, left), last) = app.context.grow(move |changes| replication::step(changes, adjustment)).await?;
         (adjustment, more, version) = (next, left, last);
     }
     Ok(HttpResponse::Ok().json(SetrepResponse { version, files: adjustment.changed }))

@@ -128,6 +128,7 @@ async fn make_report(app: &App) -> Result<Report> {
     if state.mode != "normal" {
         problems.push(format!("the cluster is {}: {}", state.mode, cluster::refusal(state.mode_reason.as_deref())));
     }
+    problems.extend(app.context.db.room().trouble().map(|sentence| sentence.to_string()));
     if counted.journal.lag_seconds > JOURNAL_LAG_ALARM_SECONDS {
         problems.push(format!(
             "changes of the last {:.0} s are in the database only: the copies of its journal are behind",

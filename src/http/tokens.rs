@@ -31,7 +31,7 @@ pub async fn create(Json(body): Json<TokenRequest>, app: Data) -> Result<HttpRes
     let text = token::generate();
     let (hash, stored) = (token::hash(&text), name.clone());
     app.context
-        .change(move |changes| {
+        .grow(move |changes| {
             let expires = ttl.map(|ttl| changes.now + ttl);
             tokens::insert(changes, &stored, hash, role, prefix.as_ref(), expires)
         })

@@ -7,7 +7,7 @@ use holdfast::db::repair::{self, Done, Room, Rules, server_facts};
 use holdfast::db::rows::ServerHealthRow;
 use holdfast::db::schema::{events, replicas, server_health};
 use holdfast::db::server::{ServerView, server_views};
-use holdfast::types::api::{CorruptFate, CorruptReplica, RegisterRequest};
+use holdfast::types::api::{CorruptFate, CorruptReplica, RegisterRequest, Target};
 use holdfast::types::storage_api::TroubleCode;
 use holdfast::types::{ObjectId, ServerId};
 
@@ -51,6 +51,14 @@ async fn long_ago(db: &TestDb, server: ServerId) {
 
 async fn now_of(db: &TestDb) -> chrono::NaiveDateTime {
     db.sql(|connection| Ok(now(connection))).await
+}
+
+/// Copies that each server is listed with.
+async fn listed(db: &TestDb) -> Vec<i64> {
+    let by_server = |connection: &mut holdfast::db::AnyConnection| {
+        replicas::table.group_by(replicas::server).select(diesel::dsl::count_star()).load(connection)
+    };
+    db.sql(by_server).await
 }
 
 /// Puts an object into the queue and works through it.
@@ -114,6 +122,45 @@ both_backends! {
         }).await;
         let done = repaired(&db, object).await;
         assert_eq!(done.transfers[0].target.server, servers[1]);
+    }
+
+    async fn a_burst_of_trimming_empties_no_server(db: TestDb) {
+        const FILES: i64 = 800;
+        let servers = db.servers(4).await;
+        all_live(&db).await;
+        let uploads = (0..FILES as usize).map(|number| {
+            let others = (0..4).filter(|index| *index != number % 4).map(|index| servers[index]).collect::<Vec<_>>();
+            let mut upload = upload(&format!("/f{number}"), "x");
+            upload.ticket.targets = others.iter().map(|server| Target { server: *server, url: String::new() }).collect();
+            upload.holders = others;
+            upload
+        });
+        let written = commit_all(&db.db, uploads.collect()).await;
+        let objects: Vec<(i64, i32)> = written.into_iter().map(|file| (file.unwrap().object.0, 3)).collect();
+        assert_eq!(listed(&db).await, [FILES * 3 / 4; 4], "three copies of each, and two are wanted");
+        // One of them is told to have a little less room than the others.
+        let first = servers[0].0;
+        db.sql(move |connection| {
+            let less = server_health::free_bytes.eq((1i64 << 39) - (1 << 30));
+            diesel::update(server_health::table.find(first)).set(less).execute(connection)
+        })
+        .await;
+        db.db.write(move |connection| repair::enqueue(connection, &objects)).await.unwrap();
+        let room = || Room { transfers: 9, per_server: 9, bytes: u64::MAX, ..Room::default() };
+        let mut rounds = 0;
+        loop {
+            let work = move |connection: &mut _| repair::work_through(connection, &RULES, &[], &[], room(), false);
+            let done = db.db.write(work).await.unwrap();
+            rounds += 1;
+            assert!(rounds < 20, "it never ends");
+            if done.trimmed == 0 && !done.more {
+                break;
+            }
+        }
+        let left = listed(&db).await;
+        assert_eq!(left.iter().sum::<i64>(), FILES * 2);
+        let mean = FILES / 2;
+        assert!(left.iter().all(|left| (left - mean).abs() < mean / 4), "{left:?}");
     }
 
     async fn a_failing_disk_can_be_drained_without_its_deletions(db: TestDb) {

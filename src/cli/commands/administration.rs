@@ -26,7 +26,10 @@ pub(crate) async fn drain(context: &Context, args: &DrainArgs) -> Result<Exit> {
     let mut info = act(&names, &args.server, "drain").await?;
     let mut status = StatusLine::new(context.args.quiet);
     while info.admin_state == AdminState::Draining {
-        status.show(&format!("{}: {}", info.name, draining(&info)));
+        match info.drain_left {
+            Some(0) => status.show(&format!("{}: copied away; waiting until what it has is deleted", info.name)),
+            _ => status.show(&format!("{}: {}", info.name, draining(&info))),
+        }
         tokio::time::sleep(DRAIN_POLL_INTERVAL).await;
         let all = names.servers().await?.servers;
         info = all

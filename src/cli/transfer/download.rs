@@ -7,6 +7,7 @@
 
 use std::io::{Seek, SeekFrom, Write};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
@@ -25,6 +26,8 @@ use crate::types::{DfsPath, Error, ErrorCode, Result, Sha256};
 
 /// How often the name server is asked again when all replicas have failed.
 const ROUNDS_MAX: usize = 6;
+/// For how long, when every server that has a copy is down.
+const NO_COPY_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Why a replica did not do.
 enum Fault {
@@ -82,7 +85,7 @@ impl Cluster {
     }
 
     async fn fetch(&self, path: &DfsPath, mut entry: Entry, sink: &mut impl Sink, meter: &Meter) -> Result<Entry> {
-        let mut waits = backoff(ROUNDS_MAX);
+        let (mut waits, started) = (backoff(ROUNDS_MAX), Instant::now());
         let mut fresh = !entry.replicas.is_empty();
         let mut resumes = true;
         loop {
@@ -101,9 +104,10 @@ impl Cluster {
                 None => return Ok(entry),
                 Some(error) => error,
             };
+            let hopeless = entry.replicas.iter().all(|replica| replica.health == Health::Down);
             match waits.next() {
-                Some(wait) => tokio::time::sleep(wait).await,
-                None => return Err(error),
+                Some(wait) if !hopeless || started.elapsed() < NO_COPY_PATIENCE => tokio::time::sleep(wait).await,
+                _ => return Err(error),
             }
             fresh = false;
             entry.replicas.clear();
@@ -128,11 +132,11 @@ impl Cluster {
                 Err(Fault::Local(error) | Fault::Broken(error) | Fault::Corrupt(error)) => Err(error),
             };
         }
-        let urls = |live: bool| {
-            let replicas = entry.replicas.iter().filter(move |replica| (replica.health == Health::Live) == live);
-            replicas.filter_map(|replica| Some((replica.url.as_deref()?, replica.name.as_str())))
-        };
-        for (url, server) in urls(true).chain(urls(false)) {
+        let places = entry.replicas.iter().filter_map(|replica| Some((replica.url.as_deref()?, replica)));
+        let mut places: Vec<_> = places.collect();
+        places.sort_by_key(|(url, replica)| (replica.health != Health::Live, self.storage.has_hung(url)));
+        for (url, server) in places.into_iter().map(|(url, replica)| (url, replica.name.as_str())) {
+            self.storage.call(url, server);
             match self.fetch_from(path, url, entry, sink, meter).await {
                 Ok(()) => return Ok(None),
                 Err(Fault::Local(error)) => return Err(error),

@@ -5,6 +5,7 @@
 //! write twice nor overwrite what others wrote in between.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::Source;
 use super::of_storage_server;
@@ -18,6 +19,8 @@ use crate::types::{DfsPath, Error, ErrorCode, ObjectId, Result, ServerId, Versio
 
 /// Further tries of an upload: long enough that servers which died are noticed.
 const UPLOAD_RETRIES_MAX: usize = 10;
+/// How long an upload waits for enough servers to write to, when no server failed before: one may be about to come back.
+const PLACEMENT_PATIENCE: Duration = Duration::from_secs(3);
 
 /// A finished upload.
 #[derive(Debug, Clone, Copy)]
@@ -39,6 +42,8 @@ struct Tries {
     expired: bool,
     /// Why the servers failed that are excluded.
     last_failure: Option<Error>,
+    /// Since when there have been too few servers.
+    too_few_since: Option<Instant>,
     stat: Option<FileStat>,
 }
 
@@ -64,7 +69,7 @@ impl Cluster {
         condition: Condition,
         meter: &Arc<Meter>,
     ) -> Result<Uploaded> {
-        let mut tries = Tries::default();
+        let mut tries = Tries { exclude: self.hung_servers(), ..Tries::default() };
         let mut waits = backoff(UPLOAD_RETRIES_MAX);
         loop {
             let fault = match self.upload_once(source, path, condition, &mut tries, meter).await {
@@ -116,6 +121,9 @@ impl Cluster {
             return Err(Error::internal("the name server chose no servers").into());
         };
         let Reading { facts, body, mut verdict, .. } = reading;
+        for (target, name) in placement.servers.iter().zip(&placement.names) {
+            self.storage.call(&target.url, name);
+        }
         match self.storage.upload(&first.url, &placement.ticket, facts, body).await {
             Ok(committed) => {
                 let facts = match verdict.await {
@@ -137,6 +145,9 @@ impl Cluster {
                 };
                 if let Source::Stdin(stdin) = source {
                     stdin.take_back(verdict);
+                }
+                if self.storage.has_hung(&first.url) {
+                    self.note_hung(first.server);
                 }
                 let name = placement.names.first().map_or("", String::as_str);
                 Err(tries.learn(of_storage_server(error, name), &placement))
@@ -178,7 +189,11 @@ impl Cluster {
                 let was_narrowed = !std::mem::take(&mut tries.exclude).is_empty();
                 let failure = tries.last_failure.take().filter(|_| was_narrowed);
                 let curable = match error.code() {
-                    ErrorCode::NotEnoughServers | ErrorCode::Busy => true,
+                    ErrorCode::Busy => true,
+                    ErrorCode::NotEnoughServers if was_narrowed => true,
+                    ErrorCode::NotEnoughServers => {
+                        tries.too_few_since.get_or_insert_with(Instant::now).elapsed() < PLACEMENT_PATIENCE
+                    }
                     ErrorCode::OutOfSpace => was_narrowed,
                     _ => false,
                 };

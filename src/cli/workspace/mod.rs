@@ -284,7 +284,7 @@ async fn check_remote(client: &ClientConfig, remote: &DfsPath) -> Result<Cluster
     let http = HttpClient::new(client.ca_cert.as_deref())?;
     let credentials = client.token.clone().map_or(Credentials::None, Credentials::Token);
     let names = NameServerClient::new(http.clone(), client.name_servers.clone(), credentials)?;
-    let cluster = Cluster { names, storage: StorageClient::new(http, Credentials::None) };
+    let cluster = Cluster::new(names, StorageClient::new(http, Credentials::None));
     match cluster.stat(remote).await? {
         Some(entry) if entry.kind == Kind::File => Err(Error::new(
             ErrorCode::NotADirectory,

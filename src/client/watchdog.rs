@@ -1,0 +1,73 @@
+//! Telling a server that hangs from one that is busy.
+//!
+//! A request may take long for good reasons: a disk flushes, another server is waited for. So a silence by itself says
+//! little. After a few seconds of it the server is asked for its `/status`, which costs it nothing and which anybody may
+//! ask; one that does not answer that either, and again not, hangs. Then the request is given up, long before its own
+//! timeout, with an unknown outcome as after any other one.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::http::{Envelope, HttpClient, send};
+use super::waits::Waiting;
+use crate::types::{Error, Result};
+
+/// Silence before a server is asked whether it is there.
+pub(super) const SILENCE: Duration = Duration::from_secs(3);
+/// How long it may take to answer that.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Questions in a row that must stay without an answer.
+const PROBES: usize = 2;
+/// Servers that are remembered.
+const HUNG_MAX: usize = 1_000;
+
+/// Servers that have hung while this program ran. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Hung(Arc<Mutex<HashSet<String>>>);
+
+impl Hung {
+    /// Whether the server at this base URL has hung. It may be well again; others are better asked first.
+    pub fn has(&self, base: &str) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(base)
+    }
+
+    fn note(&self, base: &str) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() < HUNG_MAX {
+            known.insert(base.into());
+        }
+    }
+}
+
+/// Ends when the server at a base URL certainly hangs; asks it only while it is silent.
+pub(super) async fn hangs(http: &HttpClient, base: &str, waiting: &Waiting) -> Error {
+    let mut silent = 0;
+    loop {
+        waiting.silence(SILENCE).await;
+        match is_there(http, base).await {
+            Ok(()) => {
+                silent = 0;
+                tokio::time::sleep(SILENCE).await;
+            }
+            Err(error) => {
+                silent += 1;
+                if silent >= PROBES {
+                    http.hung().note(base);
+                    return Error::unavailable(format!("{base} hangs: it does not even answer how it is"))
+                        .with_source(error);
+                }
+            }
+        }
+    }
+}
+
+/// Any answer will do.
+pub(super) async fn is_there(http: &HttpClient, base: &str) -> Result<()> {
+    let request = http.raw().get(format!("{base}/status")).timeout(PROBE_TIMEOUT);
+    match send(request, Envelope::NOBODY).await {
+        Ok(_) => Ok(()),
+        Err(failure) if failure.answered => Ok(()),
+        Err(failure) => Err(failure.error),
+    }
+}
