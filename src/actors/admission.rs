@@ -14,7 +14,7 @@ use crate::decisions::admission::{Admission, Announced, Known, decide, must_look
 use crate::security::credential::{Challenge, Proof};
 use crate::types::api::RegisterRequest;
 use crate::types::storage_api::Answerer;
-use crate::types::{Error, ErrorCode, Result, ServerId};
+use crate::types::{Error, ErrorCode, EventKind, Result, ServerId};
 
 /// How long a server may take to prove who it is.
 const PROOF_TIMEOUT: Duration = Duration::from_secs(2);
@@ -87,11 +87,9 @@ async fn note_twin(context: &Context, id: ServerId, why: &str) {
     let detail = why.to_string();
     let noted = context.db.write(move |connection| {
         let now = dialect::clock(connection)?;
-        let filter =
-            events::Filter { server: Some(id.0), kind: Some("server_twin".into()), ..events::Filter::default() };
-        let last = events::filtered(connection, &filter, None, 1)?.pop();
-        if last.is_none_or(|event| now.and_utc() - event.time > TWIN_EVENT_INTERVAL) {
-            let event = crate::db::rows::EventRow { server: Some(id.0), ..events::row(now, "server_twin", detail) };
+        if !events::was_told(connection, EventKind::ServerTwin, id.0, None, now - TWIN_EVENT_INTERVAL)? {
+            let event = events::row(now, EventKind::ServerTwin, detail);
+            let event = crate::db::rows::EventRow { server: Some(id.0), ..event };
             dialect::insert_events(connection, &[event])?;
         }
         Ok(())

@@ -12,6 +12,7 @@ use crate::client::StorageClient;
 use crate::db::change::{Changes, ReleaseTimes};
 use crate::db::server::{ServerView, server_views};
 use crate::db::{AnyConnection, Db, Step, cluster, lease};
+use crate::decisions::leaving;
 use crate::security::Signer;
 use crate::types::api::AdminState;
 use crate::types::{Error, Result, Version};
@@ -68,9 +69,14 @@ impl Settings {
         ReleaseTimes { read_ticket: self.read_ttl, write_ticket: UPLOAD_TTL_MAX.max(self.upload_ttl) }
     }
 
+    /// What decides whether a storage server may leave.
+    pub fn leaving(&self) -> leaving::Rules {
+        leaving::Rules { min_write_copies: self.min_write_copies, allow_same_host: self.allow_same_host }
+    }
+
     /// Copies that must be fsynced before a write of something that wants `copies` is acknowledged.
     pub fn min_write_copies_of(&self, copies: u32) -> u32 {
-        self.min_write_copies.unwrap_or(2).min(copies).max(1)
+        self.leaving().write_needs(copies)
     }
 }
 

@@ -17,7 +17,7 @@ use crate::decisions::certificate;
 use crate::decisions::health::{Watched, after_check, is_away, round_counts};
 use crate::types::api::{AdminState, Health};
 use crate::types::storage_api::{JournalPosition, StorageStatus, Told};
-use crate::types::{Result, Time};
+use crate::types::{EventKind, Result, Time};
 
 /// Free room and the time of the last answer are written when they are older than this, or health changes.
 const REFRESH: TimeDelta = TimeDelta::seconds(10);
@@ -256,20 +256,28 @@ fn row(server: &ServerView, health: Health, found: Found, now: NaiveDateTime) ->
     {
         return None;
     }
-    let event = |kind: &str, detail: String| EventRow { server: Some(server.row.id), ..events::row(now, kind, detail) };
+    let event =
+        |kind: EventKind, detail: String| EventRow { server: Some(server.row.id), ..events::row(now, kind, detail) };
     let mut told = Vec::new();
     let name = &server.row.name;
     if changed {
         let why = row.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
         let detail = format!("storage server {name} is {} (it was {}){why}", row.health, before.health);
-        told.push(event(&format!("server_{}", row.health), detail));
+        let kind = match health {
+            Health::Live => EventKind::ServerLive,
+            Health::Suspect => EventKind::ServerSuspect,
+            Health::Down => EventKind::ServerDown,
+        };
+        told.push(event(kind, detail));
     }
     match (&row.trouble, &before.trouble) {
         (Some(trouble), before) if before.as_ref() != Some(trouble) => {
             let why = row.reason.as_deref().unwrap_or(trouble);
-            told.push(event("server_trouble", format!("storage server {name} cannot keep files: {why}")));
+            told.push(event(EventKind::ServerTrouble, format!("storage server {name} cannot keep files: {why}")));
         }
-        (None, Some(_)) => told.push(event("server_well", format!("storage server {name} can keep files again"))),
+        (None, Some(_)) => {
+            told.push(event(EventKind::ServerWell, format!("storage server {name} can keep files again")))
+        }
         _ => {}
     }
     Some(Seen { row, health_changed: changed, events: told })

@@ -25,7 +25,7 @@ use crate::decisions::journal::{FAILED_PASSES_MAX, Head, Holder, Send, Trials, c
 use crate::journal::{ENTRIES, OBJECTS, Origin, SERVERS, SnapshotWriter, TOKENS, format};
 use crate::types::api::AdminState;
 use crate::types::storage_api::{JournalPosition, JournalStatus, Peer};
-use crate::types::{Error, ErrorCode, Result, ServerId, Sha256, Version};
+use crate::types::{Error, ErrorCode, EventKind, Result, ServerId, Sha256, Version};
 
 /// Rows of one segment; a single change may have more.
 const SEGMENT_ROWS: i64 = 5_000;
@@ -178,7 +178,7 @@ async fn tell_set_aside(context: &Context, server: &ServerView, error: &Error) -
     log::warn!("{detail}");
     context
         .act(move |connection| {
-            let event = events::row(dialect::clock(connection)?, "journal_holder_set_aside", detail);
+            let event = events::row(dialect::clock(connection)?, EventKind::JournalHolderSetAside, detail);
             dialect::insert_events(connection, &[EventRow { server: Some(id), ..event }])?;
             Ok(())
         })

@@ -12,7 +12,7 @@ use super::standing::LEASE_TTL;
 use crate::db::cluster::{self, ClusterState};
 use crate::db::damage::Trouble;
 use crate::db::{DatabaseUrl, dialect, events, journal, lease};
-use crate::types::{ErrorCode, Result, Version};
+use crate::types::{ErrorCode, EventKind, Result, Version};
 
 /// Taken off the time for which the lease is believed, for what a round trip and a scheduler may take.
 const CAUTION: Duration = Duration::from_secs(1);
@@ -134,7 +134,7 @@ async fn announce(context: &Context, term: i64) -> Result<()> {
     context
         .lead(move |connection| {
             let now = dialect::clock(connection)?;
-            dialect::insert_events(connection, &[events::row(now, "lease_taken", detail)])?;
+            dialect::insert_events(connection, &[events::row(now, EventKind::LeaseTaken, detail)])?;
             Ok(())
         })
         .await

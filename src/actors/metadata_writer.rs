@@ -69,6 +69,15 @@ impl Change {
     }
 }
 
+/// A change, and who asked for it.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    /// What.
+    pub change: Change,
+    /// The name of the token; a commit's ticket names its own.
+    pub by: Option<String>,
+}
+
 /// What a change answers.
 #[derive(Debug, Clone)]
 pub enum Answer {
@@ -87,7 +96,7 @@ pub struct WriteChanges {
 }
 
 impl BatchWork for WriteChanges {
-    type Item = Change;
+    type Item = Asked;
     type Answer = Answer;
 
     fn batch_items_max(&self) -> usize {
@@ -95,15 +104,15 @@ impl BatchWork for WriteChanges {
     }
 
     /// A batch holds each path and each object of its commits once.
-    fn fits(&self, batch: &[Change], item: &Change) -> bool {
-        let Change::Commit(item) = item else { return true };
-        !batch.iter().any(|other| match other {
+    fn fits(&self, batch: &[Asked], item: &Asked) -> bool {
+        let Change::Commit(item) = &item.change else { return true };
+        !batch.iter().any(|other| match &other.change {
             Change::Commit(other) => other.ticket.object == item.ticket.object || other.ticket.path == item.ticket.path,
             _ => false,
         })
     }
 
-    fn run(&self, items: Vec<Change>) -> BoxFuture<'static, Vec<Result<Answer>>> {
+    fn run(&self, items: Vec<Asked>) -> BoxFuture<'static, Vec<Result<Answer>>> {
         let context = self.context.clone();
         Box::pin(async move {
             crate::types::failpoint::CHANGE_WAITING.passed();
@@ -134,8 +143,8 @@ impl BatchWork for WriteChanges {
 }
 
 /// Writes what frees room, and refuses the rest.
-async fn only_what_frees_room(context: &Context, items: Vec<Change>, full: Error) -> Vec<Result<Answer>> {
-    let freeing: Vec<Change> = items.iter().filter(|item| item.frees_room()).cloned().collect();
+async fn only_what_frees_room(context: &Context, items: Vec<Asked>, full: Error) -> Vec<Result<Answer>> {
+    let freeing: Vec<Asked> = items.iter().filter(|item| item.change.frees_room()).cloned().collect();
     let mut written = match freeing.is_empty() {
         true => Vec::new(),
         false => write(context, freeing.clone()).await.unwrap_or_else(|failure| {
@@ -144,14 +153,14 @@ async fn only_what_frees_room(context: &Context, items: Vec<Change>, full: Error
         }),
     }
     .into_iter();
-    let answer = |item: &Change| match item.frees_room() {
+    let answer = |item: &Asked| match item.change.frees_room() {
         true => written.next().unwrap_or_else(|| Err(Error::internal("a change had no answer"))),
         false => Err(full.clone()),
     };
     items.iter().map(answer).collect()
 }
 
-async fn one_by_one(context: &Context, items: Vec<Change>) -> Vec<Result<Answer>> {
+async fn one_by_one(context: &Context, items: Vec<Asked>) -> Vec<Result<Answer>> {
     let mut answers = Vec::with_capacity(items.len());
     for item in items {
         let answer = match write(context, vec![item]).await {
@@ -163,7 +172,7 @@ async fn one_by_one(context: &Context, items: Vec<Change>) -> Vec<Result<Answer>
     answers
 }
 
-async fn write(context: &Context, items: Vec<Change>) -> Step<Vec<Result<Answer>>> {
+async fn write(context: &Context, items: Vec<Asked>) -> Step<Vec<Result<Answer>>> {
     let settings = context.settings.clone();
     context
         .db
@@ -175,7 +184,8 @@ async fn write(context: &Context, items: Vec<Change>) -> Step<Vec<Result<Answer>
             while let Some(first) = rest.first() {
                 let uploads: Vec<Upload> = leading_commits(rest);
                 if uploads.is_empty() {
-                    answers.push(one(&mut changes, first, &settings)?);
+                    changes.asked_by(first.by.clone());
+                    answers.push(one(&mut changes, &first.change, &settings)?);
                     rest = &rest[1..];
                 } else {
                     let outcomes = commit(&mut changes, &uploads, &settings.release_times(), settings.repair_delay)?;
@@ -191,10 +201,10 @@ async fn write(context: &Context, items: Vec<Change>) -> Step<Vec<Result<Answer>
 }
 
 /// The commits at the front, which are written together.
-fn leading_commits(items: &[Change]) -> Vec<Upload> {
+fn leading_commits(items: &[Asked]) -> Vec<Upload> {
     items
         .iter()
-        .map_while(|item| match item {
+        .map_while(|item| match &item.change {
             Change::Commit(upload) => Some(upload.as_ref().clone()),
             _ => None,
         })

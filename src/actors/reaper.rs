@@ -10,7 +10,7 @@ use super::pass::{PassReport, Timing, Work};
 use crate::db::reap::{empty_detached, forget_objects, has_work};
 use crate::db::rows::OutboxRow;
 use crate::db::server::ServerView;
-use crate::db::{dialect, events, outbox, reap};
+use crate::db::{dialect, events, outbox, reap, timeline};
 use crate::types::api::Health;
 use crate::types::storage_api::{DeleteRequest, ReplicaKey};
 use crate::types::{Error, Generation, ObjectId, Result};
@@ -60,8 +60,8 @@ async fn pass(context: Context) -> Result<PassReport> {
         }
     }
     report.counts.push(("copies deleted", deleted));
-    let keep = context.settings.events_keep;
-    if context.db.read(move |connection| has_work(connection, keep)).await? {
+    let (keep, changes_keep) = (context.settings.events_keep, context.settings.journal_keep);
+    if context.db.read(move |connection| has_work(connection, keep, changes_keep)).await? {
         clean(&context, &mut report).await?;
     }
     Ok(report)
@@ -100,18 +100,20 @@ async fn clean(context: &Context, report: &mut PassReport) -> Result<(), Error> 
     let count = context.act_change(forget_objects).await?;
     objects += count;
     report.more |= count as i64 == reap::BATCH_ROWS;
-    let keep = context.settings.events_keep;
-    let events = context
+    let (keep, changes_keep) = (context.settings.events_keep, context.settings.journal_keep);
+    let (events, noted) = context
         .act(move |connection| {
-            let before = dialect::clock(connection)? - keep;
-            Ok(events::trim(connection, before, EVENTS_MAX)?)
+            let now = dialect::clock(connection)?;
+            let events = events::trim(connection, now - keep, EVENTS_MAX)?;
+            Ok((events, timeline::trim_changes(connection, now - changes_keep, EVENTS_MAX)?))
         })
         .await?;
-    report.more |= events as i64 == EVENTS_MAX;
+    report.more |= events.max(noted) as i64 == EVENTS_MAX;
     report.counts.extend([
         ("entries removed", entries),
         ("dead objects forgotten", objects),
         ("old events removed", events),
+        ("old notes of changes removed", noted),
     ]);
     Ok(())
 }

@@ -30,13 +30,13 @@ use crate::db::former::{self, Former};
 use crate::db::restore::{self, INVENTORY, Known, Plan, say};
 use crate::db::rows::{ServerRow, TokenRow};
 use crate::db::server::ServerView;
-use crate::db::{cluster, dialect, lease, migrate, restores, server};
+use crate::db::{cluster, dialect, events, lease, migrate, restores, server};
 use crate::journal::collection::Added;
 use crate::journal::{Collection, SERVERS};
 use crate::types::api::{RegisterRequest, RestoreRequest, RestoreStatus};
 use crate::types::error::IoContext;
 use crate::types::storage_api::{JournalPosition, StorageStatus};
-use crate::types::{Error, ErrorCode, ObjectId, Result, ServerId, Version};
+use crate::types::{Error, ErrorCode, EventKind, ObjectId, Result, ServerId, Version};
 
 /// How long a server may take to say who it is.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
@@ -109,6 +109,11 @@ impl Restores {
                 .db
                 .write(move |connection| {
                     let now = dialect::clock(connection)?;
+                    if let Some(error) = &status.error {
+                        let detail = format!("the restore failed: {error}");
+                        let event = events::row(now, EventKind::RestoreFailed, detail);
+                        dialect::insert_events(connection, &[event])?;
+                    }
                     restores::save_report(connection, ObjectId::generate().0, now, Some(now), &status)
                 })
                 .await;

@@ -178,16 +178,16 @@ pub(crate) enum Command {
     Report,
     /// Shows the name server's actors
     Actors,
-    /// Shows what happened in the cluster, all of it or what is about one object or server
+    /// Shows what happened in the cluster, one line for each cause; with -v each copy
     Events(EventsArgs),
     /// Explains one file: where its copies are, what is missing and what happened to it
     Why(PathArgs),
     /// Takes a storage server out of service: its files are copied away, and it gets no new ones
     Drain(DrainArgs),
-    /// Puts a draining storage server back into service
+    /// Puts a draining storage server back into service, or lets a removed one come back
     Undrain(ServerArgs),
     /// Removes a drained or dead storage server from the cluster
-    Remove(ServerArgs),
+    Remove(RemoveArgs),
     /// Sets how many copies are wanted of a file, or of a directory and all below it
     ///
     /// Copies are made or removed in the background; `holdfast report` shows how far that is. Directories below

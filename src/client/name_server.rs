@@ -300,6 +300,14 @@ impl NameServerClient {
         self.post(&format!("/api/v1/servers/{server}/{action}"), &serde_json::json!({}), Repeat::Safe).await
     }
 
+    /// The same by name or id, of removed servers too; with `force` also when that hurts.
+    pub async fn server_order(&self, server: &str, action: &str, force: bool) -> Result<ServerInfo> {
+        let path = format!("/api/v1/servers/{}/{action}?force={force}", encode_component(server));
+        // Giving up the copies of a server that is removed takes as long as it takes.
+        let wait = if force { Wait::Long } else { Wait::Short };
+        self.call(Method::POST, &path, Repeat::Safe, wait, |builder| builder.json(&serde_json::json!({}))).await
+    }
+
     /// Whether data is in danger.
     pub async fn report(&self) -> Result<Report> {
         self.get("/api/v1/report", &()).await

@@ -5,6 +5,8 @@
 //! the journal rows and moves the cluster's version and tip, in the same transaction. A change that is
 //! refused must have written nothing: it checks first and writes after.
 
+use std::collections::HashMap;
+
 use chrono::NaiveDateTime;
 use diesel::prelude::*;
 use serde::Serialize;
@@ -14,7 +16,7 @@ use super::error::{Failure, Step};
 use super::rows::*;
 use super::{dialect, schema};
 use crate::journal::next_tip;
-use crate::types::{Error, ErrorCode, Sha256, Version};
+use crate::types::{CauseWord, DfsPath, Error, ErrorCode, EventKind, ObjectId, Sha256, Version};
 
 /// Changes that may be in the database alone: it bounds the journal, and what a lost database takes with it.
 const JOURNAL_BEHIND_VERSIONS_MAX: i64 = 1_000_000;
@@ -29,6 +31,20 @@ pub struct Changes<'c> {
     journal: Vec<JournalRow>,
     /// Rows that the current change has recorded.
     item_rows: i32,
+    /// The token that asked for the current change.
+    by: Option<String>,
+    audit: Vec<AuditRow>,
+}
+
+/// An object that an entry no longer refers to.
+#[derive(Debug, Clone)]
+pub struct Released {
+    /// The object.
+    pub object: i64,
+    /// What became of the entry.
+    pub cause: CauseWord,
+    /// The token that asked for it.
+    pub by: Option<String>,
 }
 
 impl<'c> Changes<'c> {
@@ -47,7 +63,34 @@ impl<'c> Changes<'c> {
             return Err(Error::new(ErrorCode::Busy, message).into());
         }
         let now = dialect::clock(connection)?.max(cluster.clock_floor);
-        Ok(Self { connection, now, cluster, journal: Vec::new(), item_rows: 0 })
+        Ok(Self { connection, now, cluster, journal: Vec::new(), item_rows: 0, by: None, audit: Vec::new() })
+    }
+
+    /// The token that asks for what follows; `None` when nobody does, or it is not known.
+    pub fn asked_by(&mut self, by: Option<String>) {
+        self.by = by;
+    }
+
+    /// The token that asked for the current change.
+    pub fn by(&self) -> Option<&str> {
+        self.by.as_deref()
+    }
+
+    /// Notes what the current change is to people, and who asked for it; nothing, if it has changed nothing. It goes with
+    /// the change's transaction, and is no part of what is chained and copied.
+    pub fn note(&mut self, kind: EventKind, path: &DfsPath, other: Option<&DfsPath>) {
+        if self.item_rows == 0 {
+            return;
+        }
+        self.audit.push(AuditRow {
+            id: ObjectId::generate().0,
+            version: self.version(),
+            time: self.now,
+            kind: kind.word().into(),
+            path: path.to_string(),
+            other_path: other.map(DfsPath::to_string),
+            by_token: self.by.clone(),
+        });
     }
 
     /// The version of the current change.
@@ -86,6 +129,7 @@ impl<'c> Changes<'c> {
             return Ok(());
         }
         dialect::insert_journal(self.connection, &self.journal)?;
+        dialect::insert_audit(self.connection, &self.audit)?;
         diesel::update(schema::cluster::table)
             .set((
                 schema::cluster::last_version.eq(self.cluster.last_version),
@@ -167,11 +211,17 @@ impl<'c> Changes<'c> {
         self.record("objects", row.id, Some(row))
     }
 
+    /// Lets go of an object, for the token that asked for the current change.
+    pub fn release(&mut self, object: i64, cause: CauseWord, times: &ReleaseTimes) -> Step<()> {
+        let by = self.by.clone();
+        self.release_objects(&[Released { object, cause, by }], times)
+    }
+
     /// Lets go of objects that entries no longer refer to: those that no entry refers to any more become
     /// *deleted*, their replica rows go, and the outbox tells their servers, in this transaction.
-    pub fn release_objects(&mut self, candidates: &[i64], times: &ReleaseTimes) -> Step<()> {
+    pub fn release_objects(&mut self, candidates: &[Released], times: &ReleaseTimes) -> Step<()> {
         use schema::{entries, objects, replicas};
-        let mut ids = candidates.to_vec();
+        let mut ids: Vec<i64> = candidates.iter().map(|released| released.object).collect();
         ids.sort_unstable();
         ids.dedup();
         let still: Vec<Option<i64>> = entries::table
@@ -191,17 +241,21 @@ impl<'c> Changes<'c> {
             .select(ReplicaRow::as_select())
             .load(self.connection)?;
         let version = self.version();
-        let outbox: Vec<OutboxRow> = copies
-            .iter()
-            .map(|copy| OutboxRow {
+        let why: HashMap<i64, &Released> = candidates.iter().map(|released| (released.object, released)).collect();
+        let deletion = |copy: &ReplicaRow| {
+            let why = why.get(&copy.object);
+            OutboxRow {
                 server: copy.server,
                 object: copy.object,
                 generation: copy.generation,
                 version,
                 queued: self.now,
                 not_before: self.now + times.read_ticket,
-            })
-            .collect();
+                reason: why.map_or(CauseWord::Unknown, |why| why.cause).word().into(),
+                by_token: why.and_then(|why| why.by.clone()),
+            }
+        };
+        let outbox: Vec<OutboxRow> = copies.iter().map(deletion).collect();
         dialect::insert_outbox(self.connection, &outbox)?;
         crate::types::failpoint::RELEASE_QUEUED.passed();
         diesel::delete(replicas::table.filter(replicas::object.eq_any(&ids))).execute(self.connection)?;

@@ -7,7 +7,7 @@ use super::dialect;
 use super::error::Step;
 use super::rows::{ClusterRow, utc};
 use super::schema::cluster::dsl;
-use crate::types::{Error, Result, Time, Version};
+use crate::types::{Error, EventKind, Result, Time, Version};
 
 /// What the rest of the program needs to know of the cluster.
 #[derive(Debug, Clone)]
@@ -80,6 +80,6 @@ pub fn protect(connection: &mut AnyConnection, judged: &ClusterState, reason: &s
     }
     diesel::update(dsl::cluster).set((dsl::mode.eq("read_only"), dsl::mode_reason.eq(reason))).execute(connection)?;
     let now = dialect::clock(connection)?;
-    dialect::insert_events(connection, &[super::events::row(now, "read_only", reason.into())])?;
+    dialect::insert_events(connection, &[super::events::row(now, EventKind::ReadOnly, reason.into())])?;
     Ok(true)
 }

@@ -10,14 +10,14 @@ use std::collections::hash_map::Entry::Vacant;
 use chrono::TimeDelta;
 use diesel::prelude::*;
 
-use super::change::{Changes, ReleaseTimes};
+use super::change::{Changes, ReleaseTimes, Released};
 use super::error::{Failure, Step};
 use super::rows::*;
 use super::tree::{self, Walk};
 use super::{dialect, namespace, schema};
 use crate::security::WriteTicket;
 use crate::types::api::{AdminState, Committed, Condition};
-use crate::types::{DfsPath, EntryId, Error, ErrorCode, ObjectId, ServerId, Sha256};
+use crate::types::{CauseWord, DfsPath, EntryId, Error, ErrorCode, EventKind, ObjectId, ServerId, Sha256};
 
 /// One fsynced upload; its ticket's signature, cluster and epoch have been checked.
 #[derive(Debug, Clone)]
@@ -65,6 +65,7 @@ pub fn commit(
     let mut new = NewRows { repair_delay, states, ..NewRows::default() };
     let mut outcomes = Vec::with_capacity(uploads.len());
     for upload in uploads {
+        changes.asked_by(upload.ticket.by.clone());
         let outcome = match known.get(&upload.ticket.object.0) {
             Some(object) => repeat(changes, upload, object, &mut new),
             None => fresh(changes, upload, &parents, &existing, &mut new),
@@ -122,7 +123,7 @@ struct NewRows {
     updated_entries: Vec<EntryRow>,
     replicas: Vec<ReplicaRow>,
     repairs: Vec<RepairRow>,
-    replaced: Vec<i64>,
+    replaced: Vec<Released>,
     repair_delay: TimeDelta,
     /// The servers' administrative states.
     states: HashMap<i64, AdminState>,
@@ -170,7 +171,7 @@ impl NewRows {
 }
 
 /// The objects that were replaced become deleted as changes of their own, right behind the set.
-fn release_replaced(changes: &mut Changes<'_>, replaced: Vec<i64>, times: &ReleaseTimes) -> Step<()> {
+fn release_replaced(changes: &mut Changes<'_>, replaced: Vec<Released>, times: &ReleaseTimes) -> Step<()> {
     if !replaced.is_empty() {
         changes.release_objects(&replaced, times)?;
         changes.end_item();
@@ -263,6 +264,8 @@ fn fresh(
     };
     changes.record("objects", object.id, Some(&object))?;
     write_entry(changes, &parent, name, target, &object, new)?;
+    let kind = if target.is_some() { EventKind::FileReplaced } else { EventKind::FileWritten };
+    changes.note(kind, &ticket.path, None);
     new.add_replicas(changes, upload);
     let staying = new.in_service(&counted) as i32;
     if staying < parent.copies_wanted {
@@ -302,7 +305,9 @@ fn write_entry(
 ) -> Step<()> {
     let row = match target {
         Some(target) => {
-            new.replaced.extend(target.object);
+            let by = changes.by().map(String::from);
+            let released = |object| Released { object, cause: CauseWord::Replaced, by };
+            new.replaced.extend(target.object.map(released));
             EntryRow { object: Some(object.id), version: object.version, modified: changes.now, ..target.clone() }
         }
         None => EntryRow {

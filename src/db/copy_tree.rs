@@ -12,7 +12,7 @@ use super::error::Step;
 use super::namespace::{directory_row, raise_copies};
 use super::rows::{EntryRow, ObjectRow};
 use super::{schema, tree};
-use crate::types::{DfsPath, EntryId, Error, ErrorCode};
+use crate::types::{DfsPath, EntryId, Error, ErrorCode, EventKind};
 
 /// Entries that one step copies.
 pub const STEP_ROWS: i64 = 500;
@@ -164,6 +164,7 @@ pub fn attach(changes: &mut Changes<'_>, copy: &Copy, from: &DfsPath, to: &DfsPa
     root.name = name;
     root.version = changes.version();
     changes.update_entry(&root)?;
+    changes.note(EventKind::Copied, from, Some(to));
     crate::types::failpoint::COPY_TREE_ATTACHED.passed();
     diesel::delete(schema::building::table.find(copy.root)).execute(changes.connection)?;
     Ok(())

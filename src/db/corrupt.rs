@@ -15,14 +15,13 @@ use diesel::prelude::*;
 
 use super::connection::AnyConnection;
 use super::error::Step;
-use super::rows::{EventRow, ObjectRow, ReplicaRow, utc};
+use super::rows::{EventRow, ObjectRow, ReplicaRow};
 use super::schema::{objects, replicas, server_health};
 use super::sync::look_again;
 use super::{cluster, dialect, events};
 use crate::decisions::scrub::{Judgement, Listed, Reported, judge as decide};
 use crate::types::api::{CorruptFate, CorruptReplica};
-use crate::types::id::floor_at;
-use crate::types::{ServerId, Version};
+use crate::types::{CauseWord, EventKind, ServerId, Version};
 
 /// Characters of a reason that are kept; the sender is trusted with its own copies, not with the size of the log.
 const REASON_CHARS_MAX: usize = 300;
@@ -46,7 +45,7 @@ pub fn judge(
     if alarm {
         bench.note_alarm(connection)?;
     }
-    dialect::insert_events(connection, &bench.happened)?;
+    events::tell(connection, bench.happened)?;
     Ok(fates)
 }
 
@@ -133,26 +132,22 @@ impl Bench {
             look_again(connection, object, self.now)?;
         }
         if let Some((kind, detail)) = self.words(copy, &reported, &judgement)
+            // A server in alarm tells the same again and again.
             && !(judgement.fate == CorruptFate::Leave
                 && !judgement.count_out
-                && self.was_told(connection, kind, Some(object))?)
+                && events::was_told(connection, kind, self.server.0, Some(object), self.now - ALARM_REPEAT)?)
         {
-            self.happened.push(EventRow {
-                object: Some(object),
-                server: Some(self.server.0),
-                ..events::row(self.now, kind, detail)
-            });
+            let event =
+                EventRow { object: Some(object), server: Some(self.server.0), ..events::row(self.now, kind, detail) };
+            // A last copy stands by itself: each is a file that somebody misses.
+            let summed = (kind == EventKind::ReplicaCorrupt).then(|| CauseWord::Corrupt.word().to_string());
+            self.happened.push(EventRow { cause: summed, ..event });
         }
         Ok(judgement.fate)
     }
 
     /// What the event says; nothing while there is nothing decided.
-    fn words(
-        &self,
-        copy: &CorruptReplica,
-        reported: &Reported,
-        judgement: &Judgement,
-    ) -> Option<(&'static str, String)> {
+    fn words(&self, copy: &CorruptReplica, reported: &Reported, judgement: &Judgement) -> Option<(EventKind, String)> {
         let what = match self.objects.get(&copy.object.0) {
             Some((label, version, _)) => {
                 format!("copy {}.{} of {label} (version {version})", copy.object, copy.generation)
@@ -175,52 +170,35 @@ impl Bench {
             // It was told before.
             _ if copy.aside && !listed => return None,
             CorruptFate::QuarantineForGood if copy.gone => (
-                "last_copy_corrupt",
+                EventKind::LastCopyCorrupt,
                 "no other copy is on a server that is not down, so this file cannot be read before one of its copies is \
                  back: is a disk of that server not mounted?"
                     .to_string(),
             ),
             CorruptFate::QuarantineForGood => (
-                "last_copy_corrupt",
+                EventKind::LastCopyCorrupt,
                 "no other copy is on a server that is not down, so this file is damaged; the bytes stay in that \
                  server's quarantine until a person removes them"
                     .to_string(),
             ),
             CorruptFate::Leave if listed && !judgement.count_out => {
-                ("last_copy_corrupt", format!("no other copy is on a server that is not down; {place}"))
+                (EventKind::LastCopyCorrupt, format!("no other copy is on a server that is not down; {place}"))
             }
             _ if listed => {
-                ("replica_corrupt", format!("{place}; {} others are left, repair is queued", reported.others))
+                (EventKind::ReplicaCorrupt, format!("{place}; {} others are left, repair is queued", reported.others))
             }
-            CorruptFate::Quarantine => ("replica_corrupt", format!("the metadata does not list it; {place}")),
+            CorruptFate::Quarantine => (EventKind::ReplicaCorrupt, format!("the metadata does not list it; {place}")),
             CorruptFate::Leave => return None,
         };
         let state = if copy.gone { "lost" } else { "corrupt" };
         Some((kind, format!("{what} is {state} ({reason}): {rest}")))
     }
 
-    /// Whether an event of this kind about this server, and this object, if there is one, was written a short while
-    /// ago. A server in alarm tells the same again and again.
-    fn was_told(&self, connection: &mut AnyConnection, kind: &str, object: Option<i64>) -> Step<bool> {
-        use super::schema::events::dsl;
-        let since = self.now - ALARM_REPEAT;
-        let mut events = dsl::events
-            .filter(dsl::id.ge(floor_at(utc(since))).and(dsl::time.ge(since)))
-            .filter(dsl::server.eq(self.server.0).and(dsl::kind.eq(kind)))
-            .select(dsl::id)
-            .into_boxed();
-        if let Some(object) = object {
-            events = events.filter(dsl::object.eq(object));
-        }
-        let told: Option<i64> = events.first(connection).optional()?;
-        Ok(told.is_some())
-    }
-
     fn note_alarm(&mut self, connection: &mut AnyConnection) -> Step<()> {
-        if !self.was_told(connection, "scrub_alarm", None)? {
+        if !events::was_told(connection, EventKind::ScrubAlarm, self.server.0, None, self.now - ALARM_REPEAT)? {
             let detail = "so many copies were found corrupt at once that the server no longer trusts its disk or its \
                           memory: it quarantines nothing until it is started again; look at the hardware first";
-            let event = events::row(self.now, "scrub_alarm", detail.into());
+            let event = events::row(self.now, EventKind::ScrubAlarm, detail.into());
             self.happened.push(EventRow { server: Some(self.server.0), ..event });
         }
         Ok(())

@@ -80,8 +80,12 @@ bulk_insert! {
     insert_journal, JournalRow, journal
 }
 bulk_insert! {
-    /// Events.
+    /// Events, as they are; [`super::events::tell`] sums up what is about copies.
     insert_events, EventRow, events
+}
+bulk_insert! {
+    /// Who asked for which change.
+    insert_audit, AuditRow, audit
 }
 
 /// Tries to be the only one that prepares the database, until the connection ends. SQLite has only one name server.

@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use chrono::TimeDelta;
 use diesel::prelude::*;
 
-use super::change::{Changes, ReleaseTimes};
+use super::change::{Changes, ReleaseTimes, Released};
 use super::connection::AnyConnection;
 use super::error::Step;
 use super::rows::*;
@@ -19,7 +19,7 @@ use crate::types::api::Health;
 use crate::types::id::ROOT;
 use crate::types::limits::PATH_BYTES_MAX;
 use crate::types::storage_api::ReplicaKey;
-use crate::types::{EntryId, ObjectId, Result, ServerId};
+use crate::types::{CauseWord, EntryId, EventKind, ObjectId, Result, ServerId};
 
 /// Objects or entries of one page.
 pub const PAGE_ROWS: i64 = 1_000;
@@ -263,7 +263,8 @@ pub fn release(changes: &mut Changes<'_>, ids: &[i64], times: &ReleaseTimes) -> 
         .select(objects::id)
         .load(changes.connection)?;
     let free: Vec<i64> = live.into_iter().filter(|id| !referred.contains(id)).collect();
-    changes.release_objects(&free, times)?;
+    let released = |id: &i64| Released { object: *id, cause: CauseWord::Unreferenced, by: None };
+    changes.release_objects(&free.iter().map(released).collect::<Vec<_>>(), times)?;
     Ok(free.len())
 }
 
@@ -290,14 +291,16 @@ pub fn drop_stale(connection: &mut AnyConnection, ids: &[i64], read_ttl: TimeDel
         version,
         queued: now,
         not_before: now + read_ttl,
+        reason: CauseWord::Unreferenced.word().into(),
+        by_token: None,
     };
     dialect::insert_outbox(connection, &copies.iter().map(deletion).collect::<Vec<_>>())?;
     diesel::delete(replicas::table.filter(replicas::object.eq_any(&dead))).execute(connection)?;
-    let event = |copy: &ReplicaRow| EventRow {
-        object: Some(copy.object),
-        server: Some(copy.server),
-        ..events::row(now, "replica_outdated", "this copy will be deleted: fsck found it listed without a file".into())
+    let event = |copy: &ReplicaRow| {
+        let detail = "this copy will be deleted: fsck found it listed without a file".to_string();
+        let cause = CauseWord::Unreferenced.into();
+        events::of_copy(now, EventKind::ReplicaOutdated, (copy.object, copy.server), cause, detail)
     };
-    dialect::insert_events(connection, &copies.iter().map(event).collect::<Vec<_>>())?;
+    events::tell(connection, copies.iter().map(event).collect())?;
     Ok(copies.len())
 }

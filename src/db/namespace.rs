@@ -7,7 +7,7 @@ use super::error::Step;
 use super::rows::{EntryRow, ObjectRow, RepairRow};
 use super::tree::{self, Walk};
 use super::{dialect, schema};
-use crate::types::{DfsPath, EntryId, Error, ErrorCode, Version};
+use crate::types::{CauseWord, DfsPath, EntryId, Error, ErrorCode, EventKind, Version};
 
 fn refuse<T>(code: ErrorCode, message: impl Into<String>) -> Step<T> {
     Err(Error::new(code, message).into())
@@ -46,7 +46,9 @@ pub fn mkdir(changes: &mut Changes<'_>, path: &DfsPath, parents: bool) -> Step<(
             (false, _) => refuse(ErrorCode::AlreadyExists, format!("{path} exists already and is a file")),
         };
     }
-    make_missing(changes, &walk, path, if parents { usize::MAX } else { 1 }).map(drop)
+    make_missing(changes, &walk, path, if parents { usize::MAX } else { 1 })?;
+    changes.note(EventKind::DirectoryMade, path, None);
+    Ok(())
 }
 
 /// Makes the directories at the end of a walk that are missing, at most `most` of them. Answers the last one.
@@ -74,7 +76,9 @@ pub fn rmdir(changes: &mut Changes<'_>, path: &DfsPath) -> Step<()> {
     if tree::has_children(changes.connection, directory.id)? {
         return refuse(ErrorCode::DirectoryNotEmpty, format!("{path} is not empty"));
     }
-    changes.delete_entries(&[directory.id])
+    changes.delete_entries(&[directory.id])?;
+    changes.note(EventKind::DirectoryRemoved, path, None);
+    Ok(())
 }
 
 /// Removes a file; with `recursive` also a directory, by detaching it in one row for the reaper to empty.
@@ -91,10 +95,15 @@ pub fn remove(
     match entry.object {
         Some(object) => {
             changes.delete_entries(&[entry.id])?;
+            changes.note(EventKind::FileRemoved, path, None);
             crate::types::failpoint::REMOVE_ENTRY_GONE.passed();
-            changes.release_objects(&[object], times)
+            changes.release(object, CauseWord::Removed, times)
         }
-        None if recursive => detach(changes, entry),
+        None if recursive => {
+            detach(changes, entry)?;
+            changes.note(EventKind::DirectoryRemoved, path, None);
+            Ok(())
+        }
         None => refuse(ErrorCode::IsADirectory, format!("{path} is a directory; remove it with recursive (rm -r)")),
     }
 }
@@ -140,12 +149,13 @@ pub fn mv(changes: &mut Changes<'_>, from: &DfsPath, to: &DfsPath, times: &Relea
     entry.name = to_name.into();
     entry.version = changes.version();
     changes.update_entry(&entry)?;
+    changes.note(EventKind::Moved, from, Some(to));
     crate::types::failpoint::MOVE_WRITTEN.passed();
     if let Some(object) = entry.object {
         raise_copies(changes, object, target_walk.copies_wanted())?;
     }
     match target.and_then(|target| target.object) {
-        Some(object) => changes.release_objects(&[object], times),
+        Some(object) => changes.release(object, CauseWord::Replaced, times),
         None => Ok(()),
     }
 }
@@ -204,10 +214,11 @@ pub fn cp_file(changes: &mut Changes<'_>, from: &DfsPath, to: &DfsPath, times: &
             None
         }
     };
+    changes.note(EventKind::Copied, from, Some(to));
     crate::types::failpoint::COPY_FILE_WRITTEN.passed();
     raise_copies(changes, object, target_walk.copies_wanted())?;
     match replaced {
-        Some(replaced) => changes.release_objects(&[replaced], times),
+        Some(replaced) => changes.release(replaced, CauseWord::Replaced, times),
         None => Ok(()),
     }
 }
@@ -243,6 +254,7 @@ pub fn touch_existing(changes: &mut Changes<'_>, path: &DfsPath) -> Step<bool> {
     entry.version = changes.version();
     entry.modified = changes.now;
     changes.update_entry(&entry)?;
+    changes.note(EventKind::Touched, path, None);
     Ok(true)
 }
 

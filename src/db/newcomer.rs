@@ -1,4 +1,4 @@
-//! A server that begins with an empty directory where another one is known.
+//! A server that is new: its first event, and what is told of one that begins with an empty directory where another one is known.
 //!
 //! A storage server makes its identity when it starts on a directory that has none. When its disk is not mounted, that
 //! is the mount point: a new identity at the url, or with the name, of one that the cluster knows. Nothing is lost by
@@ -11,12 +11,12 @@ use super::error::Step;
 use super::rows::{EventRow, ServerRow};
 use super::schema::{replicas, servers};
 use super::{dialect, events};
-use crate::types::ServerId;
+use crate::types::{EventKind, ServerId};
 
 /// Servers that are named; more of one name are a mistake of its own.
 const NAMED_MAX: i64 = 3;
 
-/// Tells of a server that is new to the cluster, when another one has its url or its name.
+/// Tells of a server that is new to the cluster, and when another one has its url or its name.
 pub fn tell(changes: &mut Changes<'_>, new: &ServerRow) -> Step<()> {
     let known: Vec<ServerRow> = servers::table
         .filter(servers::id.ne(new.id).and(servers::url.eq(&new.url).or(servers::name.eq(&new.name))))
@@ -24,12 +24,14 @@ pub fn tell(changes: &mut Changes<'_>, new: &ServerRow) -> Step<()> {
         .limit(NAMED_MAX)
         .select(ServerRow::as_select())
         .load(changes.connection)?;
-    let mut happened = Vec::with_capacity(known.len());
+    let mut happened = Vec::with_capacity(known.len() + 1);
+    let joined = format!("{} ({}) has joined the cluster, at {}", new.name, ServerId(new.id), new.url);
+    happened.push(EventRow { server: Some(new.id), ..events::row(changes.now, EventKind::ServerJoined, joined) });
     for old in known {
         let copies: i64 = replicas::table.filter(replicas::server.eq(old.id)).count().get_result(changes.connection)?;
         let detail = words(new, &old, copies);
         log::warn!("{detail}");
-        let row = events::row(changes.now, "server_new_identity", detail);
+        let row = events::row(changes.now, EventKind::ServerNewIdentity, detail);
         happened.push(EventRow { server: Some(new.id), ..row });
     }
     dialect::insert_events(changes.connection, &happened)?;

@@ -1,5 +1,7 @@
 //! Deletions that storage servers still have to carry out.
 
+use std::collections::HashMap;
+
 use diesel::prelude::*;
 
 use super::connection::AnyConnection;
@@ -8,7 +10,10 @@ use super::events;
 use super::rows::{EventRow, OutboxRow};
 use super::schema::outbox::dsl;
 use super::{cluster, dialect};
-use crate::types::{Generation, ObjectId, Result};
+use crate::types::{CauseWord, EventKind, Generation, ObjectId, Result, ServerId};
+
+/// Waiting deletions of one object that are told.
+const WAITING_ROWS_MAX: i64 = 20;
 
 /// Deletions that are due on a server, the oldest first.
 pub fn due(connection: &mut AnyConnection, server: i64, limit: usize) -> Result<Vec<OutboxRow>> {
@@ -27,27 +32,50 @@ pub fn due(connection: &mut AnyConnection, server: i64, limit: usize) -> Result<
     Ok(rows)
 }
 
-/// Notes that a server has carried them out.
+/// Notes that a server has carried them out, with the reasons that came with the orders.
 pub fn complete(connection: &mut AnyConnection, rows: &[OutboxRow]) -> Step<()> {
     let now = dialect::clock(connection)?;
     let mut happened = Vec::with_capacity(rows.len());
     for row in rows {
         diesel::delete(dsl::outbox.find((row.server, row.object, row.generation))).execute(connection)?;
-        let detail = format!(
-            "copy {}.{} was deleted, because change {} removed the last file with these bytes",
-            ObjectId(row.object),
-            Generation(row.generation),
-            row.version
-        );
-        happened.push(EventRow {
-            object: Some(row.object),
-            server: Some(row.server),
-            ..events::row(now, "replica_deleted", detail)
-        });
+        let word = CauseWord::of_word(&row.reason).unwrap_or(CauseWord::Unknown);
+        let cause = match word {
+            CauseWord::Draining => word.of(ServerId(row.server)),
+            _ => word.into(),
+        };
+        let copy = (row.object, row.server);
+        let event = events::of_copy(now, EventKind::ReplicaDeleted, copy, cause, words(row, word));
+        happened.push(EventRow { by_token: row.by_token.clone(), ..event });
     }
     crate::types::failpoint::REAP_NOTED.passed();
-    dialect::insert_events(connection, &happened)?;
-    Ok(())
+    events::tell(connection, happened)
+}
+
+/// No token is named: those who may see a part of the namespace only are told this sentence too.
+fn words(row: &OutboxRow, cause: CauseWord) -> String {
+    let copy = format!("copy {}.{}", ObjectId(row.object), Generation(row.generation));
+    let why = cause.meaning();
+    match cause {
+        CauseWord::Removed | CauseWord::Replaced => format!("{copy} was deleted: {why} (change {})", row.version),
+        _ => format!("{copy} was deleted: {why}"),
+    }
+}
+
+/// Deletions of an object's copies that wait, with the names of their servers: some of them, which are enough to tell.
+pub fn waiting(connection: &mut AnyConnection, object: i64) -> QueryResult<Vec<(String, CauseWord)>> {
+    use super::schema::servers;
+    let known: Vec<(i64, String)> = servers::table.select((servers::id, servers::name)).load(connection)?;
+    let names: HashMap<i64, String> = known.into_iter().collect();
+    let rows: Vec<(i64, String)> = dsl::outbox
+        .filter(dsl::server.eq_any(names.keys().copied().collect::<Vec<_>>()).and(dsl::object.eq(object)))
+        .order(dsl::server)
+        .limit(WAITING_ROWS_MAX)
+        .select((dsl::server, dsl::reason))
+        .load(connection)?;
+    let told = |(server, reason): (i64, String)| {
+        Some((names.get(&server)?.clone(), CauseWord::of_word(&reason).unwrap_or(CauseWord::Unknown)))
+    };
+    Ok(rows.into_iter().filter_map(told).collect())
 }
 
 /// How many wait in all.

@@ -10,12 +10,12 @@ use chrono::TimeDelta;
 use diesel::prelude::*;
 
 use super::connection::AnyConnection;
-use super::dialect;
 use super::error::Step;
 use super::rows::{ObjectRow, ReplicaRow};
 use super::schema::{objects, replicas};
+use super::{dialect, events};
 use crate::types::api::{PendingFate, PendingReplica};
-use crate::types::{Result, ServerId};
+use crate::types::{CauseWord, EventKind, Result, ServerId};
 
 /// Answers without a lock where that is safe; `None` where [`decide`] has to look.
 pub fn known(
@@ -45,7 +45,12 @@ pub fn decide(
     let cluster = dialect::lock_cluster(connection)?;
     let now = dialect::clock(connection)?.max(cluster.clock_floor);
     let kept = kept(connection, server, asked)?;
+    let ids: Vec<i64> = asked.iter().map(|replica| replica.object.0).collect();
+    let states: Vec<(i64, String)> =
+        objects::table.filter(objects::id.eq_any(ids)).select((objects::id, objects::state)).load(connection)?;
+    let states: HashMap<i64, String> = states.into_iter().collect();
     let mut aborted = Vec::new();
+    let mut happened = Vec::new();
     let mut fates = Vec::with_capacity(asked.len());
     for replica in asked {
         if let Some(keep) = kept.get(&(replica.object.0, replica.generation.0)) {
@@ -67,11 +72,21 @@ pub fn decide(
                 created: now,
                 forget_after: Some(now + keep_row_for),
             });
+            let cause = match states.get(&replica.object.0).map(String::as_str) {
+                Some(ObjectRow::DELETED) => CauseWord::Removed,
+                // It was committed without this copy.
+                Some(ObjectRow::LIVE) => CauseWord::Surplus,
+                _ => CauseWord::UploadFailed,
+            };
+            let copy = (replica.object.0, server.0);
+            let detail = format!("copy {}.{} is deleted: {}", replica.object, replica.generation, cause.meaning());
+            happened.push(events::of_copy(now, EventKind::ReplicaDeleted, copy, cause.into(), detail));
             fates.push(PendingFate::Delete);
         }
     }
     dialect::insert_objects_if_absent(connection, &aborted)?;
     aborted.first().inspect(|_| crate::types::failpoint::PENDING_ABORTED.passed());
+    events::tell(connection, happened)?;
     Ok(fates)
 }
 

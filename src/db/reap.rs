@@ -3,12 +3,13 @@
 use chrono::{NaiveDateTime, TimeDelta};
 use diesel::prelude::*;
 
-use super::change::{Changes, ReleaseTimes};
+use super::change::{Changes, ReleaseTimes, Released};
 use super::error::Step;
 use super::rows::{EntryRow, ObjectRow};
 use super::schema::{building, cluster, entries, objects};
-use crate::types::EntryId;
+use super::timeline;
 use crate::types::id::ROOT;
+use crate::types::{CauseWord, EntryId};
 
 /// Entries or objects of one batch.
 pub const BATCH_ROWS: i64 = 200;
@@ -16,7 +17,7 @@ pub const BATCH_ROWS: i64 = 200;
 /// Removes up to [`BATCH_ROWS`] entries below one detached directory. Subdirectories are detached in turn, so
 /// that the depth of what was removed costs nothing. Answers how many rows it handled.
 pub fn empty_detached(changes: &mut Changes<'_>, times: &ReleaseTimes) -> Step<usize> {
-    let Some(directory) = next_detached(changes)? else { return Ok(0) };
+    let Some((directory, version)) = next_detached(changes)? else { return Ok(0) };
     let children: Vec<EntryRow> = entries::table
         .filter(entries::parent.eq(directory))
         .limit(BATCH_ROWS)
@@ -32,34 +33,43 @@ pub fn empty_detached(changes: &mut Changes<'_>, times: &ReleaseTimes) -> Step<u
     for mut row in directories {
         row.parent = None;
         row.name = EntryId(row.id).to_string();
-        row.version = changes.version();
+        // Whoever asks who removed it finds that change.
+        row.version = version;
         changes.update_entry(&row)?;
     }
     let ids: Vec<i64> = files.iter().map(|row| row.id).collect();
-    let released: Vec<i64> = files.iter().filter_map(|row| row.object).collect();
+    let by = timeline::maker_of(changes.connection, version)?;
+    let released = |object| Released { object, cause: CauseWord::Removed, by: by.clone() };
+    let released: Vec<Released> = files.iter().filter_map(|row| row.object).map(released).collect();
     changes.delete_entries(&ids)?;
     changes.release_objects(&released, times)?;
     crate::types::failpoint::REAP_EMPTIED.passed();
     Ok(handled)
 }
 
-/// A detached directory that nobody is building.
-fn next_detached(changes: &mut Changes<'_>) -> Step<Option<i64>> {
+/// A detached directory that nobody is building, with the version of the change that detached it.
+fn next_detached(changes: &mut Changes<'_>) -> Step<Option<(i64, i64)>> {
     let building_now: Vec<i64> =
         building::table.filter(building::deadline.gt(changes.now)).select(building::entry).load(changes.connection)?;
     let directory = entries::table
         .filter(entries::parent.is_null().and(entries::id.ne(ROOT.0)).and(entries::id.ne_all(building_now)))
-        .select(entries::id)
+        .select((entries::id, entries::version))
         .first(changes.connection)
         .optional()?;
     Ok(directory)
 }
 
-/// Whether [`empty_detached`], [`forget_objects`] or the removal of events that are older than `events_keep` has anything
+/// Whether [`empty_detached`], [`forget_objects`] or the removal of old events and noted changes has anything
 /// to do; a cheap look without a lock.
-pub fn has_work(connection: &mut super::AnyConnection, events_keep: TimeDelta) -> crate::types::Result<bool> {
+pub fn has_work(
+    connection: &mut super::AnyConnection,
+    events_keep: TimeDelta,
+    changes_keep: TimeDelta,
+) -> crate::types::Result<bool> {
     let now = super::cluster::state(connection)?.now.naive_utc();
-    if super::events::has_older(connection, now - events_keep)? {
+    let old = super::events::has_older(connection, now - events_keep)?
+        || timeline::has_older_changes(connection, now - changes_keep)?;
+    if old {
         return Ok(true);
     }
     let detached: i64 =

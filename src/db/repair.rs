@@ -18,7 +18,7 @@ use super::{dialect, events};
 use crate::decisions::placement::Candidate;
 use crate::decisions::repair::{self, CopyFacts, Object, ServerFacts};
 use crate::types::api::{Health, Target};
-use crate::types::{Error, Generation, ObjectId, Result, ServerId, Sha256};
+use crate::types::{Cause, CauseWord, Error, EventKind, Generation, ObjectId, Result, ServerId, Sha256};
 
 /// Objects that one transaction looks at.
 const DUE_ROWS_MAX: i64 = 400;
@@ -59,6 +59,8 @@ pub struct Transfer {
     pub target: Target,
     /// The new copy.
     pub generation: Generation,
+    /// Why it is made.
+    pub cause: Cause,
 }
 
 /// A transfer that has ended.
@@ -330,10 +332,11 @@ impl Written {
             source_generation,
             target: loaded.target(target),
             generation,
+            cause: repair::cause_of_copy(object.copies_wanted as u32, &loaded.copies(id)),
         })
     }
 
-    fn trim(&mut self, loaded: &Loaded, id: i64, server: ServerId, why: &str, rules: &Rules) {
+    fn trim(&mut self, loaded: &Loaded, id: i64, server: ServerId, why: CauseWord, rules: &Rules) {
         let Some(generation) = loaded.generation(id, server) else { return };
         self.trimmed.push(OutboxRow {
             server: server.0,
@@ -343,12 +346,12 @@ impl Written {
             queued: self.now,
             // Whoever got a ticket for this copy may still read it.
             not_before: self.now + rules.read_ttl,
+            reason: why.word().into(),
+            by_token: None,
         });
-        self.events.push(EventRow {
-            object: Some(id),
-            server: Some(server.0),
-            ..events::row(self.now, "replica_trimmed", format!("this copy is given up: {why}"))
-        });
+        let cause = if why == CauseWord::Draining { why.of(server) } else { why.into() };
+        let detail = format!("this copy is given up: {}", why.meaning());
+        self.events.push(events::of_copy(self.now, EventKind::ReplicaTrimmed, (id, server.0), cause, detail));
     }
 
     fn write(self, connection: &mut AnyConnection) -> Step<()> {
@@ -366,8 +369,7 @@ impl Written {
         for row in &self.later {
             save(connection, row)?;
         }
-        dialect::insert_events(connection, &self.events)?;
-        Ok(())
+        events::tell(connection, self.events)
     }
 }
 
@@ -398,12 +400,10 @@ fn note_ended(connection: &mut AnyConnection, ended: &[Ended], now: NaiveDateTim
                 if diesel::update(row).set(present).execute(connection)? > 0 {
                     crate::types::failpoint::REPAIR_PRESENT.passed();
                     done.copied += 1;
-                    let detail = "a new copy was made and verified, because the object was short of copies in service";
-                    happened.push(EventRow {
-                        object: Some(id),
-                        server: Some(transfer.target.server.0),
-                        ..events::row(now, "replica_copied", detail.into())
-                    });
+                    let detail = format!("a new copy was made and verified: {}", transfer.cause.word.meaning());
+                    let copy = (id, transfer.target.server.0);
+                    let event = events::of_copy(now, EventKind::ReplicaCopied, copy, transfer.cause, detail);
+                    happened.push(EventRow { path: Some(transfer.label.clone()), ..event });
                 }
                 diesel::update(repair_queue::table.find(id))
                     .set((repair_queue::next_attempt.eq(now), repair_queue::attempts.eq(0)))
@@ -423,8 +423,7 @@ fn note_ended(connection: &mut AnyConnection, ended: &[Ended], now: NaiveDateTim
     for server in &done.doubted {
         super::sync::again(connection, server.0)?;
     }
-    dialect::insert_events(connection, &happened)?;
-    Ok(())
+    events::tell(connection, happened)
 }
 
 /// Forgets a copy that was on its way; should it have arrived after all, the outbox removes it.
@@ -440,7 +439,16 @@ fn give_up_copy(
         .filter(replicas::generation.eq(generation).and(replicas::state.eq(ReplicaRow::COPYING)));
     if diesel::delete(row).execute(connection)? > 0 {
         let version = last_version(connection)?;
-        let row = OutboxRow { server, object, generation, version, queued: now, not_before: now };
+        let row = OutboxRow {
+            server,
+            object,
+            generation,
+            version,
+            queued: now,
+            not_before: now,
+            reason: CauseWord::CopyFailed.word().into(),
+            by_token: None,
+        };
         dialect::insert_outbox(connection, &[row])?;
     }
     Ok(())

@@ -16,7 +16,7 @@ use super::schema::{building, entries, objects, repair_queue, replicas};
 use super::{dialect, events, namespace, tree};
 use crate::types::id::ROOT;
 use crate::types::limits::REPLICATION_MAX;
-use crate::types::{DfsPath, Error};
+use crate::types::{DfsPath, Error, EventKind};
 
 /// Entries of a directory that one step looks at.
 pub const STEP_ROWS: i64 = 300;
@@ -56,7 +56,9 @@ pub fn begin(changes: &mut Changes<'_>, path: &DfsPath, copies: u32) -> Step<Adj
     }
     let entry = tree::walk(changes.connection, path)?.require()?.clone();
     let detail = format!("{copies} copies of {path} are wanted from now on");
-    dialect::insert_events(changes.connection, &[events::row(changes.now, "copies_wanted", detail)])?;
+    let event = events::row(changes.now, EventKind::CopiesWanted, detail);
+    let by_token = changes.by().map(String::from);
+    dialect::insert_events(changes.connection, &[EventRow { path: Some(path.to_string()), by_token, ..event }])?;
     let Some(object) = entry.object else {
         namespace::set_replication(changes, path, Some(copies))?;
         return Ok(Adjustment { stack: vec![Frame::new(entry.id)], changed: 0 });

@@ -20,7 +20,7 @@ use crate::journal::{ENTRIES, OBJECTS, SERVERS, Staging, TOKENS};
 use crate::types::api::RestoreStatus;
 use crate::types::limits::COMPONENT_BYTES_MAX;
 use crate::types::storage_api::InventoryLine;
-use crate::types::{EntryId, Error, ObjectId, Result, Version, id};
+use crate::types::{EntryId, Error, EventKind, ObjectId, Result, Version, id};
 
 /// Versions are left out after a restore, so that none that anybody remembers is used again.
 pub const VERSION_MARGIN: i64 = 1_000_000;
@@ -459,11 +459,15 @@ fn finish(
         status.losses_total,
         status.doubts_total
     );
-    let mut happened = vec![events::row(now, "restored", detail)];
+    let mut happened = vec![events::row(now, EventKind::Restored, detail)];
     if status.lost_changes > 0 {
-        happened.extend(status.losses.first().map(|sentence| events::row(now, "changes_lost", sentence.clone())));
+        happened
+            .extend(status.losses.first().map(|sentence| events::row(now, EventKind::ChangesLost, sentence.clone())));
     }
-    happened.extend(status.notes.iter().map(|note| events::row(now, "restore_note", note.clone())));
+    happened.extend(status.notes.iter().map(|note| events::row(now, EventKind::RestoreNote, note.clone())));
     dialect::insert_events(connection, &happened)?;
+    // Whoever took part belongs to the cluster again.
+    let there = servers::table.select(servers::id);
+    diesel::delete(removed_servers::table.filter(removed_servers::id.eq_any(there))).execute(connection)?;
     Ok(())
 }

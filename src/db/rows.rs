@@ -151,7 +151,7 @@ pub struct RepairRow {
 }
 
 #[derive(Debug, Clone, PartialEq, Queryable, Selectable, Insertable)]
-#[diesel(table_name = outbox)]
+#[diesel(table_name = outbox, treat_none_as_default_value = false)]
 pub struct OutboxRow {
     pub server: i64,
     pub object: i64,
@@ -159,6 +159,8 @@ pub struct OutboxRow {
     pub version: i64,
     pub queued: NaiveDateTime,
     pub not_before: NaiveDateTime,
+    pub reason: String,
+    pub by_token: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Queryable, Selectable, Insertable)]
@@ -203,6 +205,35 @@ pub struct EventRow {
     pub object: Option<i64>,
     pub server: Option<i64>,
     pub detail: String,
+    pub path: Option<String>,
+    pub by_token: Option<String>,
+    pub cause: Option<String>,
+    pub cause_server: Option<i64>,
+    pub part_of: Option<i64>,
+    pub copies: Option<i64>,
+    pub until: Option<NaiveDateTime>,
+}
+
+#[derive(Debug, Clone, PartialEq, Queryable, Selectable, Insertable)]
+#[diesel(table_name = audit, treat_none_as_default_value = false)]
+pub struct AuditRow {
+    pub id: i64,
+    pub version: i64,
+    pub time: NaiveDateTime,
+    pub kind: String,
+    pub path: String,
+    pub other_path: Option<String>,
+    pub by_token: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Queryable, Selectable, Insertable)]
+#[diesel(table_name = removed_servers, treat_none_as_default_value = false)]
+pub struct RemovedServerRow {
+    pub id: i64,
+    pub name: String,
+    pub url: String,
+    pub removed: NaiveDateTime,
+    pub by_token: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Queryable, Selectable, Insertable, AsChangeset)]

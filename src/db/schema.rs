@@ -114,6 +114,8 @@ diesel::table! {
         version -> BigInt,
         queued -> Timestamp,
         not_before -> Timestamp,
+        reason -> Text,
+        by_token -> Nullable<Text>,
     }
 }
 
@@ -157,6 +159,35 @@ diesel::table! {
         object -> Nullable<BigInt>,
         server -> Nullable<BigInt>,
         detail -> Text,
+        path -> Nullable<Text>,
+        by_token -> Nullable<Text>,
+        cause -> Nullable<Text>,
+        cause_server -> Nullable<BigInt>,
+        part_of -> Nullable<BigInt>,
+        copies -> Nullable<BigInt>,
+        until -> Nullable<Timestamp>,
+    }
+}
+
+diesel::table! {
+    audit (id) {
+        id -> BigInt,
+        version -> BigInt,
+        time -> Timestamp,
+        kind -> Text,
+        path -> Text,
+        other_path -> Nullable<Text>,
+        by_token -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
+    removed_servers (id) {
+        id -> BigInt,
+        name -> Text,
+        url -> Text,
+        removed -> Timestamp,
+        by_token -> Nullable<Text>,
     }
 }
 
@@ -183,5 +214,7 @@ diesel::allow_tables_to_appear_in_same_query!(
     leases,
     tokens,
     events,
+    audit,
+    removed_servers,
     restores,
 );

@@ -14,7 +14,7 @@ use crate::decisions::admission::Known;
 use crate::decisions::health::copies_last;
 use crate::types::api::{AdminState, Health, RegisterRequest};
 use crate::types::storage_api::TroubleCode;
-use crate::types::{Error, ErrorCode, Result, ServerId};
+use crate::types::{Error, ErrorCode, EventKind, Result, ServerId};
 
 /// A server with its health.
 #[derive(Debug, Clone)]
@@ -152,7 +152,7 @@ pub fn drained(changes: &mut Changes<'_>, id: i64) -> Step<bool> {
     }
     set_admin_state(changes, ServerId(id), AdminState::Drained)?;
     let detail = format!("{} is drained: nothing needs it any more", row.name);
-    let event = super::events::row(changes.now, "server_drained", detail);
+    let event = super::events::row(changes.now, EventKind::ServerDrained, detail);
     super::dialect::insert_events(changes.connection, &[EventRow { server: Some(id), ..event }])?;
     Ok(true)
 }
@@ -217,6 +217,9 @@ pub fn register(changes: &mut Changes<'_>, request: &RegisterRequest, judged_by:
     };
     match known {
         None => {
+            if let Some(removed) = super::removed::find(changes.connection, id)? {
+                return Err(super::removed::refusal(&removed).into());
+            }
             newcomer::tell(changes, &row)?;
             diesel::insert_into(servers::table).values(&row).execute(changes.connection)?;
             changes.record("servers", row.id, Some(&row))?;
@@ -274,30 +277,6 @@ pub fn set_admin_state(changes: &mut Changes<'_>, id: ServerId, state: AdminStat
     row.admin_state = word.into();
     diesel::update(servers::table.find(row.id)).set(&row).execute(changes.connection)?;
     changes.record("servers", row.id, Some(&row))
-}
-
-/// Forgets a server that nothing needs: it holds no replicas and does not run any more (it would announce itself
-/// again).
-pub fn remove(changes: &mut Changes<'_>, id: ServerId) -> Step<()> {
-    let row = require(changes, id)?;
-    let held: i64 = replicas::table.filter(replicas::server.eq(id.0)).count().get_result(changes.connection)?;
-    if held > 0 {
-        let message = format!(
-            "{} still has {held} replicas; drain it first (one that is dead too), and wait until it has none",
-            row.name
-        );
-        return Err(Error::new(ErrorCode::PreconditionFailed, message).into());
-    }
-    let health: Option<String> =
-        server_health::table.find(id.0).select(server_health::health).first(changes.connection).optional()?;
-    if health.as_deref() == Some("live") {
-        let message = format!("{} is still running and would announce itself again; stop its daemon first", row.name);
-        return Err(Error::new(ErrorCode::PreconditionFailed, message).into());
-    }
-    diesel::delete(outbox::table.filter(outbox::server.eq(id.0))).execute(changes.connection)?;
-    diesel::delete(server_health::table.find(id.0)).execute(changes.connection)?;
-    diesel::delete(servers::table.find(id.0)).execute(changes.connection)?;
-    changes.record::<ServerRow>("servers", id.0, None)
 }
 
 fn require(changes: &mut Changes<'_>, id: ServerId) -> Step<ServerRow> {

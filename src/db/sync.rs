@@ -15,7 +15,7 @@ use super::schema::{cluster, objects, outbox, repair_queue, replicas, server_hea
 use super::{dialect, events};
 use crate::decisions::sync::{Held, Known, Listed, Verdict, judge};
 use crate::types::storage_api::{InventoryLine, ReplicaKey};
-use crate::types::{Generation, ObjectId, Result};
+use crate::types::{CauseWord, EventKind, Generation, ObjectId, Result, ServerId};
 
 /// One page of an inventory: all copies with keys after `after` and up to `last` (to the end, if that is `None`).
 #[derive(Debug, Clone)]
@@ -154,7 +154,7 @@ pub fn apply(
             write.missing(connection, *key)?;
         }
     }
-    dialect::insert_events(connection, &write.events)?;
+    events::tell(connection, write.events)?;
     Ok(write.applied)
 }
 
@@ -168,9 +168,9 @@ struct Write {
 }
 
 impl Write {
-    fn event(&mut self, key: ReplicaKey, kind: &str, detail: String) {
-        let row = events::row(self.now, kind, detail);
-        self.events.push(EventRow { object: Some(key.object.0), server: Some(self.server), ..row });
+    fn event(&mut self, key: ReplicaKey, kind: EventKind, detail: String) {
+        let cause = CauseWord::Returned.of(ServerId(self.server));
+        self.events.push(events::of_copy(self.now, kind, (key.object.0, self.server), cause, detail));
     }
 
     fn line(&mut self, connection: &mut AnyConnection, line: &InventoryLine, verdict: Verdict) -> Step<()> {
@@ -190,7 +190,7 @@ impl Write {
                 look_again(connection, key.object.0, self.now)?;
                 self.event(
                     key,
-                    "replica_adopted",
+                    EventKind::ReplicaAdopted,
                     "the server came back with this copy, and it is counted again".into(),
                 );
                 self.applied.adopted += 1;
@@ -203,14 +203,20 @@ impl Write {
                     version: self.version,
                     queued: self.now,
                     not_before: self.now + self.read_ttl,
+                    reason: CauseWord::Outdated.word().into(),
+                    by_token: None,
                 };
                 dialect::insert_outbox(connection, &[row])?;
-                self.event(key, "replica_outdated", format!("this copy will be deleted: {why}"));
+                self.event(key, EventKind::ReplicaOutdated, format!("this copy will be deleted: {why}"));
                 self.applied.deleted += 1;
             }
             Verdict::Quarantine(why) => {
                 self.drop_row(connection, key)?;
-                self.event(key, "replica_quarantined", format!("the copy of {:?} is put aside: {why}", line.label));
+                self.event(
+                    key,
+                    EventKind::ReplicaQuarantined,
+                    format!("the copy of {:?} is put aside: {why}", line.label),
+                );
                 self.applied.quarantine.push((key, why));
             }
         }
@@ -221,7 +227,7 @@ impl Write {
         self.drop_row(connection, key)?;
         self.event(
             key,
-            "replica_missing",
+            EventKind::ReplicaMissing,
             "the server no longer has this copy; it is replaced from another one".into(),
         );
         self.applied.missing += 1;
@@ -264,7 +270,7 @@ pub fn complete(connection: &mut AnyConnection, server: i64, boot: &str, epoch: 
         .execute(connection)?;
     if changed > 0 {
         let now = dialect::clock(connection)?;
-        let row = events::row(now, "server_synced", detail);
+        let row = events::row(now, EventKind::ServerSynced, detail);
         dialect::insert_events(connection, &[EventRow { server: Some(server), ..row }])?;
     }
     Ok(changed > 0)

@@ -6,11 +6,12 @@ use diesel::prelude::*;
 use super::change::Changes;
 use super::connection::AnyConnection;
 use super::error::Step;
-use super::rows::{TokenRow, utc};
+use super::rows::{EventRow, TokenRow, utc};
 use super::schema::tokens;
+use super::{dialect, events};
 use crate::security::token::Grant;
 use crate::types::api::{Role, TokenInfo};
-use crate::types::{DfsPath, Error, ErrorCode, Result, Sha256};
+use crate::types::{DfsPath, Error, ErrorCode, EventKind, Result, Sha256};
 
 fn role_word(role: Role) -> &'static str {
     match role {
@@ -51,7 +52,10 @@ pub fn insert(
         expires,
     };
     diesel::insert_into(tokens::table).values(&row).execute(changes.connection)?;
-    changes.record("tokens", name, Some(&row))
+    changes.record("tokens", name, Some(&row))?;
+    let place = prefix.map_or_else(String::new, |prefix| format!(" for {prefix} and below"));
+    let end = expires.map_or_else(String::new, |end| format!(", until {}", utc(end).format("%Y-%m-%d %H:%M:%S UTC")));
+    tell(changes, EventKind::TokenCreated, format!("the token {name} was made: {}{place}{end}", row.role))
 }
 
 /// Takes a token away. The last one that may do everything goes only by force: without it nobody can make tokens, drain
@@ -69,7 +73,15 @@ pub fn revoke(changes: &mut Changes<'_>, name: &str, force: bool) -> Step<()> {
     if diesel::delete(tokens::table.find(name)).execute(changes.connection)? == 0 {
         return Err(Error::not_found(format!("there is no token named {name:?}")).into());
     }
-    changes.record::<TokenRow>("tokens", name, None)
+    changes.record::<TokenRow>("tokens", name, None)?;
+    tell(changes, EventKind::TokenRevoked, format!("the token {name} was revoked"))
+}
+
+fn tell(changes: &mut Changes<'_>, kind: EventKind, detail: String) -> Step<()> {
+    let by_token = changes.by().map(String::from);
+    let event = EventRow { by_token, ..events::row(changes.now, kind, detail) };
+    dialect::insert_events(changes.connection, &[event])?;
+    Ok(())
 }
 
 /// The names of some tokens that may do everything now: of two at most, which is enough to know which is the last.

@@ -4,6 +4,7 @@ pub mod admission;
 pub mod certificate;
 pub mod health;
 pub mod journal;
+pub mod leaving;
 pub mod placement;
 pub mod repair;
 pub mod restore;

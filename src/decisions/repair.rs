@@ -12,8 +12,8 @@ use std::collections::HashSet;
 use rand::Rng;
 
 use super::placement::{self, Candidate};
-use crate::types::ServerId;
 use crate::types::api::{AdminState, Health};
+use crate::types::{Cause, CauseWord, ServerId};
 
 /// A free share below this counts as this.
 const FREE_SHARE_MIN: f64 = 1e-4;
@@ -96,7 +96,7 @@ pub enum Step {
         /// The server whose copy goes.
         server: ServerId,
         /// Why.
-        why: &'static str,
+        why: CauseWord,
     },
     /// Something is needed and cannot be done now.
     Wait {
@@ -108,6 +108,18 @@ pub enum Step {
 /// Copies that can be counted on: the priority of repair.
 pub fn lasting(copies: &[CopyFacts<'_>]) -> usize {
     copies.iter().filter(|copy| !copy.copying && copy.server.lasts()).count()
+}
+
+/// Why another copy of an object is made, whose copies are these: because of a server that is gone, of one that drains,
+/// because there are too few, or to spread them better.
+pub fn cause_of_copy(wanted: u32, copies: &[CopyFacts<'_>]) -> Cause {
+    let of = |word: CauseWord, is_so: fn(&ServerFacts) -> bool| {
+        let servers = copies.iter().filter(|copy| !copy.copying && is_so(copy.server));
+        servers.map(|copy| copy.server.place.server).min().map(|server| word.of(server))
+    };
+    of(CauseWord::Down, |server| server.gone && server.in_service())
+        .or_else(|| of(CauseWord::Draining, |server| !server.in_service()))
+        .unwrap_or_else(|| if lasting(copies) < wanted as usize { CauseWord::Short } else { CauseWord::Spread }.into())
 }
 
 /// Decides. `servers` are all servers of the cluster.
@@ -205,17 +217,14 @@ fn surplus(object: &Object, present: &[&ServerFacts], lasting: &[&ServerFacts], 
         return UNCERTAIN;
     }
     if let Some(leaving) = leaving {
-        return Step::Trim {
-            server: leaving.place.server,
-            why: "its server is draining, and enough copies are elsewhere",
-        };
+        return Step::Trim { server: leaving.place.server, why: CauseWord::Draining };
     }
     if safe == wanted {
         return UNCERTAIN;
     }
     let best = best_to_go(object, lasting, ServerFacts::is_safe);
     match best.and_then(|(equals, _)| draw(&equals, random)) {
-        Some(server) => Step::Trim { server: server.place.server, why: "there were more copies than wanted" },
+        Some(server) => Step::Trim { server: server.place.server, why: CauseWord::Surplus },
         None => Step::Nothing,
     }
 }

@@ -108,6 +108,11 @@ impl Bearer {
         self.at(&DfsPath::root())
     }
 
+    /// The token's name.
+    pub fn name(&self) -> &str {
+        &self.grant.name
+    }
+
     /// Whether the token is for a part of the namespace only.
     pub fn is_prefixed(&self) -> bool {
         self.grant.prefix.is_some()

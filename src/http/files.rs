@@ -26,11 +26,12 @@ use crate::web::request::RequestId;
 )]
 pub async fn available(bearer: Bearer, query: web::Query<AvailableQuery>, app: Data) -> Result<HttpResponse> {
     bearer.at(&query.path)?;
-    Ok(HttpResponse::Ok().json(AvailableResponse { placements: placements(&app, query.into_inner()).await? }))
+    Ok(HttpResponse::Ok()
+        .json(AvailableResponse { placements: placements(&app, query.into_inner(), bearer.name()).await? }))
 }
 
 /// Checks a write as far as that is possible before its bytes come, and chooses servers.
-pub async fn placements(app: &App, query: AvailableQuery) -> Result<Vec<Placement>> {
+pub async fn placements(app: &App, query: AvailableQuery, by: &str) -> Result<Vec<Placement>> {
     let count = query.count.unwrap_or(1);
     if !(1..=PLACEMENTS_MAX).contains(&count) {
         return Err(Error::invalid(format!("count must be 1 to {PLACEMENTS_MAX}")));
@@ -71,7 +72,7 @@ pub async fn placements(app: &App, query: AvailableQuery) -> Result<Vec<Placemen
     refuse_unless_normal(&state)?;
     app.context.db.soundness().require()?;
     app.context.db.room().require()?;
-    place(&app.context, &state, &query, copies as u32, count).await
+    place(&app.context, &state, &query, copies as u32, count, by).await
 }
 
 fn refuse_unless_normal(state: &ClusterState) -> Result<()> {
@@ -182,7 +183,7 @@ pub async fn stat_path(app: &App, path: &crate::types::DfsPath) -> Result<(Entry
 pub async fn delete(bearer: Bearer, query: web::Query<DeleteQuery>, app: Data) -> Result<HttpResponse> {
     bearer.at(&query.path)?;
     let DeleteQuery { path, recursive, if_match } = query.into_inner();
-    let version = version_of(app.change(Change::Remove { path, recursive, if_match }).await?)?;
+    let version = version_of(app.change(&bearer, Change::Remove { path, recursive, if_match }).await?)?;
     Ok(HttpResponse::Ok().json(Changed { version }))
 }
 

@@ -15,16 +15,18 @@ use actix_web::HttpResponse;
 use chrono::TimeDelta;
 use tokio::sync::Semaphore;
 
+use super::auth::Bearer;
 use super::state::Data;
 use crate::actors::context::Context;
 use crate::actors::sync_actor;
 use crate::db::fsck::{self, Found, Looked, Problem};
+use crate::db::rows::EventRow;
 use crate::db::server::ServerView;
 use crate::db::sync::{Differences, Page};
-use crate::db::{AnyConnection, Step, cluster, repair};
+use crate::db::{AnyConnection, Step, cluster, dialect, events, repair};
 use crate::types::api::*;
 use crate::types::storage_api::ReplicaKey;
-use crate::types::{Error, ErrorCode, ObjectId, Result, Time};
+use crate::types::{Error, ErrorCode, EventKind, ObjectId, Result, Time};
 use crate::web::body::Json;
 
 /// Findings that are told one by one.
@@ -45,7 +47,7 @@ static ONE_AT_A_TIME: Semaphore = Semaphore::const_new(1);
     post, path = "/api/v1/fsck", tag = "operation", request_body = FsckRequest,
     responses((status = 200, body = FsckReport))
 )]
-pub async fn check(Json(body): Json<FsckRequest>, app: Data) -> Result<HttpResponse> {
+pub async fn check(bearer: Bearer, Json(body): Json<FsckRequest>, app: Data) -> Result<HttpResponse> {
     if let Some(why) = app.waits_for_restore().await {
         return Err(Error::new(ErrorCode::ReadOnly, why));
     }
@@ -65,6 +67,19 @@ pub async fn check(Json(body): Json<FsckRequest>, app: Data) -> Result<HttpRespo
         report.servers_checked,
         report.servers_skipped.len()
     );
+    if repair && report.repaired > 0 {
+        let detail = format!("fsck put {} of {} findings right", report.repaired, report.findings_total);
+        let by_token = Some(bearer.name().to_string());
+        let told = app.context.act(move |connection| {
+            let now = dialect::clock(connection)?;
+            let event = EventRow { by_token, ..events::row(now, EventKind::FsckRepaired, detail) };
+            dialect::insert_events(connection, &[event])?;
+            Ok(())
+        });
+        if let Err(error) = told.await {
+            log::warn!("the event of it could not be written: {}", error.chain());
+        }
+    }
     Ok(HttpResponse::Ok().json(report))
 }
 

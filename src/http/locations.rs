@@ -103,6 +103,7 @@ pub async fn place(
     query: &AvailableQuery,
     copies: u32,
     count: u32,
+    by: &str,
 ) -> Result<Vec<Placement>> {
     let servers = context.servers().await?;
     let excluded: Vec<&str> = query.exclude.as_deref().unwrap_or_default().split(',').collect();
@@ -130,6 +131,7 @@ pub async fn place(
             min_write_copies: wanted.copies_min,
             condition: condition(query),
             make_parents: query.parents.unwrap_or(false),
+            by: Some(by.into()),
             expires: cluster.now + ttl,
         };
         placements.push(Placement {

@@ -9,14 +9,14 @@ use super::gauges::Gauges;
 use super::state::{App, Data};
 use crate::actors::announced::knocking_problem;
 use crate::actors::context::takes_files;
-use crate::db::events::Filter;
 use crate::db::server::{self, ServerView};
-use crate::db::{cluster, events as stored_events, report as counts, tree};
+use crate::db::timeline::{self, Filter};
+use crate::db::{AnyConnection, cluster, outbox, removed, report as counts, tree};
 use crate::decisions::certificate;
 use crate::decisions::repair::paused;
 use crate::types::api::*;
 use crate::types::limits::LIST_PAGE_ROWS_MAX;
-use crate::types::{DfsPath, Error, Result};
+use crate::types::{DfsPath, Error, ErrorCode, EventKind, Result, ServerId};
 use crate::web::Metrics;
 use crate::web::route::note_sender;
 
@@ -209,18 +209,30 @@ pub async fn actors_list(app: Data) -> Result<HttpResponse> {
 )]
 pub async fn events_list(query: web::Query<EventsQuery>, app: Data) -> Result<HttpResponse> {
     let limit = query.limit.unwrap_or(EVENTS_DEFAULT).clamp(1, LIST_PAGE_ROWS_MAX);
-    let EventsQuery { before, object, server: named, kind, .. } = query.into_inner();
-    let events = app
+    let EventsQuery { before, object, server: named, kind, by, path, since, until, each_copy, .. } = query.into_inner();
+    let kind = kind.as_deref().map(EventKind::asked).transpose()?;
+    let (events, next) = app
         .context
         .db
         .read(move |connection| {
-            let server = named.map(|named| server::resolve(connection, &named)).transpose()?;
-            let filter = Filter { object: object.map(|id| id.0), server: server.map(|id| id.0), kind };
-            stored_events::filtered(connection, &filter, before, limit)
+            let server = named.map(|named| resolve_any(connection, &named)).transpose()?;
+            let (since, until) = (since.map(|time| time.naive_utc()), until.map(|time| time.naive_utc()));
+            let (object, server) = (object.map(|id| id.0), server.map(|id| id.0));
+            let filter = Filter { object, server, kind, by, path, since, until, each_copy };
+            timeline::page(connection, &filter, before, limit)
         })
         .await?;
-    let next = if events.len() == limit { events.last().map(|event| event.id) } else { None };
     Ok(HttpResponse::Ok().json(EventsResponse { events, next }))
+}
+
+/// A server by its id or name, also one that was removed.
+fn resolve_any(connection: &mut AnyConnection, text: &str) -> Result<ServerId> {
+    match server::resolve(connection, text) {
+        Err(error) if error.code() == ErrorCode::NotFound => {
+            removed::resolve(connection, text)?.map(|row| ServerId(row.id)).ok_or(error)
+        }
+        found => found,
+    }
 }
 
 /// One file explained: where its copies are, whether it is in danger, what happened to it.
@@ -233,10 +245,14 @@ pub async fn why(bearer: Bearer, query: web::Query<PathQuery>, app: Data) -> Res
     let Some(object) = entry.object else {
         return Err(Error::invalid(format!("{} is a directory; ask about a file", query.path)));
     };
-    let mut events = app
+    let (mut events, waiting) = app
         .context
         .db
-        .read(move |connection| stored_events::page(connection, Some(object.0), None, EVENTS_DEFAULT))
+        .read(move |connection| {
+            let filter = Filter { object: Some(object.0), ..Filter::default() };
+            let (events, _) = timeline::page(connection, &filter, None, EVENTS_DEFAULT)?;
+            Ok((events, outbox::waiting(connection, object.0)?))
+        })
         .await?;
     if bearer.is_prefixed() {
         events = events.into_iter().map(Event::without_paths).collect();
@@ -247,6 +263,9 @@ pub async fn why(bearer: Bearer, query: web::Query<PathQuery>, app: Data) -> Res
             format!("the copy on {} cannot be counted on: the server is {:?}", replica.name, replica.health)
                 .to_lowercase(),
         );
+    }
+    for (name, why) in waiting {
+        findings.push(format!("a copy on {name} is to be deleted: {}", why.meaning()));
     }
     let (copies, wanted) = (entry.copies.unwrap_or(0), entry.copies_wanted);
     findings.push(match copies {

@@ -122,7 +122,8 @@ pub async fn write(request: HttpRequest, bearer: Bearer, app: Data) -> Result<Ht
         if_none_match: Some(absent),
         parents: Some(true),
     };
-    let placement = placements(&app, query).await?.pop().ok_or_else(|| Error::internal("no placement"))?;
+    let placement =
+        placements(&app, query, bearer.name()).await?.pop().ok_or_else(|| Error::internal("no placement"))?;
     let first = placement.servers.first().ok_or_else(|| Error::internal("a placement has no servers"))?;
     Ok(redirect(format!("{}/file?ticket={}", first.url, placement.ticket)))
 }
@@ -139,6 +140,6 @@ pub async fn delete(request: HttpRequest, bearer: Bearer, app: Data) -> Result<H
     let flags = web::Query::<Flags>::from_query(request.query_string()).map_err(|e| Error::invalid(e.to_string()))?;
     let (if_match, _) = conditions(&request)?;
     let change = Change::Remove { path, recursive: flags.recursive, if_match };
-    let version = version_of(app.change(change).await?)?;
+    let version = version_of(app.change(&bearer, change).await?)?;
     Ok(HttpResponse::Ok().json(Changed { version }))
 }

@@ -4,11 +4,12 @@ use actix_web::{HttpRequest, HttpResponse};
 
 use super::auth::Bearer;
 use super::state::{App, Data};
-use crate::db::restores;
+use crate::db::rows::EventRow;
+use crate::db::{dialect, events, restores};
 use crate::security::token;
 use crate::types::api::*;
 use crate::types::limits::REPLICATION_MAX;
-use crate::types::{Error, Result};
+use crate::types::{Error, EventKind, Result};
 use crate::web::auth::credential;
 use crate::web::body::Json;
 
@@ -31,7 +32,9 @@ pub async fn start(
     if body.replicas.is_some_and(|copies| !(1..=REPLICATION_MAX).contains(&copies)) {
         return Err(Error::invalid(format!("replicas must be 1 to {REPLICATION_MAX}")));
     }
-    Ok(HttpResponse::Accepted().json(app.restores.start(app.context.clone(), body, by_first_token)?))
+    let begun = app.restores.start(app.context.clone(), body, by_first_token)?;
+    note_start(&app, bearer.name()).await;
+    Ok(HttpResponse::Accepted().json(begun))
 }
 
 /// How the restore goes on, or what the last one found.
@@ -46,6 +49,20 @@ pub async fn status(app: Data) -> Result<HttpResponse> {
     let last = app.context.db.read(restores::last_report).await?;
     let none = || RestoreStatus { state: "none".into(), ..RestoreStatus::default() };
     Ok(HttpResponse::Ok().json(last.unwrap_or_else(none)))
+}
+
+/// Tells who began it, if there is a database to tell it to: a damaged one takes no event, and its place is still empty.
+async fn note_start(app: &App, by: &str) {
+    let by_token = Some(by.to_string());
+    let told = app.context.db.write(move |connection| {
+        let detail = "a restore of the metadata was begun".to_string();
+        let event = events::row(dialect::clock(connection)?, EventKind::RestoreStarted, detail);
+        dialect::insert_events(connection, &[EventRow { by_token, ..event }])?;
+        Ok(())
+    });
+    if let Err(error) = told.await {
+        log::warn!("the event of the restore's beginning could not be written: {}", error.chain());
+    }
 }
 
 fn shows_first_token(request: &HttpRequest, app: &App) -> bool {

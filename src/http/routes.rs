@@ -84,7 +84,9 @@ pub const ROUTES: &[Route<Access>] = &[
     row(POST, "/api/v1/servers/{id}/remove", Token(Superuser, Cluster), Body::None, SERVER, || to(servers::remove)),
     row(GET, "/api/v1/report", Restorer(Reader), Body::None, &[], || to(operation::report)),
     row(GET, "/api/v1/actors", Token(Reader, Cluster), Body::None, &[], || to(operation::actors_list)),
-    row(GET, "/api/v1/events", Token(Reader, Cluster), Body::None, &[NotFound], || to(operation::events_list)),
+    row(GET, "/api/v1/events", Token(Reader, Cluster), Body::None, &[InvalidPath, NotFound], || {
+        to(operation::events_list)
+    }),
     row(GET, "/api/v1/why", Token(Reader, Path), Body::None, LOOK, || to(operation::why)),
     row(POST, "/api/v1/fsck", Token(Superuser, Cluster), Body::Json, &[ReadOnly], || to(fsck::check)),
     row(POST, "/api/v1/restore", Restorer(Superuser), Body::Json, &[], || to(restore::start)),

@@ -1,13 +1,18 @@
 //! Storage servers: registration, pending replicas, the list, what a person decides.
 
+use std::collections::HashMap;
+
 use actix_web::{HttpResponse, web};
 
-use super::auth::StorageServer;
+use super::auth::{Bearer, StorageServer};
 use super::registration;
 use super::state::{App, Data};
 use crate::actors::admission::admit;
 use crate::client::name_server::announced_url;
-use crate::db::{cluster, corrupt, pending, report, restores, server};
+use crate::db::change::Changes;
+use crate::db::leaving::{self, DrainWait, Removal};
+use crate::db::rows::RemovedServerRow;
+use crate::db::{cluster, corrupt, pending, removed, report, restores, server};
 use crate::types::api::*;
 use crate::types::limits::PENDING_BATCH_ITEMS_MAX;
 use crate::types::{Error, ErrorCode, Result, ServerId};
@@ -68,6 +73,7 @@ pub async fn register(sender: StorageServer, body: Json<RegisterRequest>, app: D
         app.context.db.write(move |connection| cluster::protect(connection, &state, &stored)).await?;
         return Err(Error::unavailable(reason));
     }
+    refuse_removed(&app, &state, &body).await?;
     let known = admit(&app.context, &body).await?;
     let (server, _) = app.context.change(move |changes| server::register(changes, &body, known.as_ref())).await?;
     // Once it has read this answer, it passes the check.
@@ -82,6 +88,23 @@ pub async fn register(sender: StorageServer, body: Json<RegisterRequest>, app: D
         epoch: state.epoch,
         time: state.now,
     }))
+}
+
+/// Refuses a server that a person removed, and tells people of it. While the cluster takes no changes nothing is judged: a
+/// database that was set back may need that server.
+async fn refuse_removed(app: &App, state: &cluster::ClusterState, body: &RegisterRequest) -> Result<()> {
+    if state.mode != "normal" {
+        return Ok(());
+    }
+    let id = ServerId::of_identity(body.identity);
+    let Some(row) = app.context.db.read(move |connection| Ok(removed::find(connection, id)?)).await? else {
+        return Ok(());
+    };
+    let url = body.url.clone();
+    let refused = app.context.db.write(move |connection| removed::note_return(connection, &row, &url)).await?;
+    // It ends, and nobody waits for it.
+    app.restores.announced.forget(body.identity);
+    Err(refused)
 }
 
 /// A storage server asks about its pending replicas.
@@ -151,19 +174,26 @@ pub async fn list(app: Data) -> Result<HttpResponse> {
 }
 
 async fn server_infos(app: &App) -> Result<Vec<ServerInfo>> {
-    let (views, counts, rate) = app
+    let (views, counts, rate, mut waits) = app
         .context
         .db
         .read(|connection| {
             let rate = report::repair(connection)?.objects_per_second;
-            Ok((server::server_views(connection)?, server::replica_counts(connection)?, rate))
+            let views = server::server_views(connection)?;
+            let mut waits: HashMap<i64, DrainWait> = HashMap::new();
+            for view in views.iter().filter(|view| view.admin_state == AdminState::Draining) {
+                waits.insert(view.row.id, leaving::drain_wait(connection, view.row.id)?);
+            }
+            Ok((views, server::replica_counts(connection)?, rate, waits))
         })
         .await?;
     let left = |view: &server::ServerView| {
         let left = counts.get(&view.row.id).copied().unwrap_or(0) as u64;
         (view.admin_state == AdminState::Draining).then_some(left)
     };
-    let info = |view: server::ServerView| ServerInfo {
+    let mut info = |view: server::ServerView| ServerInfo {
+        drain_deletions: waits.get(&view.row.id).map(|wait| wait.deletions as u64),
+        drain_waits: waits.remove(&view.row.id).map_or_else(Vec::new, |wait| drain_sentences(&wait, view.health)),
         server: ServerId(view.row.id),
         replicas: counts.get(&view.row.id).copied().unwrap_or(0) as u64,
         health: view.health,
@@ -183,32 +213,108 @@ async fn server_infos(app: &App) -> Result<Vec<ServerInfo>> {
         public_url: view.row.public_url,
         zone: view.row.zone,
     };
-    Ok(views.into_iter().map(info).collect())
+    Ok(views.into_iter().map(&mut info).collect())
 }
 
-/// Takes a server out of service: it gets no new files.
+/// What a draining server waits for.
+fn drain_sentences(wait: &DrainWait, health: Health) -> Vec<String> {
+    let mut told = Vec::new();
+    if let Some((why, objects)) = &wait.hindered {
+        let more = if *objects as i64 >= wait.copies { String::new() } else { format!(" ({objects} of them or more)") };
+        told.push(format!("for now the rest cannot be copied away: {why}{more}"));
+    }
+    if let Some(until) = wait.readable_until {
+        let until = until.and_utc().format("%H:%M:%S UTC");
+        told.push(format!("what it has given up is deleted when nobody may read it any more, at {until}"));
+    } else if let Some(version) = wait.not_copied {
+        told.push(format!("what it has given up is deleted when the journal's copies know of change {version}"));
+    } else if wait.deletions > 0 && health != Health::Live {
+        told.push("it does not answer, and still has to delete what it has given up".into());
+    }
+    told
+}
+
+/// Takes a server out of service: it gets no new files. Refused when writes or copies would be short of servers, unless
+/// `force=true`.
 #[utoipa::path(
     post, path = "/api/v1/servers/{id}/drain", tag = "operation",
-    params(("id" = String, Path, description = "id or name")), responses((status = 200, body = ServerInfo))
+    params(("id" = String, Path, description = "id or name"), LeaveQuery), responses((status = 200, body = ServerInfo))
 )]
-pub async fn drain(id: web::Path<String>, app: Data) -> Result<HttpResponse> {
-    set_admin_state(id.into_inner(), app, AdminState::Draining).await
+pub async fn drain(
+    bearer: Bearer,
+    id: web::Path<String>,
+    query: web::Query<LeaveQuery>,
+    app: Data,
+) -> Result<HttpResponse> {
+    let server = named(&app, id.into_inner()).await?;
+    let (by, rules, force) = (bearer.name().to_string(), app.context.settings.leaving(), query.force);
+    let drain = move |changes: &mut Changes<'_>| {
+        changes.asked_by(Some(by));
+        leaving::drain(changes, server, rules, force)
+    };
+    app.context.change(drain).await?;
+    app.context.fresh_servers().await?;
+    info_of(&app, server).await
 }
 
-/// Puts a server back into service.
+/// Puts a server back into service; lets one that was removed come back.
 #[utoipa::path(
     post, path = "/api/v1/servers/{id}/undrain", tag = "operation",
     params(("id" = String, Path, description = "id or name")), responses((status = 200, body = ServerInfo))
 )]
-pub async fn undrain(id: web::Path<String>, app: Data) -> Result<HttpResponse> {
-    set_admin_state(id.into_inner(), app, AdminState::InService).await
-}
-
-async fn set_admin_state(id: String, app: Data, state: AdminState) -> Result<HttpResponse> {
-    let server = app.context.db.read(move |connection| server::resolve(connection, &id)).await?;
-    app.context.change(move |changes| server::set_admin_state(changes, server, state)).await?;
+pub async fn undrain(bearer: Bearer, id: web::Path<String>, app: Data) -> Result<HttpResponse> {
+    let (text, by) = (id.into_inner(), bearer.name().to_string());
+    let server = match named(&app, text.clone()).await {
+        Ok(server) => server,
+        Err(error) if error.code() == ErrorCode::NotFound => {
+            let row = app.context.db.read(move |connection| removed::resolve(connection, &text)).await?;
+            return readmit(&app, row.ok_or(error)?, by).await;
+        }
+        Err(error) => return Err(error),
+    };
+    let undrain = move |changes: &mut Changes<'_>| {
+        changes.asked_by(Some(by));
+        leaving::undrain(changes, server)
+    };
+    app.context.change(undrain).await?;
     app.context.fresh_servers().await?;
     info_of(&app, server).await
+}
+
+/// It is no server of the cluster before it announces itself, so what is answered is what is known of it.
+async fn readmit(app: &App, row: RemovedServerRow, by: String) -> Result<HttpResponse> {
+    let info = ServerInfo {
+        server: ServerId(row.id),
+        name: row.name.clone(),
+        host: String::new(),
+        url: row.url.clone(),
+        public_url: String::new(),
+        zone: String::new(),
+        health: Health::Down,
+        reason: Some("it was removed, and is taken again when its daemon starts".into()),
+        admin_state: AdminState::InService,
+        capacity_bytes: 0,
+        free_bytes: 0,
+        replicas: 0,
+        last_seen: None,
+        syncing: false,
+        scrub_alarm: false,
+        trouble: None,
+        drain_left: None,
+        drain_deletions: None,
+        drain_waits: Vec::new(),
+        drain_seconds_left: None,
+    };
+    let readmit = move |changes: &mut Changes<'_>| {
+        changes.asked_by(Some(by));
+        removed::readmit(changes, &row)
+    };
+    app.context.change(readmit).await?;
+    Ok(HttpResponse::Ok().json(info))
+}
+
+async fn named(app: &App, text: String) -> Result<ServerId> {
+    app.context.db.read(move |connection| server::resolve(connection, &text)).await
 }
 
 async fn info_of(app: &App, server: ServerId) -> Result<HttpResponse> {
@@ -217,15 +323,40 @@ async fn info_of(app: &App, server: ServerId) -> Result<HttpResponse> {
         .ok_or_else(|| Error::not_found(format!("no storage server has the id {server}")))
 }
 
-/// Forgets a server that holds no replicas.
+/// Removes a server that holds no replicas and does not run; with `force=true` also another one, with its copies. Should it
+/// start again, it is refused.
 #[utoipa::path(
     post, path = "/api/v1/servers/{id}/remove", tag = "operation",
-    params(("id" = String, Path, description = "id or name")), responses((status = 200, body = ServerInfo))
+    params(("id" = String, Path, description = "id or name"), LeaveQuery), responses((status = 200, body = ServerInfo))
 )]
-pub async fn remove(id: web::Path<String>, app: Data) -> Result<HttpResponse> {
-    let server = app.context.db.read(move |connection| server::resolve(connection, &id)).await?;
+pub async fn remove(
+    bearer: Bearer,
+    id: web::Path<String>,
+    query: web::Query<LeaveQuery>,
+    app: Data,
+) -> Result<HttpResponse> {
+    let server = named(&app, id.into_inner()).await?;
+    let (rules, force) = (app.context.settings.leaving(), query.force);
     let last_look = info_of(&app, server).await?;
-    app.context.change(move |changes| server::remove(changes, server)).await?;
+    loop {
+        let by = bearer.name().to_string();
+        let remove = move |changes: &mut Changes<'_>| {
+            changes.asked_by(Some(by));
+            leaving::remove(changes, server, rules, force)
+        };
+        let (removal, _) = app.context.change(remove).await?;
+        if removal == Removal::Done {
+            break;
+        }
+        // A caller that goes away leaves a server that drains, with fewer copies; asking again goes on.
+        loop {
+            let by = bearer.name().to_string();
+            let give_up = move |connection: &mut _| leaving::give_up_copies(connection, server, Some(&by));
+            if app.context.db.write(give_up).await? == 0 {
+                break;
+            }
+        }
+    }
     app.context.fresh_servers().await?;
     Ok(last_look)
 }

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use actix_web::web;
 use uuid::Uuid;
 
+use super::auth::Bearer;
 use crate::actors::context::Context;
-use crate::actors::metadata_writer::{Answer, Change, MetadataWriter};
+use crate::actors::metadata_writer::{Answer, Asked, Change, MetadataWriter};
 use crate::actors::pass::Nudge;
 use crate::actors::restore::Restores;
 use crate::actors::{Board, Handle, PassActor};
@@ -101,18 +102,20 @@ impl App {
         Self { certificate, ..self }
     }
 
-    /// Makes a change of the namespace; answers its version, or `None` when there was nothing to touch.
-    pub async fn change(&self, change: Change) -> Result<Option<Version>> {
-        match self.writer.submit(change, CHANGE_DEADLINE).await? {
+    /// Makes a change of the namespace that somebody asks for; answers its version, or `None` when there was nothing to
+    /// touch.
+    pub async fn change(&self, bearer: &Bearer, change: Change) -> Result<Option<Version>> {
+        let by = Some(bearer.name().to_string());
+        match self.writer.submit(Asked { change, by }, CHANGE_DEADLINE).await? {
             Answer::Changed(version) => Ok(Some(version)),
             Answer::Absent => Ok(None),
             Answer::Committed(committed) => Ok(Some(committed.version)),
         }
     }
 
-    /// Hands a change in, for those who wait for many.
+    /// Hands in a change that tells by itself who asked for it, for those who wait for many.
     pub async fn submit(&self, change: Change) -> Result<Answer> {
-        self.writer.submit(change, CHANGE_DEADLINE).await
+        self.writer.submit(Asked { change, by: None }, CHANGE_DEADLINE).await
     }
 
     /// Asks for a round of health checks soon.

@@ -46,6 +46,9 @@ pub struct WriteTicket {
     pub condition: Condition,
     /// Directories above the path are made when they are missing.
     pub make_parents: bool,
+    /// The name of the token that asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
     /// When it ends.
     pub expires: Time,
 }

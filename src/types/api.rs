@@ -478,6 +478,12 @@ pub struct ServerInfo {
     /// Of a draining server: replicas that would leave an object short of copies if they went now.
     #[serde(default)]
     pub drain_left: Option<u64>,
+    /// Of a draining server: deletions that it still has to carry out before it is drained.
+    #[serde(default)]
+    pub drain_deletions: Option<u64>,
+    /// Of a draining server: what it waits for, in sentences; none while its copies are being made elsewhere.
+    #[serde(default)]
+    pub drain_waits: Vec<String>,
     /// Of a draining server: how long that takes at the present rate, in seconds.
     #[serde(default)]
     pub drain_seconds_left: Option<f64>,
@@ -555,6 +561,15 @@ pub struct RevokeQuery {
 #[into_params(parameter_in = Query)]
 pub struct ForceQuery {
     /// The last superuser without a prefix too.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// How a server is taken out of service, or away.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct LeaveQuery {
+    /// Also when that hurts.
     #[serde(default)]
     pub force: bool,
 }

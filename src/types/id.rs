@@ -157,7 +157,7 @@ impl ObjectId {
 
 /// The smallest id that is made at this time.
 pub fn floor_at(time: super::Time) -> i64 {
-    (time.timestamp_millis() - EPOCH_MS).max(0) << RANDOM_BITS
+    (time.timestamp_millis() - EPOCH_MS).clamp(0, i64::MAX >> RANDOM_BITS) << RANDOM_BITS
 }
 
 impl EntryId {
@@ -185,6 +185,13 @@ impl ServerId {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_time_beyond_all_ids_is_their_end() {
+        let far = chrono::DateTime::parse_from_rfc3339("2199-01-01T00:00:00Z").unwrap().to_utc();
+        assert!(floor_at(far) > floor_at(chrono::Utc::now()) && floor_at(far) > 0);
+        assert_eq!(floor_at(chrono::DateTime::UNIX_EPOCH), 0);
+    }
 
     #[test]
     fn ids_rise_within_a_process_and_across_threads() {

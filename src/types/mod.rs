@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod error;
+pub mod event;
 pub mod failpoint;
 pub mod hash;
 pub mod hidden;
@@ -18,6 +19,7 @@ pub mod schema;
 pub mod storage_api;
 
 pub use error::{Error, ErrorCode, Result};
+pub use event::{Cause, CauseWord, EventKind};
 pub use hash::Sha256;
 pub use hidden::Hidden;
 pub use id::{EntryId, EventId, Generation, ObjectId, ServerId};

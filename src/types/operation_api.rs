@@ -67,6 +67,36 @@ pub struct Event {
     pub server: Option<ServerId>,
     /// What happened and why.
     pub detail: String,
+    /// What people call the server.
+    #[serde(default)]
+    pub server_name: Option<String>,
+    /// The path that it is about: of an object the path at its commit, of a sum that of the first copy.
+    #[serde(default)]
+    pub path: Option<String>,
+    /// Of a move or a copy: the new path.
+    #[serde(default)]
+    pub other_path: Option<String>,
+    /// The name of the token that asked for it.
+    #[serde(default)]
+    pub by: Option<String>,
+    /// Of a change of the namespace: its version.
+    #[serde(default)]
+    pub version: Option<Version>,
+    /// Why a copy was made or deleted, as a word (`down`, `surplus`, `removed`, …).
+    #[serde(default)]
+    pub cause: Option<String>,
+    /// The server that is the cause.
+    #[serde(default)]
+    pub cause_server: Option<ServerId>,
+    /// What people call that.
+    #[serde(default)]
+    pub cause_server_name: Option<String>,
+    /// It sums up as many events about single copies.
+    #[serde(default)]
+    pub copies: Option<u64>,
+    /// Of a sum: when the last of them was.
+    #[serde(default)]
+    pub until: Option<DateTime<Utc>>,
 }
 
 /// Kinds of events whose details name no file: constant sentences, ids and servers.
@@ -75,8 +105,9 @@ const KINDS_WITHOUT_PATHS: [&str; 6] =
 
 impl Event {
     /// The event as it is told to somebody who may see a part of the namespace only. An object may have other names than
-    /// the one that was asked for, and a detail may name any of them.
+    /// the one that was asked for, and a detail may name any of them, or somebody's token.
     pub fn without_paths(mut self) -> Self {
+        (self.path, self.other_path, self.by) = (None, None, None);
         if !KINDS_WITHOUT_PATHS.contains(&self.kind.as_str()) {
             self.detail = match self.kind.as_str() {
                 "replica_corrupt" => "a copy was found corrupt",
@@ -105,14 +136,25 @@ pub struct EventsQuery {
     pub server: Option<String>,
     /// Only what is of this kind.
     pub kind: Option<String>,
+    /// Only what the token of this name asked for, with changes of the namespace.
+    pub by: Option<String>,
+    /// Only what is at or below this path, with changes of the namespace.
+    pub path: Option<DfsPath>,
+    /// Only from this time on.
+    pub since: Option<DateTime<Utc>>,
+    /// Only before this time.
+    pub until: Option<DateTime<Utc>>,
+    /// `true`: each copy instead of sums by their cause.
+    #[serde(default)]
+    pub each_copy: bool,
 }
 
 /// One page of events.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct EventsResponse {
-    /// The newest first.
+    /// The newest first. There may be fewer than asked for, or none, although there is a next page.
     pub events: Vec<Event>,
-    /// The `before` of the next page.
+    /// The `before` of the next page; none after the last.
     pub next: Option<EventId>,
 }
 
@@ -267,6 +309,9 @@ pub struct SetrepRequest {
     /// Copies wanted.
     #[schema(minimum = 1, maximum = 16)]
     pub copies: u32,
+    /// Also when nothing could be written there then.
+    #[serde(default)]
+    pub force: bool,
 }
 
 /// What setting the copies wanted did.

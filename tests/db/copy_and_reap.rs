@@ -5,8 +5,9 @@ use diesel::prelude::*;
 use holdfast::db::copy_tree::{self, attach, begin, step};
 use holdfast::db::reap::{self, empty_detached, forget_objects};
 use holdfast::db::schema;
-use holdfast::db::{AnyConnection, events};
+use holdfast::db::{AnyConnection, events, timeline};
 use holdfast::types::ErrorCode::*;
+use holdfast::types::EventKind;
 use holdfast::types::Result;
 
 use crate::both_backends;
@@ -32,7 +33,7 @@ async fn reap_all(db: &TestDb) {
 }
 
 fn has_work(connection: &mut AnyConnection) -> holdfast::types::Result<bool> {
-    reap::has_work(connection, TimeDelta::days(365))
+    reap::has_work(connection, TimeDelta::days(365), TimeDelta::days(365))
 }
 
 both_backends! {
@@ -124,16 +125,16 @@ both_backends! {
             use holdfast::types::id::floor_at;
             let event = |days: i64| {
                 let time = now - TimeDelta::days(days);
-                EventRow { id: floor_at(time), ..events::row(time.naive_utc(), "test", format!("{days} days old")) }
+                EventRow { id: floor_at(time), ..events::row(time.naive_utc(), EventKind::ReadOnly, format!("{days} days old")) }
             };
             holdfast::db::dialect::insert_events(connection, &[50, 40, 30, 2].map(event))
         }).await;
         let before = (now - TimeDelta::days(10)).naive_utc();
         assert!(db.sql(move |connection| events::has_older(connection, before)).await);
-        assert!(db.db.read(|connection| reap::has_work(connection, TimeDelta::days(10))).await.unwrap());
+        assert!(db.db.read(|connection| reap::has_work(connection, TimeDelta::days(10), TimeDelta::days(365))).await.unwrap());
         assert_eq!(db.sql(move |connection| events::trim(connection, before, 2)).await, 2, "a bounded batch");
-        let of_kind = events::Filter { kind: Some("test".into()), ..events::Filter::default() };
-        let page = db.db.read(move |connection| events::filtered(connection, &of_kind, None, 10)).await.unwrap();
+        let of_kind = timeline::Filter { kind: Some(EventKind::ReadOnly), ..timeline::Filter::default() };
+        let (page, _) = db.db.read(move |connection| timeline::page(connection, &of_kind, None, 10)).await.unwrap();
         assert_eq!(page.iter().map(|event| event.detail.as_str()).collect::<Vec<_>>(), ["2 days old", "30 days old"]);
         assert_eq!(db.sql(move |connection| events::trim(connection, before, 2)).await, 1);
         assert_eq!(db.sql(move |connection| events::trim(connection, before, 2)).await, 0);

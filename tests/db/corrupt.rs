@@ -2,7 +2,7 @@
 
 use diesel::prelude::*;
 use holdfast::db::rows::{RepairRow, ReplicaRow};
-use holdfast::db::{corrupt, events, schema};
+use holdfast::db::{corrupt, schema, timeline};
 use holdfast::types::api::{CorruptFate, CorruptReplica, Event};
 use holdfast::types::{Generation, ObjectId, ServerId};
 
@@ -84,7 +84,10 @@ async fn queued(db: &TestDb, object: ObjectId) -> Option<RepairRow> {
 
 /// Kind and detail, the oldest first.
 async fn happened(db: &TestDb) -> Vec<(String, String)> {
-    let mut all: Vec<Event> = db.db.read(|connection| events::page(connection, None, None, 1_000)).await.unwrap();
+    let mut all: Vec<Event> = {
+        let each = timeline::Filter { each_copy: true, ..timeline::Filter::default() };
+        db.db.read(move |connection| timeline::page(connection, &each, None, 1_000)).await.unwrap().0
+    };
     all.retain(|event| event.kind.contains("corrupt") || event.kind == "scrub_alarm");
     all.into_iter().rev().map(|event| (event.kind, event.detail)).collect()
 }

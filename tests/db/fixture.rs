@@ -221,6 +221,7 @@ pub fn upload(path: &str, content: &str) -> Upload {
         min_write_copies: 2,
         condition: Condition::Any,
         make_parents: false,
+        by: None,
         expires: chrono::Utc::now() + TimeDelta::hours(1),
     };
     Upload { ticket, epoch: 1, size: content.len() as u64, sha256: Sha256::of(content.as_bytes()), holders }

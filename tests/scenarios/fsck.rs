@@ -106,7 +106,40 @@ fn events_can_be_filtered() {
     assert!(events(&["--object", object]).iter().all(|event| event["object"] == object));
     assert_eq!(events(&["--object", object, "--kind", "replica_copied"]).len(), 1);
     assert!(!events(&["--server", "storage-0"]).is_empty());
-    assert!(events(&["--kind", "nothing_of_the_kind"]).is_empty());
+    let (code, _, errors) = cluster.run(&["events", "--kind", "nothing_of_the_kind"]);
+    assert!(code == 2 && errors.contains("server_down") && errors.contains("replica_deleted"), "{code} {errors}");
+    let refused = cluster.http().get("/api/v1/events?kind=nothing_of_the_kind");
+    assert!(refused.status == 400 && refused.body.contains("server_down"), "{}", refused.body);
+    // Who did what, and where.
+    let writer = cluster.ok(&["token", "create", "anna", "--role", "writer"]);
+    let as_anna = |args: &[&str]| {
+        let output = cluster.command(args).env("HOLDFAST_TOKEN", writer.trim()).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    };
+    as_anna(&["mkdir", "/of-anna"]);
+    as_anna(&["import", cluster.path("in").join("f1").to_str().unwrap(), "/of-anna/f"]);
+    as_anna(&["mv", "/of-anna/f", "/of-anna/g"]);
+    as_anna(&["rm", "/of-anna/g"]);
+    cluster.ok(&["token", "revoke", "anna"]);
+    let kinds = |args: &[&str]| -> Vec<String> {
+        events(args).iter().map(|event| event["kind"].as_str().unwrap().to_string()).collect()
+    };
+    wait_for("the copies are deleted, by whom and why", 60, || {
+        let kinds = kinds(&["--by", "anna", "--kind", "replica_deleted"]);
+        (!kinds.is_empty()).then_some(())
+    });
+    let by_anna = kinds(&["--by", "anna"]);
+    let changes = ["file_removed", "moved", "file_written", "directory_made"];
+    assert_eq!(by_anna.iter().filter(|kind| changes.contains(&kind.as_str())).cloned().collect::<Vec<_>>(), changes);
+    let there = kinds(&["--path", "/of-anna", "--verbose"]);
+    assert!(changes.iter().all(|kind| there.iter().any(|other| other == kind)), "{there:?}");
+    assert!(there.iter().any(|kind| kind == "replica_deleted"), "the deletion has the path: {there:?}");
+    assert!(cluster.ok(&["events", "--by", "anna"]).contains("removed by anna"));
+    assert_eq!(kinds(&["--since", "1h", "--kind", "token_revoked"]), ["token_revoked"]);
+    assert!(kinds(&["--until", "1h"]).is_empty() && kinds(&["--since", "2099-01-01 00:00"]).is_empty());
+    assert_eq!(cluster.run(&["events", "--since", "yesterday"]).0, 2);
+    let revoked = &events(&["--kind", "token_revoked"])[0];
+    assert!(revoked["by"] == "superuser" && revoked["detail"].as_str().unwrap().contains("anna"), "{revoked}");
     assert_eq!(cluster.run(&["events", "--server", "nobody"]).0, 3);
     assert_eq!(cluster.run(&["events", "--object", "nonsense"]).0, 2);
     let why = cluster.ok(&["why", "/d/f3"]);

@@ -95,6 +95,17 @@ fn a_dead_server_is_replaced_and_its_return_brings_nothing_back() {
     check_all(&cluster);
     let why = cluster.ok(&["why", "/d/f5"]);
     assert!(why.contains("all 2 copies wanted are there"), "{why}");
+    // Nobody reads of a file that was removed, where a copy too many was.
+    let of_living = cluster.ok(&["events", "--path", "/d/f5", "--verbose"]);
+    assert!(!of_living.contains("was removed") && !of_living.contains("removed the last"), "{of_living}");
+    let told = cluster.ok(&["events", "-n", "100"]);
+    let repaired: Vec<&str> = told.lines().filter(|line| line.contains("after storage-0 went down: ")).collect();
+    assert!(repaired.len() == 1 && repaired[0].contains("copies made on storage-"), "one line for the repair: {told}");
+    assert!(told.lines().any(|line| line.contains("server_down") && line.contains("storage-0")), "{told}");
+    let deleted = told.lines().filter(|line| line.contains("deleted on")).collect::<Vec<_>>();
+    for reason in ["more copies than wanted: ", "files removed by superuser: "] {
+        assert!(deleted.iter().any(|line| line.contains(reason)), "{reason} in {told}");
+    }
     assert_eq!(report(&cluster)["verdict"], "healthy");
 }
 
@@ -137,6 +148,38 @@ fn a_drained_server_can_be_switched_off_and_removed() {
     check_all(&cluster);
     wait_until_whole(&cluster, 10);
     assert_eq!(report(&cluster)["verdict"], "healthy");
+    let told = cluster.ok(&["events"]);
+    let lines: Vec<&str> = told.lines().filter(|line| line.contains("for the drain of storage-2: ")).collect();
+    assert!(lines.len() == 1 && lines[0].contains("made on") && lines[0].contains("deleted on storage-2"), "{told}");
+    for (kind, text) in [
+        ("server_draining", "storage-2 gets no new files from now on, and its files are copied away, by superuser"),
+        ("server_drained", "storage-2 is drained"),
+        ("server_removed", "storage-2 is removed"),
+    ] {
+        assert!(told.lines().any(|line| line.contains(kind) && line.contains(text)), "{kind} {text} in {told}");
+    }
+    // Of those left none may go, and the refusal says why; nothing is changed by it.
+    let (code, _, errors) = cluster.run(&["drain", "storage-0"]);
+    assert!(
+        code == 4 && errors.contains("only 1 storage server (storage-1)") && errors.contains("--force"),
+        "{errors}"
+    );
+    assert!(!cluster.ok(&["servers", "--json"]).contains("draining"));
+    // The one that was removed does not come back by itself, and is told how it can.
+    cluster.storage[2].launch();
+    let ended = wait_for("the removed server is refused", 20, || cluster.storage[2].ended());
+    let log = cluster.storage[2].log();
+    assert!(ended.code() == Some(5) && log.contains("was removed from the cluster, as storage-2"), "{log}");
+    let returned = cluster.ok(&["events", "--kind", "removed_server_returned"]);
+    assert!(returned.lines().count() == 1 && returned.contains("storage-2 was removed"), "{returned}");
+    let id = log.split("`holdfast undrain ").nth(1).and_then(|rest| rest.split('`').next()).expect("the way back");
+    let (code, _, notes) = cluster.run(&["undrain", id]);
+    assert!(code == 0 && notes.contains("may come back"), "{notes}");
+    cluster.storage[2].start();
+    cluster.wait_for_live(3);
+    wait_until_whole(&cluster, 20);
+    check_all(&cluster);
+    assert!(cluster.ok(&["events", "--server", "storage-2"]).contains("server_readmitted"));
 }
 
 #[test]

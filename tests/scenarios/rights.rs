@@ -416,6 +416,7 @@ fn storage_server(cluster: &Cluster, runtime: &tokio::runtime::Runtime) {
         min_write_copies: 1,
         condition: Condition::Any,
         make_parents: false,
+        by: None,
         expires: Utc::now() + life,
     };
     let other = ServerId(server.0 ^ 1);

@@ -63,7 +63,7 @@ fn flip_a_byte(path: &Path) {
 
 /// Objects that events of a kind are about.
 fn told(cluster: &Cluster, kind: &str) -> Vec<String> {
-    let events = cluster.get("/api/v1/events?limit=1000");
+    let events = cluster.get("/api/v1/events?limit=1000&each_copy=true");
     let of_kind = events["events"].as_array().unwrap().iter().filter(|event| event["kind"] == kind);
     let mut objects: Vec<String> = of_kind.map(|event| event["object"].as_str().unwrap_or("").to_string()).collect();
     objects.sort();
@@ -172,7 +172,7 @@ fn the_last_copy_stays_in_quarantine_and_the_event_names_the_file() {
         let aside = holders.iter().filter(|holder| in_quarantine(&cluster, **holder, ".reason") == 1).count();
         (kept() > 0 && aside == 2).then_some(())
     });
-    assert!(cluster.ok(&["events"]).contains("/f0"));
+    assert!(cluster.ok(&["events", "--verbose"]).contains("/f0"));
     let (code, _, errors) = cluster.run(&["cat", "/f0"]);
     assert_ne!(code, 0, "wrong bytes are never shown: {errors}");
 }

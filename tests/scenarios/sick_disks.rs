@@ -147,7 +147,11 @@ fn files_and_directories_that_are_gone_are_noticed_counted_out_and_counted_again
         first
     });
     assert!(fsck_was_first, "fsck has not told a missing file");
-    assert!(cluster.ok(&["events"]).contains("is lost (its file is missing): it counts no longer; 1 others are left"));
+    assert!(
+        cluster
+            .ok(&["events", "--verbose"])
+            .contains("is lost (its file is missing): it counts no longer; 1 others are left")
+    );
     // All of them, under the running daemon: it is noticed within seconds.
     fs::rename(&objects, cluster.path("aside")).unwrap();
     wait_for("it is down, with the reason", 20, || {

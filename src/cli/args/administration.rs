@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 
+use chrono::{Local, NaiveDate, NaiveDateTime, NaiveTime, TimeDelta, Utc};
 use structopt::StructOpt;
 
-use crate::types::ObjectId;
 use crate::types::api::Role;
 use crate::types::limits::REPLICATION_MAX;
+use crate::types::{EventKind, ObjectId, Time};
 
 /// `events`.
 #[derive(Debug, StructOpt)]
@@ -20,9 +21,24 @@ pub(crate) struct EventsArgs {
     /// Only what is about this storage server
     #[structopt(long, value_name = "NAME_OR_ID")]
     pub(crate) server: Option<String>,
-    /// Only what is of this kind, for instance server_down or replica_trimmed
-    #[structopt(long, value_name = "KIND")]
-    pub(crate) kind: Option<String>,
+    /// Only what is of this kind, for instance server_down or replica_deleted; a wrong one lists all
+    #[structopt(long, value_name = "KIND", parse(try_from_str = kind))]
+    pub(crate) kind: Option<EventKind>,
+    /// Only what the token of this name asked for; with changes of the namespace
+    #[structopt(long, value_name = "TOKEN")]
+    pub(crate) by: Option<String>,
+    /// Only what is at or below this path in the cluster; with changes of the namespace
+    #[structopt(long, value_name = "PATH")]
+    pub(crate) path: Option<String>,
+    /// Only from this time on: 2h (ago), "2026-11-25 08:00" (local) or RFC 3339
+    #[structopt(long, value_name = "TIME", parse(try_from_str = when))]
+    pub(crate) since: Option<Time>,
+    /// Only before this time
+    #[structopt(long, value_name = "TIME", parse(try_from_str = when))]
+    pub(crate) until: Option<Time>,
+    /// Goes on with what comes, until it is interrupted
+    #[structopt(short, long, conflicts_with = "until")]
+    pub(crate) follow: bool,
 }
 
 /// `drain`.
@@ -33,9 +49,22 @@ pub(crate) struct DrainArgs {
     /// Return when nothing needs the server any more, and show how far that is
     #[structopt(short, long)]
     pub(crate) wait: bool,
+    /// Also when writes, or the copies that files want, would be short of servers
+    #[structopt(long)]
+    pub(crate) force: bool,
 }
 
-/// `undrain`, `remove`.
+/// `remove`.
+#[derive(Debug, StructOpt)]
+pub(crate) struct RemoveArgs {
+    #[structopt(flatten)]
+    pub(crate) server: ServerArgs,
+    /// Also one that runs, or that still has copies: they are given up, and what only it has is lost
+    #[structopt(long)]
+    pub(crate) force: bool,
+}
+
+/// `undrain`.
 #[derive(Debug, StructOpt)]
 pub(crate) struct ServerArgs {
     /// Name or id, as `holdfast servers` shows them
@@ -51,6 +80,9 @@ pub(crate) struct SetrepArgs {
     /// A path in the cluster
     #[structopt(value_name = "PATH")]
     pub(crate) path: String,
+    /// Also when nothing could be written there then, because too few servers take copies
+    #[structopt(long)]
+    pub(crate) force: bool,
 }
 
 /// `fsck`.
@@ -146,6 +178,29 @@ pub(crate) fn seconds(text: &str) -> Result<u64, String> {
     number.checked_mul(factor).filter(|seconds| *seconds > 0).ok_or_else(wrong)
 }
 
+fn kind(text: &str) -> Result<EventKind, String> {
+    EventKind::asked(text).map_err(|error| error.message().to_string())
+}
+
+/// A time as people say it: how long ago, a local date and time, or RFC 3339.
+pub(crate) fn when(text: &str) -> Result<Time, String> {
+    if let Ok(time) = text.parse::<Time>() {
+        return Ok(time);
+    }
+    let formats = ["%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"];
+    let day = || NaiveDate::parse_from_str(text, "%Y-%m-%d").ok().map(|day| day.and_time(NaiveTime::MIN));
+    let local = formats.iter().find_map(|format| NaiveDateTime::parse_from_str(text, format).ok()).or_else(day);
+    if let Some(local) = local {
+        // At the end of summer time an hour comes twice: the first one.
+        let time = local.and_local_timezone(Local).earliest();
+        return time.map(|time| time.with_timezone(&Utc)).ok_or_else(|| format!("{text} does not exist here"));
+    }
+    let ago = text.strip_suffix(|c: char| c.is_ascii_alphabetic()).and_then(|_| seconds(text).ok());
+    ago.and_then(|seconds| TimeDelta::try_seconds(i64::try_from(seconds).ok()?))
+        .and_then(|span| Utc::now().checked_sub_signed(span))
+        .ok_or_else(|| "must be as 2h (ago), \"2026-11-25 08:00\" (local) or 2026-11-25T08:00:00Z".into())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -155,6 +210,20 @@ mod tests {
         assert_eq!((seconds("90"), seconds("2m"), seconds("7d")), (Ok(90), Ok(120), Ok(604_800)));
         for wrong in ["", "0s", "h", "5y", "99999999999999999999d", "ü"] {
             assert!(seconds(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn times() {
+        let ago = Utc::now() - when("2h").unwrap();
+        assert!((ago - TimeDelta::hours(2)).abs() < TimeDelta::seconds(5), "{ago}");
+        assert_eq!(when("2026-11-25T08:00:00Z").unwrap(), when("2026-11-25T09:00:00+01:00").unwrap());
+        let local = when("2026-11-25 08:00").unwrap();
+        assert_eq!(local.with_timezone(&Local).format("%Y-%m-%d %H:%M:%S").to_string(), "2026-11-25 08:00:00");
+        assert_eq!(when("2026-11-25 08:00:30").unwrap() - local, TimeDelta::seconds(30));
+        assert_eq!(local - when("2026-11-25").unwrap(), TimeDelta::hours(8));
+        for wrong in ["", "yesterday", "2", "2026-13-01", "08:00", "99999999999999999d", "-2h", "2026-11-25 25:00"] {
+            assert!(when(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -4,12 +4,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::cluster::draining;
-use crate::cli::args::{DrainArgs, ServerArgs, SetrepArgs, TokenCommand};
+use crate::cli::args::{DrainArgs, RemoveArgs, ServerArgs, SetrepArgs, TokenCommand};
 use crate::cli::context::Context;
 use crate::cli::exit::Exit;
 use crate::cli::output::{Output, human_count, human_time_or};
 use crate::cli::progress::StatusLine;
-use crate::client::NameServerClient;
 use crate::security::ClusterSecret;
 use crate::types::api::{AdminState, Role, ServerInfo, SetrepRequest, TokenRequest};
 use crate::types::{DfsPath, Error, ErrorCode, Result};
@@ -19,16 +18,19 @@ const DRAIN_POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// `holdfast drain`.
 pub(crate) async fn drain(context: &Context, args: &DrainArgs) -> Result<Exit> {
-    if !args.wait {
-        return server(context, &args.server, "drain").await;
-    }
     let names = context.cluster()?.names;
-    let mut info = act(&names, &args.server, "drain").await?;
+    let mut info = names.server_order(&args.server.server, "drain", args.force).await?;
+    if !args.wait {
+        return told(context, &info, "drain");
+    }
     let mut status = StatusLine::new(context.args.quiet);
     while info.admin_state == AdminState::Draining {
+        let waits: String = info.drain_waits.iter().map(|wait| format!("; {wait}")).collect();
         match info.drain_left {
-            Some(0) => status.show(&format!("{}: copied away; waiting until what it has is deleted", info.name)),
-            _ => status.show(&format!("{}: {}", info.name, draining(&info))),
+            Some(0) if waits.is_empty() => {
+                status.show(&format!("{}: copied away; waiting until what it has is deleted", info.name));
+            }
+            _ => status.show(&format!("{}: {}{waits}", info.name, draining(&info))),
         }
         tokio::time::sleep(DRAIN_POLL_INTERVAL).await;
         let all = names.servers().await?.servers;
@@ -45,16 +47,16 @@ pub(crate) async fn drain(context: &Context, args: &DrainArgs) -> Result<Exit> {
     told(context, &info, "drain")
 }
 
-/// `holdfast undrain` and `remove`, and `drain` without waiting; `action` is the endpoint's last name.
-pub(crate) async fn server(context: &Context, args: &ServerArgs, action: &str) -> Result<Exit> {
-    let answer = act(&context.cluster()?.names, args, action).await?;
-    told(context, &answer, action)
+/// `holdfast undrain`.
+pub(crate) async fn undrain(context: &Context, args: &ServerArgs) -> Result<Exit> {
+    let answer = context.cluster()?.names.server_order(&args.server, "undrain", false).await?;
+    told(context, &answer, "undrain")
 }
 
-async fn act(names: &NameServerClient, args: &ServerArgs, action: &str) -> Result<ServerInfo> {
-    let servers = names.servers().await?.servers;
-    let server = named(&servers, &args.server)?;
-    names.server_action(server.server, action).await
+/// `holdfast remove`.
+pub(crate) async fn remove(context: &Context, args: &RemoveArgs) -> Result<Exit> {
+    let answer = context.cluster()?.names.server_order(&args.server.server, "remove", args.force).await?;
+    told(context, &answer, "remove")
 }
 
 fn told(context: &Context, answer: &ServerInfo, action: &str) -> Result<Exit> {
@@ -65,12 +67,21 @@ fn told(context: &Context, answer: &ServerInfo, action: &str) -> Result<Exit> {
     } else if !context.args.quiet {
         let name = &answer.name;
         super::hint(&match (action, answer.admin_state) {
-            ("remove", _) => format!("{name} is removed"),
+            ("remove", _) => {
+                let id = answer.server;
+                format!(
+                    "{name} is removed; should its daemon start again, it is refused (`holdfast undrain {id}` takes it back)"
+                )
+            }
+            ("undrain", _) if answer.last_seen.is_none() && answer.reason.is_some() => {
+                format!("{name} may come back: it is in service when its daemon starts")
+            }
             (_, AdminState::InService) => format!("{name} is in service"),
             (_, AdminState::Draining) => format!(
-                "{name} gets no new files from now on, and its files are copied away: {}. `holdfast servers` shows how \
+                "{name} gets no new files from now on, and its files are copied away: {}{}. `holdfast servers` shows how \
                  far that is; `holdfast undrain {name}` takes it back",
-                draining(answer)
+                draining(answer),
+                answer.drain_waits.iter().map(|wait| format!("; {wait}")).collect::<String>()
             ),
             (_, AdminState::Drained) => format!("{name} is drained: stop its daemon, then `holdfast remove {name}`"),
         });
@@ -78,21 +89,11 @@ fn told(context: &Context, answer: &ServerInfo, action: &str) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// Finds a server by its name or id.
-fn named<'a>(servers: &'a [ServerInfo], typed: &str) -> Result<&'a ServerInfo> {
-    let mut found = servers.iter().filter(|server| server.name == typed || server.server.to_string() == typed);
-    match (found.next(), found.next()) {
-        (Some(server), None) => Ok(server),
-        (Some(_), Some(_)) => Err(Error::invalid(format!("several servers are called {typed:?}; give the id"))),
-        _ => Err(Error::not_found(format!("no storage server is called {typed:?}; `holdfast servers` shows all"))),
-    }
-}
-
 /// `holdfast setrep`.
 pub(crate) async fn setrep(context: &Context, args: &SetrepArgs) -> Result<Exit> {
     let names = context.cluster()?.names;
     let path = context.resolve(&args.path)?;
-    let answer = names.setrep(&SetrepRequest { path: path.clone(), copies: args.copies }).await?;
+    let answer = names.setrep(&SetrepRequest { path: path.clone(), copies: args.copies, force: args.force }).await?;
     let mut output = context.output();
     if context.json() {
         output.json(&answer)?;

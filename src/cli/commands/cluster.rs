@@ -1,14 +1,10 @@
-//! `servers`, `actors`, `events`: the cluster's state.
+//! `servers`, `actors`: the cluster's state.
 
-use crate::cli::args::EventsArgs;
 use crate::cli::context::Context;
 use crate::cli::exit::Exit;
-use crate::cli::output::{Output, human_bytes, human_count, human_span, human_time, human_time_or};
+use crate::cli::output::{human_bytes, human_count, human_span, human_time_or};
 use crate::types::Result;
-use crate::types::api::{AdminState, Event, EventsQuery, Health, ServerInfo};
-
-/// Events that are asked for at once.
-const EVENTS_PAGE_ROWS: usize = 500;
+use crate::types::api::{AdminState, Health, ServerInfo};
 
 /// `holdfast servers`.
 pub(crate) async fn servers(context: &Context) -> Result<Exit> {
@@ -69,6 +65,9 @@ pub(super) fn draining(server: &ServerInfo) -> String {
     if let Some(seconds) = server.drain_seconds_left.filter(|_| server.drain_left != Some(0)) {
         text.push_str(&format!(", about {}", human_span(seconds)));
     }
+    if let Some(deletions) = server.drain_deletions.filter(|deletions| *deletions > 0) {
+        text.push_str(&format!(", {} to delete", human_count(deletions)));
+    }
     text
 }
 
@@ -97,45 +96,4 @@ pub(crate) async fn actors(context: &Context) -> Result<Exit> {
     }
     output.flush()?;
     Ok(Exit::Done)
-}
-
-/// `holdfast events`.
-pub(crate) async fn events(context: &Context, args: &EventsArgs) -> Result<Exit> {
-    let names = context.cluster()?.names;
-    let mut events: Vec<Event> = Vec::new();
-    let mut before = None;
-    while events.len() < args.limit {
-        let limit = Some((args.limit - events.len()).min(EVENTS_PAGE_ROWS));
-        let (object, server, kind) = (args.object, args.server.clone(), args.kind.clone());
-        let page = names.events(&EventsQuery { before, limit, object, server, kind }).await?;
-        events.extend(page.events);
-        before = page.next;
-        if before.is_none() {
-            break;
-        }
-    }
-    let mut output = context.output();
-    if context.json() {
-        output.json(&events)?;
-    } else {
-        print_events(&mut output, events.iter().rev())?;
-    }
-    output.flush()?;
-    Ok(Exit::Done)
-}
-
-/// Prints events, the newest last.
-pub(super) fn print_events<'a>(output: &mut Output, events: impl Iterator<Item = &'a Event>) -> Result<()> {
-    for event in events {
-        let mut line = format!("{}  {:<20}", human_time(&event.time), event.kind);
-        if let Some(object) = event.object {
-            line.push_str(&format!("  object {object}"));
-        }
-        if let Some(server) = event.server {
-            line.push_str(&format!("  server {server}"));
-        }
-        let detail = output.name(&event.detail).into_owned();
-        output.line(format_args!("{line}  {detail}"))?;
-    }
-    Ok(())
 }

@@ -3,6 +3,7 @@
 pub(super) mod administration;
 pub(super) mod certs;
 pub(super) mod cluster;
+pub(super) mod events;
 pub(super) mod explore;
 pub(super) mod files;
 pub(super) mod fsck;

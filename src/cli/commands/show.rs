@@ -106,7 +106,7 @@ pub(crate) async fn why(context: &Context, args: &PathArgs) -> Result<Exit> {
         if !why.events.is_empty() {
             output.line("")?;
             output.line("What happened to these bytes, the newest last:")?;
-            super::cluster::print_events(&mut output, why.events.iter().rev())?;
+            super::events::print_each(&mut output, why.events.iter().rev())?;
         }
     }
     output.flush()?;

@@ -271,12 +271,13 @@ async fn wait_until_ready(
     dir: &ClusterDir,
     config: &ClusterConfig,
     members: &[Member],
-    started: &mut [Running],
+    started: &mut Vec<Running>,
 ) -> Result<Ready> {
     let (client, members_client) = clients(config)?;
-    let storage: Vec<&Member> = members.iter().filter(|member| member.role == Role::StorageServer).collect();
+    let mut storage: Vec<&Member> = members.iter().filter(|member| member.role == Role::StorageServer).collect();
     let deadline = tokio::time::Instant::now() + READY_TIMEOUT;
     loop {
+        leave_out_refused(dir, &mut storage, started)?;
         for running in started.iter_mut() {
             if let Some(how) = running.ended() {
                 return Err(Error::new(
@@ -308,6 +309,27 @@ async fn wait_until_ready(
         }
         tokio::time::sleep(POLL_INTERVAL).await;
     }
+}
+
+/// A storage server that the cluster refuses (it was removed, for instance) holds the others up no longer, as long as
+/// there are others.
+fn leave_out_refused(dir: &ClusterDir, storage: &mut Vec<&Member>, started: &mut Vec<Running>) -> Result<()> {
+    let is_storage = |running: &Running| storage.iter().any(|member| member.name == running.name);
+    let refused: Vec<String> = started
+        .iter_mut()
+        .filter(|running| is_storage(running))
+        .filter_map(|running| running.was_refused().then(|| running.name.clone()))
+        .collect();
+    if refused.len() >= storage.len() {
+        return Ok(());
+    }
+    for name in refused {
+        say(&format!("{name} is left out, because the cluster refuses it: {}", process::last_words(dir, &name)));
+        dir.forget_process(&name)?;
+        storage.retain(|member| member.name != name);
+        started.retain(|running| running.name != name);
+    }
+    Ok(())
 }
 
 /// The members that do not answer, or with one of these words.

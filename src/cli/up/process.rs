@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::cluster::ClusterDir;
 use super::logs;
 use super::member::{Member, Role};
+use crate::cli::exit::Exit;
 use crate::types::error::IoContext;
 use crate::types::{Error, Result};
 
@@ -72,6 +73,11 @@ pub(super) struct Running {
 }
 
 impl Running {
+    /// Whether it has ended because its cluster refuses it.
+    pub(super) fn was_refused(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(Some(status)) if status.code() == Some(Exit::NotPermitted as i32))
+    }
+
     /// How it has ended, if it has.
     pub(super) fn ended(&mut self) -> Option<String> {
         match self.child.try_wait() {

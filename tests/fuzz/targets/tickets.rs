@@ -139,6 +139,7 @@ fn write(choices: &mut Unstructured) -> Result<WriteTicket> {
             _ => Condition::Version(choices.arbitrary()?),
         },
         make_parents: choices.arbitrary()?,
+        by: choices.arbitrary()?,
         expires: time(choices)?,
     })
 }
