@@ -22,6 +22,8 @@ impl Board {
             last_pass_seconds: None,
             last_report: None,
             last_error: None,
+            failures: 0,
+            failing_since: None,
             restarts: 0,
             last_panic: None,
         });
@@ -42,9 +44,9 @@ impl Board {
             match outcome {
                 Ok(report) => {
                     info.last_report = Some(report);
-                    info.last_error = None;
+                    (info.last_error, info.failures, info.failing_since) = (None, 0, None);
                 }
-                Err(error) => info.last_error = Some(error),
+                Err(error) => failed(info, error),
             }
         });
     }
@@ -56,7 +58,10 @@ impl Board {
 
     /// It was found dead or stuck, and will be replaced.
     pub fn failing(&self, name: &str, why: &str) {
-        self.change(name, |info| (info.state, info.last_error) = ("restarting".into(), Some(why.into())));
+        self.change(name, |info| {
+            info.state = "restarting".into();
+            failed(info, why.into());
+        });
     }
 
     /// It was replaced.
@@ -71,4 +76,10 @@ impl Board {
     pub fn all(&self) -> Vec<ActorInfo> {
         self.actors.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
+}
+
+fn failed(info: &mut ActorInfo, error: String) {
+    info.last_error = Some(error);
+    info.failures = info.failures.saturating_add(1);
+    info.failing_since.get_or_insert_with(chrono::Utc::now);
 }

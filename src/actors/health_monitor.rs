@@ -14,7 +14,7 @@ use crate::db::rows::{EventRow, ServerHealthRow};
 use crate::db::server::{ServerView, health_word};
 use crate::db::{cluster, events, health, journal};
 use crate::decisions::certificate;
-use crate::decisions::health::{Watched, after_check, is_away, round_counts};
+use crate::decisions::health::{Watched, after_check, is_apart, is_away, is_slow, round_counts};
 use crate::types::api::{AdminState, Health};
 use crate::types::storage_api::{JournalPosition, StorageStatus, Told};
 use crate::types::{EventKind, Result, Time};
@@ -75,14 +75,21 @@ impl Work for CheckServers {
 
 /// What a check found.
 enum Found {
-    Answered(Box<StorageStatus>),
+    Answered(Box<StorageStatus>, Heard),
     Missed(String),
+}
+
+/// What was noticed while it answered.
+struct Heard {
+    took: Duration,
+    /// How far its wall clock is ahead of the cluster's time.
+    clock_ahead: TimeDelta,
 }
 
 impl Found {
     fn journal(&self) -> Option<JournalPosition> {
         match self {
-            Self::Answered(status) => status.journal.clone(),
+            Self::Answered(status, _) => status.journal.clone(),
             Self::Missed(_) => None,
         }
     }
@@ -137,7 +144,7 @@ async fn protect(context: &Context, servers: &[ServerView], found: &[Found]) -> 
         })
         .await?;
     let knows_more = |(found, parted): (&Found, bool)| match found {
-        Found::Answered(status) if status.cluster == Some(state.cluster) => {
+        Found::Answered(status, _) if status.cluster == Some(state.cluster) => {
             let held = status.journal.as_ref().filter(|position| position.history == state.history);
             let version = held.map_or(0, |position| position.version).max(status.heard_version);
             if parted {
@@ -164,6 +171,7 @@ async fn protect(context: &Context, servers: &[ServerView], found: &[Found]) -> 
 
 async fn check(context: &Context, server: &ServerView, timeout: Duration, told: Told) -> Found {
     let (cluster, _) = context.membership();
+    let asked = Instant::now();
     match context.storage.check(&server.row.peer(), timeout, Some(told)).await {
         Err(error) => Found::Missed(error.message().to_string()),
         Ok(status) if status.identity.to_string() != server.row.identity => {
@@ -173,7 +181,13 @@ async fn check(context: &Context, server: &ServerView, timeout: Duration, told: 
             Found::Missed(format!("the server at {} belongs to another cluster", server.row.url))
         }
         Ok(StorageStatus { trouble: Some(trouble), .. }) if is_away(trouble.code) => Found::Missed(trouble.message),
-        Ok(status) => Found::Answered(Box::new(status)),
+        Ok(status) => {
+            let took = asked.elapsed();
+            // It looked at its clock some time in between.
+            let then = context.standing.now() - TimeDelta::from_std(took / 2).unwrap_or_default();
+            let clock_ahead = status.time.map_or(TimeDelta::zero(), |time| time - then);
+            Found::Answered(Box::new(status), Heard { took, clock_ahead })
+        }
     }
 }
 
@@ -207,7 +221,7 @@ fn judge(
             .copied()
             .filter(|watched| watched.health == server.health)
             .unwrap_or(Watched { health: server.health, missing_since: None });
-        let answered = matches!(found, Found::Answered(_));
+        let answered = matches!(found, Found::Answered(..));
         let after = after_check(before, answered, now, context.settings.down_after);
         memory.watched.insert(server.row.id, after);
         rows.extend(row(server, after.health, found, now.naive_utc()));
@@ -225,7 +239,7 @@ fn row(server: &ServerView, health: Health, found: Found, now: NaiveDateTime) ->
         row.synced_boot.clear();
     }
     match found {
-        Found::Answered(status) => {
+        Found::Answered(status, heard) => {
             (row.trouble, row.reason) = match status.trouble {
                 Some(trouble) => (Some(trouble.code.word().into()), Some(trouble.message)),
                 None => (None, None),
@@ -242,6 +256,14 @@ fn row(server: &ServerView, health: Health, found: Found, now: NaiveDateTime) ->
             row.last_seen = Some(now);
             row.scrub_alarm = status.scrub_alarm;
             row.index_changes = status.index_changes;
+            row.stored_bytes = status.bytes as i64;
+            row.scrubbed = status.scrubbed.map(|time| time.naive_utc());
+            row.clock_ahead_ms = heard.clock_ahead.num_milliseconds();
+            row.answer_ms = heard.took.as_millis() as i64;
+            let filling = before.filling(now).after(now.and_utc(), status.free_bytes);
+            row.fill_since = Some(filling.since.naive_utc());
+            row.fill_free_bytes = filling.free_bytes as i64;
+            row.fill_bytes_per_day = filling.bytes_per_day;
         }
         Found::Missed(reason) => row.reason = Some(reason),
     }
@@ -249,6 +271,8 @@ fn row(server: &ServerView, health: Health, found: Found, now: NaiveDateTime) ->
     if !changed
         && row.synced_boot == before.synced_boot
         && row.scrub_alarm == before.scrub_alarm
+        && is_apart(row.clock_ahead_ms) == is_apart(before.clock_ahead_ms)
+        && is_slow(row.answer_ms) == is_slow(before.answer_ms)
         // An older copy of its directory is told by this: it must not be older than the last round.
         && row.index_changes == before.index_changes
         && (&row.reason, &row.trouble) == (&before.reason, &before.trouble)

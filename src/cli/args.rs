@@ -174,8 +174,10 @@ pub(crate) enum Command {
     Shell,
     /// Shows the storage servers
     Servers,
-    /// Says whether data is in danger, and why
-    Report,
+    /// Shows how much room there is, and how much of it new files may take
+    Df,
+    /// Says whether data is in danger, why, and what to do
+    Report(ReportArgs),
     /// Shows the name server's actors
     Actors,
     /// Shows what happened in the cluster, one line for each cause; with -v each copy

@@ -57,6 +57,11 @@ impl Output {
         shown(name, self.terminal)
     }
 
+    /// Whether somebody looks at it.
+    pub(crate) fn is_terminal(&self) -> bool {
+        self.terminal
+    }
+
     pub(crate) fn line(&mut self, text: impl fmt::Display) -> Result<()> {
         writeln!(self.writer, "{text}").map_err(stdout_error)?;
         if self.terminal { self.flush() } else { Ok(()) }
@@ -188,6 +193,19 @@ pub(crate) fn human_span(seconds: f64) -> String {
         s if s < 172_800.0 => format!("{:.0} h", s / 3_600.0),
         s => format!("{:.0} days", s / 86_400.0),
     }
+}
+
+/// How long ago something was: `3 s ago`.
+pub(crate) fn human_ago(time: Option<&Time>, now: Time) -> String {
+    time.map_or_else(
+        || "never".into(),
+        |time| format!("{} ago", human_span((now - *time).num_milliseconds() as f64 / 1e3)),
+    )
+}
+
+/// A part in percent of the whole.
+pub(crate) fn percent(part: u64, whole: u64) -> String {
+    if whole == 0 { "-".into() } else { format!("{:.0}%", part as f64 * 100.0 / whole as f64) }
 }
 
 /// A time in the reader's own zone.

@@ -32,9 +32,9 @@ const COMPLETION_PAGES_MAX: usize = 5;
 
 /// Commands that are completed.
 const COMMANDS: &[&str] = &[
-    "actors", "cat", "cd", "cp", "drain", "du", "events", "exit", "export", "find", "help", "import", "info", "ls",
-    "mkdir", "mv", "pull", "push", "pwd", "remove", "report", "rm", "rmdir", "servers", "stat", "status", "token",
-    "touch", "tree", "undrain", "why",
+    "actors", "cat", "cd", "cp", "df", "drain", "du", "events", "exit", "export", "find", "help", "import", "info",
+    "ls", "mkdir", "mv", "pull", "push", "pwd", "remove", "report", "rm", "rmdir", "servers", "stat", "status",
+    "token", "touch", "tree", "undrain", "why",
 ];
 
 /// `holdfast shell`.

@@ -43,6 +43,13 @@ pub fn save(connection: &mut AnyConnection, seen: &[Seen]) -> Step<()> {
                 dsl::last_seen.eq(row.last_seen),
                 dsl::scrub_alarm.eq(row.scrub_alarm),
                 dsl::trouble.eq(&row.trouble),
+                dsl::stored_bytes.eq(row.stored_bytes),
+                dsl::scrubbed.eq(row.scrubbed),
+                dsl::clock_ahead_ms.eq(row.clock_ahead_ms),
+                dsl::answer_ms.eq(row.answer_ms),
+                dsl::fill_since.eq(row.fill_since),
+                dsl::fill_free_bytes.eq(row.fill_free_bytes),
+                dsl::fill_bytes_per_day.eq(row.fill_bytes_per_day),
             ))
             .execute(connection)?;
         // Of the process that was checked, which another one may have followed.

@@ -27,6 +27,7 @@ pub mod former;
 pub mod fsck;
 pub mod health;
 pub mod journal;
+pub mod lately;
 pub mod lease;
 pub mod leaving;
 pub mod listing;
@@ -51,6 +52,7 @@ pub mod timeline;
 pub mod token;
 pub mod tree;
 pub mod url;
+pub mod why;
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -210,6 +212,14 @@ impl Db {
             Ok(place)
         });
         task.await.map_err(|error| Error::internal("putting the database aside panicked").with_source(error))?
+    }
+
+    /// Free and all bytes of the disk that it is on, where this process sees that.
+    pub fn disk(&self) -> Option<(u64, u64)> {
+        let DatabaseUrl::Sqlite(path) = &self.inner.url else { return None };
+        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let stat = rustix::fs::statvfs(directory.unwrap_or(std::path::Path::new("."))).ok()?;
+        Some((stat.f_bavail * stat.f_frsize, stat.f_blocks * stat.f_frsize))
     }
 
     /// Tries to leave a note in a damaged database, for others that use it.

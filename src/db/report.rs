@@ -28,6 +28,8 @@ pub struct Counts {
     pub bytes: u64,
     /// Short of copies, by copies on servers that are not down.
     pub under_replicated: Vec<CopiesCount>,
+    /// Objects that no server is listed for.
+    pub lost: u64,
     /// Deletions that wait.
     pub outbox: u64,
     /// Age of the oldest of them.
@@ -44,18 +46,22 @@ struct CopiesRow {
     copies: i64,
     #[diesel(sql_type = BigInt)]
     objects: i64,
+    #[diesel(sql_type = BigInt)]
+    bytes: i64,
+    #[diesel(sql_type = BigInt)]
+    lost: i64,
 }
 
 /// Works on both backends: counts, per object, the copies that servers which are not down have.
 const UNDER_REPLICATED: &str = "
-    SELECT copies, count(*) AS objects FROM (
-        SELECT o.id, o.copies_wanted,
+    SELECT copies, count(*) AS objects, CAST(sum(size) AS BIGINT) AS bytes, count(CASE WHEN listed = 0 THEN 1 END) AS lost FROM (
+        SELECT o.id, o.copies_wanted, o.size, count(CASE WHEN r.state = 'present' THEN 1 END) AS listed,
                count(CASE WHEN r.state = 'present' AND coalesce(h.health, 'down') <> 'down' THEN 1 END) AS copies
         FROM objects o
         LEFT JOIN replicas r ON r.object = o.id
         LEFT JOIN server_health h ON h.server = r.server
         WHERE o.state = 'live'
-        GROUP BY o.id, o.copies_wanted) AS counted
+        GROUP BY o.id, o.copies_wanted, o.size) AS counted
     WHERE copies < copies_wanted
     GROUP BY copies ORDER BY copies";
 
@@ -73,9 +79,10 @@ pub fn counts(connection: &mut AnyConnection) -> Result<Counts> {
     Ok(Counts {
         objects: objects as u64,
         bytes: bytes as u64,
+        lost: short.iter().map(|row| row.lost as u64).sum(),
         under_replicated: short
             .into_iter()
-            .map(|row| CopiesCount { copies: row.copies as u32, objects: row.objects as u64 })
+            .map(|row| CopiesCount { copies: row.copies as u32, objects: row.objects as u64, bytes: row.bytes as u64 })
             .collect(),
         outbox: outbox as u64,
         outbox_oldest_seconds: oldest.map_or(0.0, |oldest| seconds(now - oldest)),
@@ -113,6 +120,9 @@ pub fn repair(connection: &mut AnyConnection) -> Result<RepairProgress> {
         in_flight: in_flight as u64,
         objects_per_second: rate,
         seconds_left: if queued == 0 { Some(0.0) } else { (rate > 0.0).then(|| queued as f64 / rate) },
+        waiting: 0,
+        waiting_bytes: 0,
+        begins_seconds: None,
         paused: None,
         stuck: stuck(connection)?,
     })

@@ -157,21 +157,7 @@ impl Rebuild<'_> {
         }
         for row in rows.values() {
             diesel::insert_into(servers::table).values(row).execute(self.connection)?;
-            let health = ServerHealthRow {
-                server: row.id,
-                health: "suspect".into(),
-                since: self.now,
-                reason: Some("it was not checked since the restore".into()),
-                boot_id: ServerHealthRow::UNKNOWN_BOOT.into(),
-                capacity_bytes: 0,
-                free_bytes: 0,
-                last_seen: None,
-                synced_boot: String::new(),
-                scrub_alarm: false,
-                index_changes: 0,
-                trouble: None,
-                troubled: None,
-            };
+            let health = ServerHealthRow::unchecked(row.id, self.now, "it was not checked since the restore");
             diesel::insert_into(server_health::table).values(&health).execute(self.connection)?;
         }
         Ok(())

@@ -6,6 +6,7 @@ use diesel::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::schema::*;
+use crate::decisions::room::Filling;
 use crate::types::storage_api::Peer;
 use crate::types::{Result, Sha256, Time};
 
@@ -67,9 +68,51 @@ pub struct ServerHealthRow {
     pub index_changes: i64,
     pub trouble: Option<String>,
     pub troubled: Option<NaiveDateTime>,
+    pub stored_bytes: i64,
+    pub scrubbed: Option<NaiveDateTime>,
+    pub clock_ahead_ms: i64,
+    pub answer_ms: i64,
+    pub fill_since: Option<NaiveDateTime>,
+    pub fill_free_bytes: i64,
+    pub fill_bytes_per_day: i64,
 }
 
 impl ServerHealthRow {
+    /// How fast its room becomes less, as it was measured so far.
+    pub fn filling(&self, now: NaiveDateTime) -> Filling {
+        Filling {
+            since: utc(self.fill_since.unwrap_or(now)),
+            free_bytes: if self.fill_since.is_some() { self.fill_free_bytes } else { self.free_bytes } as u64,
+            bytes_per_day: self.fill_bytes_per_day,
+        }
+    }
+
+    /// The row of a server that was not checked yet, for this reason.
+    pub fn unchecked(server: i64, since: NaiveDateTime, reason: &str) -> Self {
+        Self {
+            server,
+            health: "suspect".into(),
+            since,
+            reason: Some(reason.into()),
+            boot_id: Self::UNKNOWN_BOOT.into(),
+            capacity_bytes: 0,
+            free_bytes: 0,
+            last_seen: None,
+            synced_boot: String::new(),
+            scrub_alarm: false,
+            index_changes: 0,
+            trouble: None,
+            troubled: None,
+            stored_bytes: 0,
+            scrubbed: None,
+            clock_ahead_ms: 0,
+            answer_ms: 0,
+            fill_since: None,
+            fill_free_bytes: 0,
+            fill_bytes_per_day: 0,
+        }
+    }
+
     /// The boot id of a server that a restore has entered and that has not registered since. No inventory was ever
     /// compared under it.
     pub const UNKNOWN_BOOT: &'static str = "unknown";

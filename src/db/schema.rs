@@ -46,6 +46,13 @@ diesel::table! {
         index_changes -> BigInt,
         trouble -> Nullable<Text>,
         troubled -> Nullable<Timestamp>,
+        stored_bytes -> BigInt,
+        scrubbed -> Nullable<Timestamp>,
+        clock_ahead_ms -> BigInt,
+        answer_ms -> BigInt,
+        fill_since -> Nullable<Timestamp>,
+        fill_free_bytes -> BigInt,
+        fill_bytes_per_day -> BigInt,
     }
 }
 

@@ -248,19 +248,11 @@ fn note_boot(changes: &mut Changes<'_>, id: ServerId, request: &RegisterRequest)
         .execute(changes.connection)?;
     if updated == 0 {
         let row = ServerHealthRow {
-            server: id.0,
-            health: "suspect".into(),
-            since: changes.now,
-            reason: Some("it has registered and was not checked yet".into()),
             boot_id,
             capacity_bytes: capacity,
             free_bytes: request.free_bytes as i64,
-            last_seen: None,
-            synced_boot: String::new(),
-            scrub_alarm: false,
             index_changes: request.index_changes,
-            trouble: None,
-            troubled: None,
+            ..ServerHealthRow::unchecked(id.0, changes.now, "it has registered and was not checked yet")
         };
         diesel::insert_into(server_health::table).values(&row).execute(changes.connection)?;
     }

@@ -14,6 +14,11 @@ use crate::types::Time;
 use crate::types::api::Health;
 use crate::types::storage_api::TroubleCode;
 
+/// Clocks that differ by less are no trouble: the cluster has a time of its own.
+const CLOCK_APART_MS: i64 = 30_000;
+/// A check is answered within a few milliseconds.
+const ANSWER_SLOW_MS: i64 = 1_000;
+
 /// What is remembered of a server between checks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Watched {
@@ -50,6 +55,16 @@ pub fn copies_last(code: TroubleCode) -> bool {
         TroubleCode::Other => true,
         TroubleCode::Replaced | TroubleCode::ReadOnly | TroubleCode::IoError | TroubleCode::Hung => false,
     }
+}
+
+/// Whether a server's wall clock is so far from the cluster's time that somebody should set it right.
+pub fn is_apart(clock_ahead_ms: i64) -> bool {
+    clock_ahead_ms.abs() > CLOCK_APART_MS
+}
+
+/// Whether a server took so long to answer a check that people notice.
+pub fn is_slow(answer_ms: i64) -> bool {
+    answer_ms > ANSWER_SLOW_MS
 }
 
 /// Whether a round that should have started `interval` after the end of the one before may count misses.

@@ -8,5 +8,8 @@ pub mod leaving;
 pub mod placement;
 pub mod repair;
 pub mod restore;
+pub mod room;
 pub mod scrub;
 pub mod sync;
+pub mod verdict;
+pub mod why;

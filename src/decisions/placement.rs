@@ -11,6 +11,11 @@ use crate::types::{Error, ErrorCode, Result, ServerId};
 /// Bytes that are left free on every server beyond the object itself.
 const MARGIN_BYTES: u64 = 16 << 20;
 
+/// Whether a file of `size` bytes may be put where so many are free.
+pub fn has_room(free_bytes: u64, size: u64) -> bool {
+    free_bytes >= size.saturating_add(MARGIN_BYTES)
+}
+
 /// A server that may get a copy.
 #[derive(Debug, Clone)]
 pub struct Candidate {

@@ -46,7 +46,7 @@ impl ServerFacts {
         self.admin_state == AdminState::InService
     }
 
-    fn lasts(&self) -> bool {
+    pub(super) fn lasts(&self) -> bool {
         self.in_service() && !self.gone
     }
 

@@ -14,6 +14,9 @@ use crate::types::{DfsPath, Error, ErrorCode, Result};
 use crate::web::auth;
 use crate::web::route::{self, Admitted, found};
 
+/// How long looking a token up may take where it can be done without.
+const LOOKUP_TIME_MAX: std::time::Duration = std::time::Duration::from_secs(2);
+
 /// Who may ask an endpoint of the name server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
@@ -64,7 +67,8 @@ impl route::Access for Access {
                 request.extensions_mut().insert(Bearer { grant, role });
             }
             Self::Restorer(role) => {
-                let grant = bearer(request, app).await?;
+                let looks_only = role == Role::Reader;
+                let grant = if looks_only { bearer_in_need(request, app).await? } else { bearer(request, app).await? };
                 if grant.only_restore.is_none() {
                     grant.check(role, &DfsPath::root())?;
                 }
@@ -72,7 +76,9 @@ impl route::Access for Access {
             }
             Self::StorageServer(of) => {
                 let identity = match of {
-                    Of::AnyCluster => any_storage_server(request, app)?,
+                    Of::AnyCluster => {
+                        any_storage_server(request, app).inspect_err(|error| note(request, app, error))?
+                    }
                     Of::ThisCluster => storage_server(request, app)?,
                 };
                 request.extensions_mut().insert(StorageServer(identity));
@@ -152,6 +158,29 @@ pub async fn bearer(request: &HttpRequest, app: &App) -> Result<Grant> {
     app.grant(token::hash(text))
         .await?
         .ok_or_else(|| refuse("the token is not valid: it is unknown, was revoked or has ended"))
+}
+
+/// As [`bearer`], also while the database does not answer: what was known of the token lately counts then, and so does the
+/// one that is derived from the cluster's secret. It is good for looking at how the cluster is; all else needs the database.
+async fn bearer_in_need(request: &HttpRequest, app: &App) -> Result<Grant> {
+    let found = match tokio::time::timeout(LOOKUP_TIME_MAX, bearer(request, app)).await {
+        Ok(found) => found,
+        Err(_) => Err(Error::unavailable("the database does not answer")),
+    };
+    match (found, auth::credential(request, "Bearer")) {
+        (Err(error), Some(text)) if error.code() == ErrorCode::Unavailable => {
+            app.grant_in_need(token::hash(text), &error).ok_or(error)
+        }
+        (found, _) => found,
+    }
+}
+
+/// Notes somebody who announces a storage server and does not have the secret.
+fn note(request: &HttpRequest, app: &App, error: &Error) {
+    let signed = auth::credential(request, "Holdfast").is_some() && error.code() == ErrorCode::Unauthorized;
+    if let Some(address) = request.peer_addr().filter(|_| signed && error.message().contains("secret")) {
+        app.restores.announced.stranger(address.ip());
+    }
 }
 
 /// Whether a request shows a valid token or a storage server's credential.

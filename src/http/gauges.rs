@@ -3,8 +3,9 @@
 use prometheus::{Gauge, GaugeVec, IntGauge, IntGaugeVec, Opts};
 
 use crate::db::report::Counts;
+use crate::decisions::verdict::Code;
 use crate::types::Result;
-use crate::types::api::{ActorInfo, Health};
+use crate::types::api::{ActorInfo, Health, Trouble};
 use crate::web::Metrics;
 use crate::web::metrics::wrong;
 
@@ -22,6 +23,7 @@ pub struct Gauges {
     journal_lag: Gauge,
     restarts: GaugeVec,
     last_pass: GaugeVec,
+    trouble: IntGaugeVec,
 }
 
 impl Gauges {
@@ -59,8 +61,11 @@ impl Gauges {
                 &["actor"],
             )
             .map_err(wrong)?,
+            trouble: IntGaugeVec::new(Opts::new("holdfast_trouble", "Whether the report has this trouble"), &["code"])
+                .map_err(wrong)?,
         };
-        let all: [Box<dyn prometheus::core::Collector>; 12] = [
+        let all: [Box<dyn prometheus::core::Collector>; 13] = [
+            Box::new(gauges.trouble.clone()),
             Box::new(gauges.servers.clone()),
             Box::new(gauges.objects.clone()),
             Box::new(gauges.bytes.clone()),
@@ -78,6 +83,14 @@ impl Gauges {
             metrics.registry.register(collector).map_err(wrong)?;
         }
         Ok(gauges)
+    }
+
+    /// Shows which troubles there are; all that there can be are there from the first time on.
+    pub fn show(&self, troubles: &[Trouble]) {
+        for code in Code::ALL.iter().map(|code| code.word()) {
+            let is_there = troubles.iter().any(|trouble| trouble.code == code);
+            self.trouble.with_label_values(&[code]).set(is_there.into());
+        }
     }
 
     /// Shows these numbers.

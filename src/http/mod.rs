@@ -14,11 +14,13 @@ pub mod openapi;
 pub mod operation;
 pub mod redirect;
 pub mod registration;
+pub mod report;
 pub mod restore;
 pub mod routes;
 pub mod server;
 pub mod servers;
 pub mod state;
 pub mod tokens;
+pub mod why;
 
 pub use routes::{ROUTES, routes};

@@ -4,7 +4,7 @@ use actix_web::HttpResponse;
 use utoipa::OpenApi;
 
 use super::routes::ROUTES;
-use super::{files, fsck, namespace, openapi, operation, redirect, restore, servers, tokens};
+use super::{files, fsck, namespace, openapi, operation, redirect, report, restore, servers, tokens, why};
 use crate::types::api::{ErrorBody, NameServerDetails};
 use crate::types::schema::PathBehindFiles;
 use crate::types::{DfsPath, EventId, ObjectId};
@@ -36,10 +36,10 @@ use crate::web::describe::{ABOUT, bearer, complete, server};
         servers::drain,
         servers::undrain,
         servers::remove,
-        operation::report,
+        report::report,
         operation::actors_list,
         operation::events_list,
-        operation::why,
+        why::why,
         operation::status,
         operation::metrics_text,
         openapi::document,

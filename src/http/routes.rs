@@ -6,7 +6,7 @@ use actix_web::web::{ServiceConfig, to};
 use super::auth::Access::{self, Open, Restorer, Scrape, StorageServer, Token};
 use super::auth::Of::{AnyCluster, ThisCluster};
 use super::auth::Scope::{Cluster, Path};
-use super::{files, fsck, namespace, openapi, operation, redirect, restore, servers, tokens};
+use super::{files, fsck, namespace, openapi, operation, redirect, report, restore, servers, tokens, why};
 use crate::types::ErrorCode::{self, *};
 use crate::types::api::Role::{Reader, Superuser, Writer};
 use crate::web::route::{Body, Route, mount};
@@ -82,12 +82,12 @@ pub const ROUTES: &[Route<Access>] = &[
     row(POST, "/api/v1/servers/{id}/drain", Token(Superuser, Cluster), Body::None, SERVER, || to(servers::drain)),
     row(POST, "/api/v1/servers/{id}/undrain", Token(Superuser, Cluster), Body::None, SERVER, || to(servers::undrain)),
     row(POST, "/api/v1/servers/{id}/remove", Token(Superuser, Cluster), Body::None, SERVER, || to(servers::remove)),
-    row(GET, "/api/v1/report", Restorer(Reader), Body::None, &[], || to(operation::report)),
+    row(GET, "/api/v1/report", Restorer(Reader), Body::None, &[], || to(report::report)),
     row(GET, "/api/v1/actors", Token(Reader, Cluster), Body::None, &[], || to(operation::actors_list)),
     row(GET, "/api/v1/events", Token(Reader, Cluster), Body::None, &[InvalidPath, NotFound], || {
         to(operation::events_list)
     }),
-    row(GET, "/api/v1/why", Token(Reader, Path), Body::None, LOOK, || to(operation::why)),
+    row(GET, "/api/v1/why", Token(Reader, Path), Body::None, LOOK, || to(why::why)),
     row(POST, "/api/v1/fsck", Token(Superuser, Cluster), Body::Json, &[ReadOnly], || to(fsck::check)),
     row(POST, "/api/v1/restore", Restorer(Superuser), Body::Json, &[], || to(restore::start)),
     row(GET, "/api/v1/restore", Restorer(Superuser), Body::None, &[], || to(restore::status)),

@@ -37,23 +37,49 @@ pub async fn register(sender: StorageServer, body: Json<RegisterRequest>, app: D
             .map_err(|error| error.context(format!("the storage server {} (--url, --public-url)", body.name)))?;
     }
     registration::check(&body)?;
+    let (app_here, request) = (app.clone(), body.clone());
+    let answer = take(body, app).await;
+    match &answer {
+        Ok(_) => app_here.restores.announced.took(&request),
+        Err(Refusal::OfServer(error)) => app_here.restores.announced.refuse(&request, error.message()),
+        Err(Refusal::OfAll(_)) => {}
+    }
+    answer.map_err(|(Refusal::OfServer(error) | Refusal::OfAll(error))| error)
+}
+
+/// Why a storage server is not taken now.
+enum Refusal {
+    /// Nobody is, or it is this name server that cannot.
+    OfAll(Error),
+    /// For something that is the matter with it.
+    OfServer(Error),
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        Self::OfAll(error)
+    }
+}
+
+async fn take(body: RegisterRequest, app: Data) -> Result<HttpResponse, Refusal> {
     // Also one that cannot be taken now may be needed for a restore.
     app.restores.announced.note(&body);
     app.context.db.soundness().require_for_servers()?;
     let (state, has_files) =
         app.context.db.read(|connection| Ok((cluster::state(connection)?, restores::has_files(connection)?))).await?;
     if state.mode == "restoring" {
-        return Err(Error::unavailable(cluster::refusal(state.mode_reason.as_deref())));
+        return Err(Error::unavailable(cluster::refusal(state.mode_reason.as_deref())).into());
     }
     if body.cluster.is_some_and(|theirs| theirs != state.cluster) {
         if !has_files {
             return Err(Error::unavailable(
                 "the name server has an empty cluster, and this storage server has the data of another one: if that \
                  cluster's database was lost, `holdfast restore` brings its files back",
-            ));
+            )
+            .into());
         }
         app.restores.announced.forget(body.identity);
-        return Err(Error::new(
+        return Err(Refusal::OfServer(Error::new(
             ErrorCode::Forbidden,
             format!(
                 "this storage server has the data of another cluster than this name server's ({}). Keep its directory: the \
@@ -61,7 +87,7 @@ pub async fn register(sender: StorageServer, body: Json<RegisterRequest>, app: D
                  back. To join this cluster, start it with another directory",
                 state.cluster
             ),
-        ));
+        )));
     }
     if body.epoch > state.epoch {
         let reason = format!(
@@ -71,10 +97,10 @@ pub async fn register(sender: StorageServer, body: Json<RegisterRequest>, app: D
         );
         let stored = reason.clone();
         app.context.db.write(move |connection| cluster::protect(connection, &state, &stored)).await?;
-        return Err(Error::unavailable(reason));
+        return Err(Error::unavailable(reason).into());
     }
     refuse_removed(&app, &state, &body).await?;
-    let known = admit(&app.context, &body).await?;
+    let known = admit(&app.context, &body).await.map_err(of_server)?;
     let (server, _) = app.context.change(move |changes| server::register(changes, &body, known.as_ref())).await?;
     // Once it has read this answer, it passes the check.
     let soon = app.clone();
@@ -92,7 +118,7 @@ pub async fn register(sender: StorageServer, body: Json<RegisterRequest>, app: D
 
 /// Refuses a server that a person removed, and tells people of it. While the cluster takes no changes nothing is judged: a
 /// database that was set back may need that server.
-async fn refuse_removed(app: &App, state: &cluster::ClusterState, body: &RegisterRequest) -> Result<()> {
+async fn refuse_removed(app: &App, state: &cluster::ClusterState, body: &RegisterRequest) -> Result<(), Refusal> {
     if state.mode != "normal" {
         return Ok(());
     }
@@ -104,7 +130,16 @@ async fn refuse_removed(app: &App, state: &cluster::ClusterState, body: &Registe
     let refused = app.context.db.write(move |connection| removed::note_return(connection, &row, &url)).await?;
     // It ends, and nobody waits for it.
     app.restores.announced.forget(body.identity);
-    Err(refused)
+    Err(Refusal::OfServer(refused))
+}
+
+/// What admission says is about the server, unless the database did not answer.
+fn of_server(error: Error) -> Refusal {
+    match error.code() {
+        ErrorCode::Forbidden => Refusal::OfServer(error),
+        ErrorCode::Unavailable if error.message().contains("--url") => Refusal::OfServer(error),
+        _ => Refusal::OfAll(error),
+    }
 }
 
 /// A storage server asks about its pending replicas.
@@ -201,6 +236,10 @@ async fn server_infos(app: &App) -> Result<Vec<ServerInfo>> {
         admin_state: view.admin_state,
         capacity_bytes: view.checked.as_ref().map_or(0, |checked| checked.capacity_bytes as u64),
         free_bytes: view.checked.as_ref().map_or(0, |checked| checked.free_bytes as u64),
+        stored_bytes: view.checked.as_ref().map_or(0, |checked| checked.stored_bytes as u64),
+        since: view.since().map(|time| time.and_utc()),
+        scrubbed: view.checked.as_ref().and_then(|checked| checked.scrubbed).map(|time| time.and_utc()),
+        clock_ahead_seconds: view.checked.as_ref().map_or(0.0, |checked| checked.clock_ahead_ms as f64 / 1e3),
         syncing: view.health != Health::Down && view.is_syncing(),
         scrub_alarm: view.is_alarmed(),
         trouble: view.trouble().filter(|_| view.health == Health::Live),
@@ -295,8 +334,12 @@ async fn readmit(app: &App, row: RemovedServerRow, by: String) -> Result<HttpRes
         admin_state: AdminState::InService,
         capacity_bytes: 0,
         free_bytes: 0,
+        stored_bytes: 0,
         replicas: 0,
         last_seen: None,
+        since: None,
+        scrubbed: None,
+        clock_ahead_seconds: 0.0,
         syncing: false,
         scrub_alarm: false,
         trouble: None,

@@ -26,6 +26,8 @@ use crate::web::auth::{Gate, Scrape};
 const CHANGE_DEADLINE: Duration = Duration::from_secs(12);
 /// How long a token that was found is believed; a revoked one works as long.
 const TOKEN_TTL: Duration = Duration::from_secs(2);
+/// How long it is believed for looking at how the cluster is, while the database does not answer.
+const TOKEN_TTL_IN_NEED: Duration = Duration::from_secs(600);
 /// How old the counts in the metrics may be.
 const COUNTS_TTL: Duration = Duration::from_secs(5);
 /// How old may be what anybody is told of the state.
@@ -160,6 +162,16 @@ impl App {
         }
         tokens.insert(hash, KnownToken { at: Instant::now(), of: membership, grant: grant.clone() });
         Ok(grant)
+    }
+
+    /// What a token allows while the database does not answer: to see that, if it was valid not long ago, or is the one that
+    /// is derived from the cluster's secret.
+    pub fn grant_in_need(&self, hash: Sha256, why: &Error) -> Option<Grant> {
+        let known = self.tokens.lock().unwrap_or_else(PoisonError::into_inner).get(&hash).cloned();
+        let known =
+            known.filter(|known| known.at.elapsed() < TOKEN_TTL_IN_NEED && known.of == self.context.membership());
+        let only = || only_restore((ErrorCode::Unavailable, why.message().into()));
+        known.and_then(|known| known.grant).or_else(|| self.is_first_token(hash).then(only))
     }
 
     /// Whether it is the token that is derived from the cluster's secret.

@@ -219,14 +219,17 @@ pub struct DiskFacts {
     pub objects: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// When the replica that was checked least recently was checked.
+    pub scrubbed: Option<chrono::NaiveDateTime>,
 }
 
 impl DiskFacts {
     /// May wait for a disk.
     fn look(layout: &Layout, index: &Index) -> Result<Self> {
         let (capacity_bytes, free_bytes) = layout.room()?;
-        let (objects, bytes) = index.read_here(index::sums)?;
-        Ok(Self { capacity_bytes, free_bytes, objects, bytes })
+        let read = |connection: &mut _| Ok((index::sums(connection)?, index::oldest_verified(connection)?));
+        let ((objects, bytes), scrubbed) = index.read_here(read)?;
+        Ok(Self { capacity_bytes, free_bytes, objects, bytes, scrubbed })
     }
 }
 

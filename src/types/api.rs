@@ -461,10 +461,22 @@ pub struct ServerInfo {
     pub capacity_bytes: u64,
     /// Bytes that new objects may take.
     pub free_bytes: u64,
+    /// Bytes of the replicas that it has.
+    #[serde(default)]
+    pub stored_bytes: u64,
     /// Replicas that the metadata lists on it.
     pub replicas: u64,
     /// When it last answered.
     pub last_seen: Option<DateTime<Utc>>,
+    /// Since when it has this health.
+    #[serde(default)]
+    pub since: Option<DateTime<Utc>>,
+    /// When the replica that was checked least recently was checked.
+    #[serde(default)]
+    pub scrubbed: Option<DateTime<Utc>>,
+    /// How far its wall clock is ahead of the cluster's time, in seconds; negative when it is behind.
+    #[serde(default)]
+    pub clock_ahead_seconds: f64,
     /// It is live, and its inventory is still to be compared with the metadata; it gets no new files yet.
     #[serde(default)]
     pub syncing: bool,

@@ -15,15 +15,54 @@ pub struct CopiesCount {
     pub copies: u32,
     /// Objects with that many, though they want more.
     pub objects: u64,
+    /// Their bytes, once each.
+    #[serde(default)]
+    pub bytes: u64,
+}
+
+/// How bad a trouble is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// It goes on or ends by itself; the cluster is healthy.
+    Notice,
+    /// Somebody should see to it in the morning.
+    Degraded,
+    /// Something cannot be read or written, or one more failure would lose something.
+    Danger,
+}
+
+/// Something that is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Trouble {
+    /// What programs decide by; `docs/operations.md` lists all codes. They stay as they are.
+    pub code: String,
+    /// How bad it is.
+    pub severity: Severity,
+    /// What is so, in a sentence.
+    pub what: String,
+    /// What to do about it, in a sentence; commands stand between backquotes.
+    pub remedy: String,
+    /// In so many seconds something changes by itself: repair begins, a disk is full, a copy is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub due_seconds: Option<u64>,
 }
 
 /// Whether data is in danger.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 pub struct Report {
-    /// `healthy`, `degraded` (copies are short) or `danger` (something cannot be read, or hangs on one copy).
+    /// `healthy`, `degraded` (see to it in the morning) or `danger` (something cannot be read or written, or hangs on one
+    /// copy): the worst severity of the troubles.
     pub verdict: String,
-    /// Why, in sentences; the worst first.
+    /// What the troubles say, without notices; the worst first.
     pub problems: Vec<String>,
+    /// What is not as it should be; the worst first.
+    #[serde(default)]
+    pub troubles: Vec<Trouble>,
+    /// The numbers below are of all that there is. They are not while the database does not answer, is damaged, was set back
+    /// or waits for a restore: then nobody can tell.
+    #[serde(default)]
+    pub counted: bool,
     /// Servers by health.
     pub servers_live: u32,
     /// Missed a check.
@@ -48,7 +87,8 @@ pub struct Report {
     pub journal: JournalHealth,
     /// The cluster's last version.
     pub version: Version,
-    /// `normal`, `read_only`, `restoring`, or `damaged`: nothing is changed until the database is restored.
+    /// `normal`, `read_only`, `restoring`, `damaged` (nothing is changed until the database is restored), or `unknown` while
+    /// the database does not answer.
     pub mode: String,
 }
 
@@ -163,7 +203,7 @@ pub struct EventsResponse {
 pub struct Why {
     /// The file with its copies.
     pub entry: Entry,
-    /// Whether it is in danger, and why, in sentences.
+    /// Whether it is in danger; then of each copy that is wanted and not there, what stands in its way and what will be done.
     pub findings: Vec<String>,
     /// What happened to its object, the newest first.
     pub events: Vec<Event>,
@@ -184,6 +224,12 @@ pub struct ActorInfo {
     pub last_report: Option<String>,
     /// The error of the last pass, if it failed.
     pub last_error: Option<String>,
+    /// Passes that failed since the last one that did not.
+    #[serde(default)]
+    pub failures: u32,
+    /// When the first of them ended.
+    #[serde(default)]
+    pub failing_since: Option<DateTime<Utc>>,
     /// How often it was restarted.
     pub restarts: u64,
     /// What its last panic said.
@@ -212,6 +258,15 @@ pub struct RepairProgress {
     pub objects_per_second: f64,
     /// At this rate the queue is empty after as many seconds.
     pub seconds_left: Option<f64>,
+    /// Objects that are short of copies and not in the queue: their servers may come back.
+    #[serde(default)]
+    pub waiting: u64,
+    /// Their bytes, once each.
+    #[serde(default)]
+    pub waiting_bytes: u64,
+    /// In so many seconds the first of them are queued, unless their servers come back.
+    #[serde(default)]
+    pub begins_seconds: Option<f64>,
     /// Why no copying is started, if it is paused.
     pub paused: Option<String>,
     /// Objects that have failed again and again, the most endangered first; at most 20 are shown.

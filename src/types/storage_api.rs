@@ -99,6 +99,12 @@ pub struct StorageStatus {
     pub capacity_bytes: u64,
     /// Bytes that new objects may take.
     pub free_bytes: u64,
+    /// What its wall clock says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<DateTime<Utc>>,
+    /// When the replica that was checked least recently was checked; none when it has no replicas.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scrubbed: Option<DateTime<Utc>>,
     /// Uploads under way.
     #[serde(default)]
     pub uploads: u64,

@@ -109,7 +109,8 @@ pub fn restore_when_all_are_there(cluster: &Cluster, body: &str) -> Value {
 pub fn wait_until_healthy(cluster: &Cluster) {
     wait_for("the cluster is healthy", 60, || {
         let report = cluster.get("/api/v1/report");
-        (report["verdict"] == "healthy" && report["repair"]["queued"] == 0).then_some(())
+        let synced = !report["troubles"].to_string().contains("server_syncing");
+        (report["verdict"] == "healthy" && synced && report["repair"]["queued"] == 0).then_some(())
     });
 }
 

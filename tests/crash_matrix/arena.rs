@@ -153,7 +153,8 @@ impl Arena {
         let carried = actors.to_string().contains("JournalKeeper");
         let mut problems = report["problems"].as_array().unwrap().iter().map(Value::to_string);
         let problem = problems.any(|problem| carried || !problem.contains("copies of its journal"));
-        if problem || report["outbox"] != 0 || report["repair"]["queued"] != 0 {
+        let syncing = report["troubles"].to_string().contains("server_syncing");
+        if problem || syncing || report["outbox"] != 0 || report["repair"]["queued"] != 0 {
             return Some(format!("the report is {report}"));
         }
         if carried && report["journal"]["copied_version"] != report["version"] {

@@ -267,7 +267,8 @@ fn twins_are_refused_for_good_and_who_moves_is_taken_at_once() {
     let mut clone = cluster.another_storage_server(&copy, "clone", &["--replace-newer".to_string()]);
     wait_for("every file has its copies", 60, || {
         let report = cluster.get("/api/v1/report");
-        (report["servers_live"] == 2 && report["verdict"] == "healthy").then_some(())
+        let at_rest = !report["troubles"].to_string().contains("server_syncing");
+        (report["servers_live"] == 2 && at_rest && report["verdict"] == "healthy").then_some(())
     });
     for name in ["/before", "/after", "/moved"] {
         let entry = cluster.get(&format!("/api/v1/file?path={name}"));
@@ -292,5 +293,11 @@ fn a_server_whose_clock_is_a_day_off_works_by_the_clusters_time() {
             (cluster.http().put(&format!("/f{number}"), &body, &[]).status == 201).then_some(())
         });
         assert!(cluster.storage[number].log().contains("off the cluster's"), "{}", cluster.storage[number].log());
+        wait_for("the report tells of it", 20, || {
+            let report = cluster.get("/api/v1/report");
+            let told = |one: &&serde_json::Value| one["code"] == "clocks_apart";
+            let apart = report["troubles"].as_array()?.iter().find(told)?["what"].to_string();
+            (number == 1 || apart.contains("storage-0 is 24 h behind") || apart.contains("23 h behind")).then_some(())
+        });
     }
 }

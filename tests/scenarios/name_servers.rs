@@ -142,6 +142,8 @@ fn a_database_that_restarts_loses_nothing_and_service_resumes() {
         let answer = cluster.http().get("/api/v1/ls?path=/");
         assert_eq!(answer.code(), "unavailable", "{}", answer.body);
         assert!(asked.elapsed() < Duration::from_secs(12), "an answer took {:?}", asked.elapsed());
+        let (code, line, _) = cluster.run(&["report", "--check"]);
+        assert!(code == 2 && line.starts_with("DANGER: database_unreachable: "), "{code}: {line}");
         postgres.run();
         wait_for("service resumes by itself", 20, || {
             (cluster.http().get("/api/v1/ls?path=/").status == 200).then_some(())

@@ -33,6 +33,18 @@ fn report(cluster: &Cluster) -> Value {
     cluster.get("/api/v1/report")
 }
 
+/// The trouble with this code, if the report has it.
+fn trouble(report: &Value, code: &str) -> Option<Value> {
+    report["troubles"].as_array().unwrap().iter().find(|told| told["code"] == code).cloned()
+}
+
+/// What a monitor is told.
+fn check(cluster: &Cluster) -> (i32, String) {
+    let (code, line, errors) = cluster.run(&["report", "--check"]);
+    assert_eq!((line.lines().count(), errors.as_str()), (1, ""), "{line}{errors}");
+    (code, line)
+}
+
 fn replicas(cluster: &Cluster, server: &str) -> u64 {
     let servers = cluster.get("/api/v1/servers");
     let found = servers["servers"].as_array().unwrap().iter().find(|other| other["name"] == server);
@@ -76,6 +88,18 @@ fn a_dead_server_is_replaced_and_its_return_brings_nothing_back() {
     let killed = Instant::now();
     check_all(&cluster);
     wait_for("the server is down", 20, || (report(&cluster)["servers_down"] == 1).then_some(()));
+    // Nothing is done yet, and it says what will be done, and when.
+    let told = report(&cluster);
+    if let Some(single) = trouble(&told, "single_copy").filter(|_| told["repair"]["queued"] == 0) {
+        assert_eq!((&told["verdict"], &single["severity"]), (&"danger".into(), &"danger".into()), "{told:#}");
+        assert!(
+            told["repair"]["waiting"].as_u64() > Some(0) && told["repair"]["begins_seconds"].is_number(),
+            "{told:#}"
+        );
+        assert!(single["remedy"].as_str().unwrap().contains("begin to be copied in"), "{told:#}");
+    }
+    assert_eq!(trouble(&told, "server_down").unwrap()["severity"], "degraded");
+    assert_eq!(check(&cluster).0, 2);
     wait_for("repair begins after the delay", 30, || (events(&cluster, "replica_copied") > 0).then_some(()));
     assert!(killed.elapsed() >= Duration::from_secs(DELAY_SECONDS), "it began too early");
     wait_until_whole(&cluster, 60);
@@ -107,6 +131,59 @@ fn a_dead_server_is_replaced_and_its_return_brings_nothing_back() {
         assert!(deleted.iter().any(|line| line.contains(reason)), "{reason} in {told}");
     }
     assert_eq!(report(&cluster)["verdict"], "healthy");
+    let (code, line) = check(&cluster);
+    assert!(code == 0 && line.starts_with("HEALTHY: 4 servers live, 0 down, 298 objects"), "{line}");
+    let metrics = cluster.metrics(&cluster.name_server.url()).unwrap();
+    for code in ["single_copy", "database_unreachable", "drain_stuck"] {
+        assert!(metrics.contains(&format!("holdfast_trouble{{code=\"{code}\"}} 0")), "{metrics}");
+    }
+    // A row of the table, what it leaves out, and the room.
+    let servers = cluster.ok(&["servers"]);
+    assert!(
+        servers.lines().all(|line| line.len() <= 110) && servers.contains("s ago") && servers.contains("4 live, "),
+        "{servers}"
+    );
+    let room: Value = serde_json::from_str(&cluster.ok(&["df", "--json"])).unwrap();
+    assert!(room["copies"] == 2 && room["usable_bytes"].as_u64() > Some(0), "{room}");
+    assert!(cluster.ok(&["df"]).contains("of them fit"));
+}
+
+#[test]
+fn writes_that_are_refused_are_the_first_thing_that_is_said() {
+    let mut cluster = impatient(2, 60);
+    fill(&cluster, 10);
+    for server in ["storage-0", "storage-1"] {
+        // It may be refused without a word that it is meant.
+        if cluster.run(&["drain", server]).0 != 0 {
+            cluster.ok(&["drain", "--force", server]);
+        }
+    }
+    let told = wait_for("the report says so", 10, || {
+        let report = report(&cluster);
+        trouble(&report, "drain_stuck").is_some().then_some(report)
+    });
+    let first = &told["troubles"][0];
+    assert_eq!((&first["code"], &told["verdict"]), (&"writes_refused".into(), &"danger".into()), "{told:#}");
+    assert_eq!(first["remedy"], "`holdfast undrain storage-0` and `holdfast undrain storage-1`");
+    let (code, line) = check(&cluster);
+    assert!(code == 2 && line.starts_with("DANGER: writes_refused: writes are refused: 0 storage servers"), "{line}");
+    let why = cluster.ok(&["why", "/d/f1"]);
+    for part in ["is to leave it: it is draining", "there are 2 storage servers, and 2 copies are wanted"] {
+        assert!(why.contains(part), "{part}: {why}");
+    }
+    for server in ["storage-0", "storage-1"] {
+        cluster.ok(&["undrain", server]);
+    }
+    wait_for("it is healthy", 20, || (check(&cluster).0 == 0).then_some(()));
+    // A copy that is missing for a while: it is said when it will be made anew.
+    cluster.storage[0].kill();
+    wait_for("the server is down", 20, || (report(&cluster)["servers_down"] == 1).then_some(()));
+    let why = cluster.ok(&["why", "/d/f1"]);
+    assert!(why.contains("it hangs on a single copy") && why.contains("unless the server is well before"), "{why}");
+    // Nobody answers: that is not known, and no danger.
+    cluster.name_server.kill();
+    let (code, line) = check(&cluster);
+    assert!(code == 3 && line.starts_with("UNKNOWN: "), "{line}");
 }
 
 #[test]

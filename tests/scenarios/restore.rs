@@ -328,7 +328,7 @@ fn an_empty_new_cluster_does_not_turn_away_those_who_have_the_files() {
     cluster.storage[..3].iter_mut().for_each(|server| server.start());
     wait_for("the report tells of them", 20, || {
         let report = cluster.get("/api/v1/report");
-        let told = report["problems"].to_string();
+        let told = report["troubles"].to_string();
         let all = ["storage-0", "storage-1", "storage-2", "`holdfast restore`"].iter().all(|word| told.contains(word));
         (report["verdict"] == "danger" && all).then_some(())
     });

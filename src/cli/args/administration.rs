@@ -9,6 +9,24 @@ use crate::types::api::Role;
 use crate::types::limits::REPLICATION_MAX;
 use crate::types::{EventKind, ObjectId, Time};
 
+/// `report`.
+#[derive(Debug, StructOpt)]
+pub(crate) struct ReportArgs {
+    /// One line for a monitor, and as exit code 0 healthy, 1 degraded, 2 danger, 3 unknown (as Nagios has them)
+    #[structopt(long)]
+    pub(crate) check: bool,
+    /// Follows it until Ctrl-C; where it is no terminal, by a line for each change
+    #[structopt(long, conflicts_with = "check")]
+    pub(crate) watch: bool,
+    /// Seconds from one look to the next: 1 to 3600
+    #[structopt(long, value_name = "SECONDS", default_value = "2", parse(try_from_str = interval))]
+    pub(crate) every: u64,
+}
+
+fn interval(text: &str) -> Result<u64, String> {
+    text.parse().ok().filter(|seconds| (1..=3_600).contains(seconds)).ok_or_else(|| "must be 1 to 3600 seconds".into())
+}
+
 /// `events`.
 #[derive(Debug, StructOpt)]
 pub(crate) struct EventsArgs {

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::cluster::draining;
+use super::servers::draining;
 use crate::cli::args::{DrainArgs, RemoveArgs, ServerArgs, SetrepArgs, TokenCommand};
 use crate::cli::context::Context;
 use crate::cli::exit::Exit;

@@ -1,13 +1,25 @@
-//! `report`: whether data is in danger, the verdict first.
+//! `report`: whether data is in danger, the verdict first; as an exit code for monitors; and followed.
 
+use std::time::Duration;
+
+use crate::cli::args::ReportArgs;
 use crate::cli::context::Context;
 use crate::cli::exit::Exit;
 use crate::cli::output::{Output, human_bytes, human_count, human_span, human_time};
 use crate::types::Result;
-use crate::types::api::{JournalHealth, LossIfDied, RepairProgress, Report, StuckObject};
+use crate::types::api::{JournalHealth, LossIfDied, RepairProgress, Report, Severity, StuckObject};
+
+/// Moves to the upper left corner and clears what is there.
+const REDRAW: &str = "\u{1b}[H\u{1b}[2J";
 
 /// `holdfast report`.
-pub(crate) async fn run(context: &Context) -> Result<Exit> {
+pub(crate) async fn run(context: &Context, args: &ReportArgs) -> Result<Exit> {
+    if args.check {
+        return check(context).await;
+    }
+    if args.watch {
+        return watch(context, Duration::from_secs(args.every)).await;
+    }
     let report = context.cluster()?.names.report().await?;
     let mut output = context.output();
     if context.json() {
@@ -19,6 +31,76 @@ pub(crate) async fn run(context: &Context) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
+/// One line, and an exit code as monitors understand it. Nothing that goes wrong here is anything but unknown.
+async fn check(context: &Context) -> Result<Exit> {
+    let report = async { context.cluster()?.names.report().await }.await;
+    let mut output = context.output();
+    let (line, exit) = match &report {
+        Ok(report) => checked(report),
+        Err(error) => (format!("UNKNOWN: {}", error.message()), Exit::NotFound),
+    };
+    match &report {
+        Ok(report) if context.json() => output.json(report)?,
+        _ => {
+            let line = output.name(&line.replace('\n', " ")).into_owned();
+            output.line(line)?;
+        }
+    }
+    output.flush()?;
+    Ok(exit)
+}
+
+/// The line and the code: their numbers, not their names, are those of monitors.
+fn checked(report: &Report) -> (String, Exit) {
+    let (word, exit) = match report.verdict.as_str() {
+        "healthy" => ("HEALTHY", Exit::Done),
+        "degraded" => ("DEGRADED", Exit::Failed),
+        "danger" => ("DANGER", Exit::Usage),
+        _ => ("UNKNOWN", Exit::NotFound),
+    };
+    let servers = format!("{} servers live, {} down", report.servers_live, report.servers_down);
+    let Some(first) = report.troubles.first().filter(|first| first.severity > Severity::Notice) else {
+        return (format!("{word}: {servers}, {} objects", human_count(report.objects)), exit);
+    };
+    let more = report.troubles.iter().skip(1).filter(|told| told.severity > Severity::Notice).count();
+    let more = if more > 0 { format!(" (and {more} more)") } else { String::new() };
+    (format!("{word}: {}: {}{more}; {servers}", first.code, first.what), exit)
+}
+
+/// Follows the report: drawn anew on a terminal, a line for each change elsewhere, each report with `--json`.
+async fn watch(context: &Context, every: Duration) -> Result<Exit> {
+    let names = context.cluster()?.names.with_retries(0);
+    let mut output = context.output();
+    let mut before = String::new();
+    loop {
+        let now = human_time(&chrono::Utc::now());
+        let report = names.report().await;
+        let line = match &report {
+            Ok(report) => checked(report).0,
+            Err(error) => format!("UNKNOWN: {}", error.message()),
+        };
+        match &report {
+            Ok(report) if context.json() => {
+                output.bytes(serde_json::to_string(report).unwrap_or_default().as_bytes())?;
+                output.line("")?;
+            }
+            Ok(report) if output.is_terminal() => {
+                output.line(format_args!("{REDRAW}{now}"))?;
+                print(&mut output, report)?;
+            }
+            _ if output.is_terminal() || line != before => {
+                let shown = output.name(&line).into_owned();
+                let redraw = if output.is_terminal() { REDRAW } else { "" };
+                output.line(format_args!("{redraw}{now}  {shown}"))?;
+            }
+            _ => {}
+        }
+        before = line;
+        output.flush()?;
+        tokio::time::sleep(every).await;
+    }
+}
+
 fn print(output: &mut Output, report: &Report) -> Result<()> {
     output.line(format_args!(
         "The cluster is {}.",
@@ -27,36 +109,65 @@ fn print(output: &mut Output, report: &Report) -> Result<()> {
             other => other,
         }
     ))?;
-    for problem in &report.problems {
-        let problem = output.name(problem).into_owned();
-        output.line(format_args!("- {problem}"))?;
+    for trouble in &report.troubles {
+        let severity = match trouble.severity {
+            Severity::Danger => "DANGER",
+            Severity::Degraded => "degraded",
+            Severity::Notice => "notice",
+        };
+        let (what, remedy) = (output.name(&trouble.what).into_owned(), output.name(&trouble.remedy).into_owned());
+        output.line(format_args!("- {severity}: {what} [{}]", trouble.code))?;
+        output.line(format_args!("  -> {remedy}"))?;
     }
     let servers = [(report.servers_live, "live"), (report.servers_suspect, "suspect"), (report.servers_down, "down")];
     let servers: Vec<_> = servers.iter().map(|(count, what)| format!("{count} {what}")).collect();
-    let short: Vec<_> =
-        report.under_replicated.iter().map(|row| format!("{} with {}", human_count(row.objects), row.copies)).collect();
-    let short = if short.is_empty() { "none".to_string() } else { short.join(", ") };
-    for (name, value) in [
-        ("servers", servers.join(", ")),
-        ("objects", format!("{}, {}", human_count(report.objects), human_bytes(report.bytes))),
-        ("short of copies", short),
-        ("missing", human_count(report.missing_objects)),
-        ("repair", repair(&report.repair)),
-        ("deletions due", human_count(report.outbox)),
-        ("journal", journal(&report.journal)),
-        ("mode", report.mode.clone()),
-        ("version", report.version.to_string()),
-    ] {
+    let mut facts = Vec::new();
+    if report.mode != "unknown" && report.mode != "damaged" {
+        facts.push(("servers", servers.join(", ")));
+    }
+    if report.counted {
+        facts.extend([
+            ("objects", format!("{}, {}", human_count(report.objects), human_bytes(report.bytes))),
+            ("short of copies", short(report)),
+            ("missing", human_count(report.missing_objects)),
+            ("repair", repair(&report.repair)),
+            ("deletions due", human_count(report.outbox)),
+            ("journal", journal(&report.journal)),
+        ]);
+    } else {
+        facts.push(("copies", "nobody can tell now".into()));
+    }
+    facts.push(("mode", report.mode.clone()));
+    if report.counted {
+        facts.push(("version", report.version.to_string()));
+    }
+    for (name, value) in facts {
         output.line(format_args!("{name:<16} {value}"))?;
     }
     print_losses(output, &report.lost_if_died)?;
     print_stuck(output, &report.repair.stuck)
 }
 
+fn short(report: &Report) -> String {
+    let rows = report.under_replicated.iter();
+    let short: Vec<_> = rows
+        .map(|row| format!("{} with {} ({})", human_count(row.objects), row.copies, human_bytes(row.bytes)))
+        .collect();
+    if short.is_empty() { "none".into() } else { short.join(", ") }
+}
+
 /// How repair goes on, in one line.
 fn repair(repair: &RepairProgress) -> String {
     if repair.queued == 0 && repair.in_flight == 0 {
-        return "nothing to do".into();
+        let waiting = format!("{} objects ({})", human_count(repair.waiting), human_bytes(repair.waiting_bytes));
+        return match (repair.waiting, &repair.paused, repair.begins_seconds) {
+            (0, ..) => "nothing to do".into(),
+            (_, Some(_), _) => format!("{waiting} wait: it is paused, see above"),
+            (_, None, Some(seconds)) => {
+                format!("{waiting} begin in {}, unless their servers come back", human_span(seconds))
+            }
+            (_, None, None) => format!("{waiting} wait: see above"),
+        };
     }
     let mut text = format!("{} objects ({})", human_count(repair.queued), human_bytes(repair.bytes));
     if repair.paused.is_some() {
@@ -121,6 +232,10 @@ mod tests {
     fn repair_is_told_in_one_line() {
         let idle = RepairProgress::default();
         assert_eq!(repair(&idle), "nothing to do");
+        let waiting =
+            RepairProgress { waiting: 93, waiting_bytes: 1_887_437, begins_seconds: Some(21.2), ..idle.clone() };
+        assert_eq!(repair(&waiting), "93 objects (1.8 MiB) begin in 21 s, unless their servers come back");
+        assert!(repair(&RepairProgress { begins_seconds: None, ..waiting }).ends_with("wait: see above"));
         let busy = RepairProgress {
             queued: 1_200,
             bytes: 3 << 20,
@@ -134,5 +249,35 @@ mod tests {
         assert!(repair(&stalled).ends_with("none done in the last minute; the oldest waits for 30 s"));
         let paused = RepairProgress { paused: Some("why".into()), ..busy };
         assert!(repair(&paused).contains("paused"));
+    }
+
+    #[test]
+    fn a_check_is_one_line_with_the_worst() {
+        let trouble = |severity, code: &str| crate::types::api::Trouble {
+            code: code.into(),
+            severity,
+            what: format!("{code} is so"),
+            remedy: "r".into(),
+            due_seconds: None,
+        };
+        let report = |verdict: &str, troubles| Report { verdict: verdict.into(), troubles, ..Report::default() };
+        let notice = vec![trouble(Severity::Notice, "draining")];
+        for (report, line, exit) in [
+            (report("healthy", notice), "HEALTHY: 0 servers live, 0 down, 0 objects", 0),
+            (
+                report("degraded", vec![trouble(Severity::Degraded, "a")]),
+                "DEGRADED: a: a is so; 0 servers live, 0 down",
+                1,
+            ),
+            (
+                report("danger", vec![trouble(Severity::Danger, "a"), trouble(Severity::Degraded, "b")]),
+                "DANGER: a: a is so (and 1 more); 0 servers live, 0 down",
+                2,
+            ),
+            (report("of_the_future", Vec::new()), "UNKNOWN: 0 servers live, 0 down, 0 objects", 3),
+        ] {
+            let (told, code) = checked(&report);
+            assert_eq!((told.as_str(), code as u8), (line, exit));
+        }
     }
 }

@@ -97,7 +97,7 @@ pub(crate) async fn why(context: &Context, args: &PathArgs) -> Result<Exit> {
         // The answer first, then what it rests on.
         let path = output.name(&why.entry.path).into_owned();
         output.line(format_args!("{path}:"))?;
-        for finding in why.findings.iter().rev() {
+        for finding in &why.findings {
             let finding = output.name(finding).into_owned();
             output.line(format_args!("- {finding}"))?;
         }

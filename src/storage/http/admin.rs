@@ -214,7 +214,8 @@ fn plain_status(daemon: &Shared, request_id: &str) -> HttpResponse {
 
 async fn details(daemon: &Daemon) -> Result<HttpResponse> {
     let (journal, told) = (daemon.journal.position(), daemon.heard.told());
-    let (DiskFacts { capacity_bytes, free_bytes, objects, bytes }, trouble) = daemon.get_ref().look_at_disk().await?;
+    let (DiskFacts { capacity_bytes, free_bytes, objects, bytes, scrubbed }, trouble) =
+        daemon.get_ref().look_at_disk().await?;
     let standing = daemon.identity.standing();
     Ok(HttpResponse::Ok().json(StorageStatus {
         status: if trouble.is_some() { readiness::TROUBLE } else { daemon.status_word() }.into(),
@@ -233,6 +234,8 @@ async fn details(daemon: &Daemon) -> Result<HttpResponse> {
         index_changes: daemon.index_changes.load(Ordering::Relaxed),
         capacity_bytes,
         free_bytes,
+        time: Some(chrono::Utc::now()),
+        scrubbed: scrubbed.map(|time| time.and_utc()),
         uploads: daemon.uploads_under_way() as u64,
         objects,
         bytes,
