@@ -14,12 +14,13 @@ use crate::decisions::admission::{Admission, Announced, Known, decide, must_look
 use crate::security::credential::{Challenge, Proof};
 use crate::types::api::RegisterRequest;
 use crate::types::storage_api::Answerer;
+use crate::types::words::counted;
 use crate::types::{Error, ErrorCode, EventKind, Result, ServerId};
 
 /// How long a server may take to prove who it is.
 const PROOF_TIMEOUT: Duration = Duration::from_secs(2);
 /// A server's twins are written into its events once in this time: a process manager starts one again and again.
-const TWIN_EVENT_INTERVAL: TimeDelta = TimeDelta::minutes(1);
+const EVENT_INTERVAL: TimeDelta = TimeDelta::minutes(1);
 
 impl Context {
     /// Asks what answers at a URL for a proof of who it is.
@@ -63,11 +64,13 @@ pub async fn admit(context: &Context, request: &RegisterRequest) -> Result<Optio
     match decide(known.as_ref(), &announced, here.as_ref().ok(), there.as_ref()) {
         Admission::Accept { behind } => {
             if behind > 0 {
-                log::warn!(
-                    "{} came back with an older copy of its data directory: its index lacks {behind} changes; what is \
-                     missing on it is found by the comparison of its inventory",
-                    request.name
+                let what = format!(
+                    "{} came back with an older copy of its data directory: its index lacks {}; what is missing on it is \
+                     found by the comparison of its inventory",
+                    request.name,
+                    counted(behind.unsigned_abs(), "change")
                 );
+                note(context, id, EventKind::ServerOlderCopy, &what).await;
             }
             Ok(known)
         }
@@ -76,20 +79,20 @@ pub async fn admit(context: &Context, request: &RegisterRequest) -> Result<Optio
             Ok(_) => Error::unavailable(why),
         }),
         Admission::Refuse(why) => {
-            note_twin(context, id, &why).await;
+            note(context, id, EventKind::ServerTwin, &why).await;
             Err(Error::new(ErrorCode::Forbidden, why))
         }
     }
 }
 
-async fn note_twin(context: &Context, id: ServerId, why: &str) {
+/// Tells people, once in a while however often the server asks.
+async fn note(context: &Context, id: ServerId, kind: EventKind, why: &str) {
     log::warn!("{why}");
     let detail = why.to_string();
     let noted = context.db.write(move |connection| {
         let now = dialect::clock(connection)?;
-        if !events::was_told(connection, EventKind::ServerTwin, id.0, None, now - TWIN_EVENT_INTERVAL)? {
-            let event = events::row(now, EventKind::ServerTwin, detail);
-            let event = crate::db::rows::EventRow { server: Some(id.0), ..event };
+        if !events::was_told(connection, kind, id.0, None, now - EVENT_INTERVAL)? {
+            let event = crate::db::rows::EventRow { server: Some(id.0), ..events::row(now, kind, detail) };
             dialect::insert_events(connection, &[event])?;
         }
         Ok(())

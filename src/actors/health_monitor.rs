@@ -180,7 +180,9 @@ async fn check(context: &Context, server: &ServerView, timeout: Duration, told: 
         Ok(status) if status.cluster != Some(cluster) => {
             Found::Missed(format!("the server at {} belongs to another cluster", server.row.url))
         }
-        Ok(StorageStatus { trouble: Some(trouble), .. }) if is_away(trouble.code) => Found::Missed(trouble.message),
+        Ok(status) if status.trouble.as_ref().is_some_and(|trouble| is_away(trouble.code)) => {
+            Found::Missed(reason_of(&status, context.standing.now()).unwrap_or_default())
+        }
         Ok(status) => {
             let took = asked.elapsed();
             // It looked at its clock some time in between.
@@ -197,6 +199,15 @@ fn started_late(context: &Context, memory: &Mutex<Memory>) -> bool {
     let memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
     let interval = TimeDelta::from_std(context.settings.health_interval).unwrap_or(TimeDelta::seconds(2));
     memory.last_round.is_some_and(|last| !round_counts(memory.now() - last, interval))
+}
+
+/// All that is wrong with a server, in its own words: the disk's trouble and the certificate's, which have nothing to do
+/// with each other.
+fn reason_of(status: &StorageStatus, now: Time) -> Option<String> {
+    let disk = status.trouble.as_ref().map(|trouble| trouble.message.clone());
+    let certificate = status.certificate.as_ref().and_then(|shown| certificate::trouble(shown, now));
+    let reasons: Vec<String> = disk.into_iter().chain(certificate).collect();
+    (!reasons.is_empty()).then(|| reasons.join("; "))
 }
 
 /// The rows to write, each with what people are told.
@@ -240,19 +251,15 @@ fn row(server: &ServerView, health: Health, found: Found, now: NaiveDateTime) ->
     }
     match found {
         Found::Answered(status, heard) => {
-            (row.trouble, row.reason) = match status.trouble {
-                Some(trouble) => (Some(trouble.code.word().into()), Some(trouble.message)),
-                None => (None, None),
-            };
-            let certificate = status.certificate.as_ref();
-            row.reason =
-                row.reason.or_else(|| certificate.and_then(|shown| certificate::trouble(shown, now.and_utc())));
+            row.trouble = status.trouble.as_ref().map(|trouble| trouble.code.word().into());
+            row.reason = reason_of(&status, now.and_utc());
             if row.boot_id != status.boot_id.to_string() {
                 // It was started again; its registration, which notes the new boot, is on its way.
                 row.synced_boot.clear();
             }
-            row.capacity_bytes = status.capacity_bytes as i64;
-            row.free_bytes = status.free_bytes as i64;
+            // A file system may say anything of its size.
+            row.capacity_bytes = i64::try_from(status.capacity_bytes).unwrap_or(i64::MAX);
+            row.free_bytes = i64::try_from(status.free_bytes).unwrap_or(i64::MAX);
             row.last_seen = Some(now);
             row.scrub_alarm = status.scrub_alarm;
             row.index_changes = status.index_changes;
@@ -305,4 +312,30 @@ fn row(server: &ServerView, health: Health, found: Found, now: NaiveDateTime) ->
         _ => {}
     }
     Some(Seen { row, health_changed: changed, events: told })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_and_a_certificate_are_both_told() {
+        let id = uuid::Uuid::nil();
+        let status = |trouble: bool, until: &str| -> StorageStatus {
+            let trouble = trouble.then(|| serde_json::json!({ "code": "read_only", "message": "it takes no writes" }));
+            serde_json::from_value(serde_json::json!({
+                "status": "ok", "trouble": trouble, "identity": id, "cluster": id, "server": null, "epoch": 1,
+                "certificate": { "from": "2026-01-01T00:00:00Z", "until": until }, "boot_id": id, "capacity_bytes": 1,
+                "free_bytes": 1, "objects": 0, "bytes": 0, "program_version": "0",
+            }))
+            .unwrap()
+        };
+        let now = "2026-03-01T00:00:00Z".parse().unwrap();
+        let (soon, late) = ("2026-03-02T00:00:00Z", "2027-03-02T00:00:00Z");
+        assert_eq!(reason_of(&status(false, late), now), None);
+        assert_eq!(reason_of(&status(true, late), now).as_deref(), Some("it takes no writes"));
+        assert!(reason_of(&status(false, soon), now).unwrap().starts_with("its TLS certificate ends on"));
+        let both = reason_of(&status(true, soon), now).unwrap();
+        assert!(both.starts_with("it takes no writes; its TLS certificate ends on 2026-03-02"), "{both}");
+    }
 }

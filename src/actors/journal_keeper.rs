@@ -277,7 +277,7 @@ async fn serve(context: &Context, server: &ServerView) -> Result<Served, Fault> 
 
 fn snapshot_due(status: &JournalStatus) -> bool {
     let bytes = status.bytes_since_snapshot;
-    bytes > SEGMENT_BYTES_MIN && bytes > 2 * status.snapshot_bytes
+    bytes > SEGMENT_BYTES_MIN && bytes / 2 > status.snapshot_bytes
         || status.segments_since_snapshot > SEGMENTS_SINCE_SNAPSHOT_MAX
 }
 

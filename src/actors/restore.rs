@@ -36,7 +36,7 @@ use crate::journal::{Collection, SERVERS};
 use crate::types::api::{RegisterRequest, RestoreRequest, RestoreStatus};
 use crate::types::error::IoContext;
 use crate::types::storage_api::{JournalPosition, StorageStatus};
-use crate::types::{Error, ErrorCode, EventKind, ObjectId, Result, ServerId, Version};
+use crate::types::{Error, ErrorCode, EventKind, ObjectId, Result, ServerId, Version, bounds};
 
 /// How long a server may take to say who it is.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
@@ -297,7 +297,12 @@ impl Run {
     /// Stops the cluster, and has every server persist the new epoch. Answers the epoch.
     async fn fence(&self, members: &[Member], cluster: Uuid) -> Result<i64> {
         self.shared.step("stopping the cluster and fencing the storage servers");
-        let seen = members.iter().map(|member| member.status.epoch).max().unwrap_or(0);
+        let newest = members.iter().max_by_key(|member| member.status.epoch);
+        let seen = newest.map_or(0, |member| member.status.epoch);
+        if let Some(member) = newest {
+            bounds::next("epoch", seen, bounds::EPOCH_MAX)
+                .map_err(|error| error.context(format!("the storage server {}", member.name)))?;
+        }
         let holder = self.context.standing.holder.to_string();
         let ttl = TimeDelta::from_std(LEASE_TTL).unwrap_or(TimeDelta::seconds(8));
         let asked = std::time::Instant::now();

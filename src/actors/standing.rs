@@ -10,13 +10,13 @@
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use chrono::{TimeDelta, Utc};
+use chrono::Utc;
 use uuid::Uuid;
 
 use crate::client::http::SignedAs;
 use crate::db::Soundness;
 use crate::security::Sender;
-use crate::types::Time;
+use crate::types::{Time, bounds};
 
 /// A lease that is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,7 +84,7 @@ impl Standing {
     /// machine's.
     pub fn now(&self) -> Time {
         match self.get().clock {
-            Some((time, at)) => time + TimeDelta::from_std(at.elapsed()).unwrap_or_default(),
+            Some((time, at)) => bounds::moved_on(time, at.elapsed()),
             None => Utc::now(),
         }
     }

@@ -3,6 +3,7 @@
 mod administration;
 pub(super) mod utf8;
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 
 use structopt::StructOpt;
@@ -12,7 +13,8 @@ pub(crate) use self::administration::*;
 use super::commands::certs::CertsCommand;
 use super::demo::DemoArgs;
 use super::exit::Exit;
-use super::progress::say;
+use super::failure::Failure;
+use super::progress::{say, speak_json, tell};
 use super::up::{DownArgs, MemberArgs, UpArgs};
 
 /// Below every help.
@@ -45,28 +47,28 @@ pub struct Cli {
 pub(crate) struct GlobalArgs {
     // The environment is read in `config`: what was typed counts more, and that cannot be seen here.
     /// File with `name_servers` (a list of URLs) and `token`, as `holdfast up` writes it [env: HOLDFAST_CONFIG]
-    #[structopt(long, global = true, value_name = "FILE", parse(from_os_str))]
+    #[structopt(long, global = true, display_order = 1001, value_name = "FILE", parse(from_os_str))]
     pub(crate) config: Option<PathBuf>,
     /// The name server's URL, or several with commas between [env: HOLDFAST_NAME_SERVER]
-    #[structopt(long, global = true, value_name = "URL")]
+    #[structopt(long, global = true, display_order = 1002, value_name = "URL")]
     pub(crate) name_server: Option<String>,
     /// The bearer token; better in a file or the environment, where other users do not see it [env: HOLDFAST_TOKEN]
-    #[structopt(long, global = true, value_name = "TOKEN")]
+    #[structopt(long, global = true, display_order = 1003, value_name = "TOKEN")]
     pub(crate) token: Option<String>,
     /// Certificates (PEM) to trust besides the system's [env: HOLDFAST_CA_CERT]
-    #[structopt(long, global = true, value_name = "FILE", parse(from_os_str))]
+    #[structopt(long, global = true, display_order = 1004, value_name = "FILE", parse(from_os_str))]
     pub(crate) ca_cert: Option<PathBuf>,
     /// Transfers at the same time [default: 16]
-    #[structopt(short = "j", long, global = true, value_name = "N", parse(try_from_str = jobs))]
+    #[structopt(short = "j", long, global = true, display_order = 1005, value_name = "N", parse(try_from_str = jobs))]
     pub(crate) jobs: Option<usize>,
     /// Prints data as JSON
-    #[structopt(long, global = true)]
+    #[structopt(long, global = true, display_order = 1006)]
     pub(crate) json: bool,
     /// No progress; only what went wrong
-    #[structopt(short, long, global = true)]
+    #[structopt(short, long, global = true, display_order = 1007)]
     pub(crate) quiet: bool,
     /// Logs what it does on standard error (twice: in detail); RUST_LOG says it finer
-    #[structopt(short, long, global = true, parse(from_occurrences))]
+    #[structopt(short, long, global = true, display_order = 1008, parse(from_occurrences))]
     pub(crate) verbose: u8,
 }
 
@@ -84,6 +86,13 @@ impl GlobalArgs {
         let of =
             |args: &Self| (args.config.clone(), args.name_server.clone(), args.token.clone(), args.ca_cert.clone());
         of(self) == of(other)
+    }
+}
+
+fn levels(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number @ 1..) => Ok(number),
+        _ => Err("must be a number from 1".into()),
     }
 }
 
@@ -110,6 +119,10 @@ pub(crate) enum Command {
     #[structopt(setting = AppSettings::Hidden)]
     Member(MemberArgs),
     /// Lists a directory; in a workspace with each file's status against the local copy
+    ///
+    /// The columns of -l, which have headings on a terminal: d for directories; copies there are of copies wanted (of
+    /// a directory: - of those that new files in it get); size; when the content was last changed, in local time; the
+    /// number of the change that made the entry as it is; the name.
     Ls(LsArgs),
     /// Copies a file or directory from this machine into the cluster
     ///
@@ -131,6 +144,8 @@ pub(crate) enum Command {
     /// Writes files to standard output, verified
     Cat(PathsArgs),
     /// Shows size, hash, version, copies and where they are
+    ///
+    /// With --json it is always a list, for one path too.
     #[structopt(visible_alias = "info")]
     Stat(PathsArgs),
     /// Makes empty files, or renews the time of files that are there
@@ -138,8 +153,10 @@ pub(crate) enum Command {
     /// Removes files, and with -r directories with all that is in them
     Rm(RmArgs),
     /// Moves or renames files and directories
+    #[structopt(usage = "holdfast mv [OPTIONS] <SRC>... <DEST>")]
     Mv(MvArgs),
     /// Copies files, and with -r directories, inside the cluster; no bytes travel
+    #[structopt(usage = "holdfast cp [OPTIONS] <SRC>... <DEST>")]
     Cp(CpArgs),
     /// Makes directories
     Mkdir(MkdirArgs),
@@ -213,6 +230,8 @@ pub(crate) enum Command {
     Certs(CertsCommand),
     /// Prints a shell's completions
     Completions(CompletionsArgs),
+    /// Prints the version of this program
+    Version,
 }
 
 /// Several paths.
@@ -237,6 +256,12 @@ pub(crate) struct LsArgs {
     /// Size, copies, time and version too
     #[structopt(short)]
     pub(crate) long: bool,
+    /// Does nothing: names that begin with a dot are always listed
+    #[structopt(short, long)]
+    pub(crate) _all: bool,
+    /// Does nothing: sizes are always shown with units
+    #[structopt(short = "h", long)]
+    pub(crate) _human_readable: bool,
     /// All that lies below
     #[structopt(short = "R", long)]
     pub(crate) recursive: bool,
@@ -249,9 +274,10 @@ pub(crate) struct LsArgs {
 #[derive(Debug, StructOpt)]
 pub(crate) struct ImportArgs {
     /// File or directory on this machine; - is standard input
-    #[structopt(parse(from_os_str))]
+    #[structopt(value_name = "HOST_PATH", parse(from_os_str))]
     pub(crate) host_path: PathBuf,
     /// Where it shall be in the cluster
+    #[structopt(value_name = "DFS_PATH")]
     pub(crate) dfs_path: String,
 }
 
@@ -259,9 +285,10 @@ pub(crate) struct ImportArgs {
 #[derive(Debug, StructOpt)]
 pub(crate) struct ExportArgs {
     /// File or directory in the cluster
+    #[structopt(value_name = "DFS_PATH")]
     pub(crate) dfs_path: String,
     /// Where it shall be on this machine; - is standard output
-    #[structopt(parse(from_os_str))]
+    #[structopt(value_name = "HOST_PATH", parse(from_os_str))]
     pub(crate) host_path: PathBuf,
 }
 
@@ -282,8 +309,9 @@ pub(crate) struct RmArgs {
 /// `mv`.
 #[derive(Debug, StructOpt)]
 pub(crate) struct MvArgs {
-    /// One or more sources, and then the new path, or a directory to put them into
-    #[structopt(required = true, min_values = 2, value_name = "PATH")]
+    // One list: clap takes names with dashes behind -- for options when the last of several has a name of its own.
+    /// What is taken; the last one is DEST: the new path, or a directory to put everything into
+    #[structopt(required = true, min_values = 2, value_name = "SRC")]
     pub(crate) paths: Vec<String>,
 }
 
@@ -293,8 +321,9 @@ pub(crate) struct CpArgs {
     /// Directories too, with all that is in them
     #[structopt(short, long)]
     pub(crate) recursive: bool,
-    /// One or more sources, and then the new path, or a directory to put them into
-    #[structopt(required = true, min_values = 2, value_name = "PATH")]
+    // One list: clap takes names with dashes behind -- for options when the last of several has a name of its own.
+    /// What is taken; the last one is DEST: the new path, or a directory to put everything into
+    #[structopt(required = true, min_values = 2, value_name = "SRC")]
     pub(crate) paths: Vec<String>,
 }
 
@@ -313,7 +342,7 @@ pub(crate) struct MkdirArgs {
 #[derive(Debug, StructOpt)]
 pub(crate) struct TreeArgs {
     /// Levels to show
-    #[structopt(short = "L", long, value_name = "N")]
+    #[structopt(short = "L", long, value_name = "N", parse(try_from_str = levels))]
     pub(crate) level: Option<usize>,
     /// A path in the cluster [default: the remote directory]
     #[structopt(value_name = "PATH")]
@@ -332,6 +361,9 @@ pub(crate) struct DuArgs {
     /// Exact numbers of bytes
     #[structopt(short, long)]
     pub(crate) bytes: bool,
+    /// Sizes with units, which is the default
+    #[structopt(short = "h", long, conflicts_with = "bytes")]
+    pub(crate) _human_readable: bool,
     /// Paths in the cluster [default: the remote directory]
     #[structopt(value_name = "PATH")]
     pub(crate) paths: Vec<String>,
@@ -418,16 +450,23 @@ pub(crate) struct CompletionsArgs {
 /// Reads a command line. What clap has to say about it (help, version, wrong usage) is printed here, and the
 /// exit code is the answer: clap itself would leave with 1 for wrong usage.
 pub(crate) fn parse_from(args: Vec<std::ffi::OsString>) -> Result<Cli, Exit> {
+    let json = args.iter().take_while(|arg| *arg != "--").any(|arg| arg == "--json");
     match read(args) {
         Ok(cli) => Ok(cli),
         Err(error) => match error.kind {
             ErrorKind::HelpDisplayed | ErrorKind::VersionDisplayed => {
                 // Whether anyone reads the help to its end is their business.
-                let _ = std::io::Write::write_all(&mut std::io::stdout(), format!("{}\n", error.message).as_bytes());
+                let text = format!("{}\n", help(&error.message));
+                let _ = std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes());
                 Err(Exit::Done)
             }
+            _ if json => {
+                speak_json(true);
+                tell(&Failure::usage(&usage(&error.message)));
+                Err(Exit::Usage)
+            }
             _ => {
-                say_lines(&error.message);
+                say_lines(&usage(&error.message));
                 Err(Exit::Usage)
             }
         },
@@ -437,6 +476,31 @@ pub(crate) fn parse_from(args: Vec<std::ffi::OsString>) -> Result<Cli, Exit> {
 /// Reads a command line and prints nothing.
 pub(crate) fn read(args: Vec<std::ffi::OsString>) -> Result<Cli, structopt::clap::Error> {
     utf8::read(find_spelled_short(args))
+}
+
+/// A help as it is shown: its first line names the command as it is typed, and commands have no versions of their own.
+fn help(text: &str) -> Cow<'_, str> {
+    let version = concat!(" ", env!("CARGO_PKG_VERSION"));
+    match text.split_once('\n') {
+        Some((first, rest)) if first.starts_with("holdfast-") && first.ends_with(version) => {
+            format!("{}\n{rest}", first.trim_end_matches(version).replace('-', " ")).into()
+        }
+        _ => text.into(),
+    }
+}
+
+/// What clap says of wrong usage, without its colours, which would be shown as escapes, and without the advice that a
+/// mistyped command might have been meant as a value.
+fn usage(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, coloured)) = rest.split_once("\u{1b}[") {
+        plain.push_str(before);
+        rest = coloured.split_once('m').map_or("", |(_, rest)| rest);
+    }
+    plain.push_str(rest);
+    let advice = |paragraph: &&str| !paragraph.starts_with("If you believe you received this message in error");
+    plain.split("\n\n").filter(advice).collect::<Vec<_>>().join("\n\n")
 }
 
 fn say_lines(text: &str) {
@@ -481,6 +545,40 @@ mod tests {
         ] {
             assert_eq!(parse(line).err(), Some(want), "{line:?}");
         }
+    }
+
+    #[test]
+    fn what_clap_says_is_said_plainly() {
+        let said = usage(
+            "\u{1b}[1;31merror:\u{1b}[0m Found '\u{1b}[33mfoo\u{1b}[0m'\n\nIf you believe you received this message in error, try it\n\nUSAGE:",
+        );
+        assert_eq!(said, "error: Found 'foo'\n\nUSAGE:");
+        assert_eq!(help("holdfast-token-create 0.1.0\nMakes"), "holdfast token create\nMakes");
+        assert_eq!(help("holdfast 0.1.0\nFault-"), "holdfast 0.1.0\nFault-");
+        let error = read(["holdfast", "nosuch"].map(Into::into).to_vec()).unwrap_err();
+        assert!(error.message.contains("in error") && !usage(&error.message).contains("in error"));
+        let shown = read(["holdfast", "ls", "--help"].map(Into::into).to_vec()).unwrap_err();
+        assert!(help(&shown.message).starts_with("holdfast ls\n"), "{}", shown.message);
+    }
+
+    #[test]
+    fn options_are_those_of_unix() {
+        let Command::Ls(ls) = parse(&["ls", "-lah", "/x"]).unwrap().command else { panic!() };
+        assert!(ls.long && ls.paths == ["/x"]);
+        let Command::Du(du) = parse(&["du", "-sh"]).unwrap().command else { panic!() };
+        assert!(du.summarize && !du.bytes);
+        for (line, paths) in [
+            (&["mv", "a", "b"][..], &["a", "b"][..]),
+            (&["mv", "a", "b", "c"], &["a", "b", "c"]),
+            (&["mv", "--", "-a", "-b"], &["-a", "-b"]),
+        ] {
+            let Command::Mv(mv) = parse(line).unwrap().command else { panic!() };
+            assert_eq!(mv.paths, paths);
+        }
+        let usage = read(["holdfast", "mv", "x"].map(Into::into).to_vec()).unwrap_err().message;
+        assert!(usage.contains("holdfast mv [OPTIONS] <SRC>... <DEST>"), "{usage}");
+        assert_eq!(parse(&["tree", "-L", "0"]).err(), Some(Exit::Usage));
+        assert!(parse(&["tree", "-L", "1"]).is_ok() && parse(&["version"]).is_ok());
     }
 
     #[test]

@@ -9,8 +9,9 @@
 //! directory, but never to servers that were found where the command happens to run. A token of another file is taken
 //! only if that file names one of the same servers, so that no cluster is ever shown another cluster's token.
 
+use std::fs::Permissions;
 use std::io::Write;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -294,27 +295,28 @@ fn same_url(a: &str, b: &str) -> bool {
     matches!((normal_base_url(a), normal_base_url(b)), (Ok(a), Ok(b)) if a == b)
 }
 
-/// Writes a file that only its owner may read, whole or not at all.
+/// Writes a file that only its owner may read, whole or not at all. Until then it has a name that nobody can foresee, and
+/// nothing is there: in a directory that others may write to, a link that waits under a fixed name would lead the
+/// content elsewhere.
 pub(crate) fn write_private(path: &Path, content: &[u8]) -> Result<()> {
     let context = || format!("writing {}", path.display());
-    let mut name = path.as_os_str().to_owned();
-    name.push(".new");
-    let new = PathBuf::from(name);
-    let mut options = std::fs::OpenOptions::new();
-    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&new).io_context(context)?;
-    // An older file that was left behind may have been made with other permissions.
-    file.set_permissions(std::fs::Permissions::from_mode(0o600)).io_context(context)?;
-    file.write_all(content).and_then(|()| file.sync_all()).io_context(context)?;
-    std::fs::rename(&new, path).io_context(context)?;
+    // The name is one of those that never travel (`host::own`), should it be left behind.
+    let mut builder = tempfile::Builder::new();
+    let builder = builder.prefix(".holdfast-").suffix(".part").rand_bytes(6);
+    let new = builder.permissions(Permissions::from_mode(0o600)).tempfile_in(directory_of(path));
+    let mut new = new.io_context(context)?;
+    new.write_all(content).and_then(|()| new.as_file().sync_all()).io_context(context)?;
+    new.persist(path).map_err(|error| Error::io(context(), error.error))?;
     sync_directory_of(path)
+}
+
+fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|directory| !directory.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Makes a rename last.
 pub(crate) fn sync_directory_of(path: &Path) -> Result<()> {
-    let directory = match path.parent() {
-        Some(directory) if !directory.as_os_str().is_empty() => directory,
-        _ => Path::new("."),
-    };
+    let directory = directory_of(path);
     let synced = std::fs::File::open(directory).and_then(|directory| directory.sync_all());
     synced.io_context(|| format!("syncing {}", directory.display()))
 }
@@ -322,6 +324,25 @@ pub(crate) fn sync_directory_of(path: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_private_file_is_written_through_no_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, theirs) = (dir.path().join("client.toml"), dir.path().join("theirs"));
+        std::fs::write(&theirs, "theirs").unwrap();
+        std::os::unix::fs::symlink(&theirs, dir.path().join("client.toml.new")).unwrap();
+        write_private(&path, b"secret").unwrap();
+        // A link in the place itself is replaced, not followed.
+        std::fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink(&theirs, &path).unwrap();
+        write_private(&path, b"secret").unwrap();
+        assert_eq!(std::fs::read(&theirs).unwrap(), b"theirs");
+        let meta = std::fs::symlink_metadata(&path).unwrap();
+        assert!(
+            meta.is_file() && meta.permissions().mode() & 0o777 == 0o600 && std::fs::read(&path).unwrap() == b"secret"
+        );
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 3, "nothing is left behind");
+    }
 
     fn config(urls: &[&str], token: Option<&str>) -> ClientConfig {
         let name_servers = urls.iter().map(|url| url.to_string()).collect();

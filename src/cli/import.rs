@@ -12,6 +12,7 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 
 use super::args::ImportArgs;
+use super::commands::no_directory;
 use super::context::{Cluster, Context};
 use super::exit::Exit;
 use super::host::own;
@@ -30,6 +31,13 @@ pub(crate) async fn run(context: &Context, args: &ImportArgs) -> Result<Exit> {
     own::refuse_own(Path::new(to.as_str()))?;
     let cluster = context.cluster()?;
     if args.host_path == Path::new("-") {
+        if args.dfs_path.ends_with('/') {
+            let message = format!(
+                "standard input has no name: give the file's own path, for instance {}/file",
+                to.as_str().trim_end_matches('/')
+            );
+            return Err(Error::invalid(message));
+        }
         return import_stdin(context, cluster, to).await;
     }
     own::refuse_own(&args.host_path)?;
@@ -54,7 +62,10 @@ pub(crate) async fn run(context: &Context, args: &ImportArgs) -> Result<Exit> {
     let to = match cluster.stat(&to).await? {
         Some(entry) if entry.kind == Kind::Directory => inside(&to, name)?,
         None if args.dfs_path.ends_with('/') => {
-            return Err(Error::not_found(format!("the directory {to} does not exist; `holdfast mkdir -p` makes it")));
+            return Err(no_directory(&to));
+        }
+        Some(_) if args.dfs_path.ends_with('/') => {
+            return Err(Error::new(ErrorCode::NotADirectory, format!("{to} is not a directory")));
         }
         _ => to,
     };

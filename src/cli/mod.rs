@@ -16,6 +16,7 @@ pub mod daemon;
 mod demo;
 mod exit;
 mod export;
+mod failure;
 mod host;
 mod import;
 pub mod inputs;
@@ -40,6 +41,7 @@ pub use args::Cli;
 use self::args::{Command, TokenCommand};
 use self::context::Context;
 use self::exit::Exit;
+use self::failure::Failure;
 use crate::types::{Error, Result};
 
 /// How long the threads of a broken-off command get to end.
@@ -72,12 +74,14 @@ pub fn run(cli: Cli) -> ExitCode {
     if let Command::Member(args) = cli.command {
         return up::run_member(args);
     }
+    progress::speak_json(cli.global.json);
     finished(carry_out(cli)).into()
 }
 
 fn carry_out(cli: Cli) -> Result<Exit> {
     match &cli.command {
         Command::Completions(args) => return completions(args.shell),
+        Command::Version => return commands::version(cli.global.json),
         Command::Certs(command) => return commands::certs::run(&cli.global, command),
         Command::Token(TokenCommand::First { cluster_secret_file }) => {
             return commands::administration::first_token(cluster_secret_file);
@@ -118,18 +122,7 @@ fn finished(result: Result<Exit>) -> Exit {
 /// Says what went wrong, and what can be done about it.
 fn complain(error: &Error) {
     log::debug!("{}", error.chain());
-    let mut text = format!("holdfast: {}", error.message());
-    if let Some(remedy) = exit::remedy(error)
-        && !error.message().contains('`')
-    {
-        text.push_str(&format!(" ({remedy})"));
-    }
-    if let Some(id) = error.request_id()
-        && error.code() == crate::types::ErrorCode::Internal
-    {
-        text.push_str(&format!(" [request {id}]"));
-    }
-    progress::say(&text);
+    progress::tell(&Failure::of(error));
 }
 
 /// Carries a command out until Ctrl-C or a signal to end, which take temporary files away.
@@ -137,11 +130,13 @@ async fn interruptible(context: &Context, command: &Command) -> Result<Exit> {
     tokio::select! {
         result = execute(context, command) => result,
         _ = tokio::signal::ctrl_c() => {
-            progress::say("holdfast: interrupted; running it again goes on where it stopped");
+            let message = "interrupted; running it again goes on where it stopped";
+            progress::tell(&Failure::plain("interrupted", message, Exit::Interrupted));
             Ok(Exit::Interrupted)
         }
         () = told_to_end(context.in_shell) => {
-            progress::say("holdfast: told to end; running it again goes on where it stopped");
+            let message = "told to end; running it again goes on where it stopped";
+            progress::tell(&Failure::plain("terminated", message, Exit::Terminated));
             Ok(Exit::Terminated)
         }
     }
@@ -193,6 +188,7 @@ async fn execute(context: &Context, command: &Command) -> Result<Exit> {
         Command::Fsck(args) => fsck::run(context, args).await,
         Command::Restore(args) => restore::run(context, args).await,
         Command::Token(command) => administration::token(context, command).await,
+        Command::Version => version(context.json()),
         // What cannot run inside the shell.
         Command::Shell
         | Command::Completions(_)

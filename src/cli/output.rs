@@ -8,10 +8,24 @@ use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
 
-use comfy_table::{ContentArrangement, Table};
+use chrono::Offset;
+use comfy_table::{ColumnConstraint, ContentArrangement, Table};
 use serde::Serialize;
 
+pub(crate) use crate::types::words::{counted as human_counted, grouped as human_count};
 use crate::types::{Error, ErrorCode, Result, Time};
+
+/// Standard output takes no more: its disk is full, for instance.
+#[derive(Debug)]
+struct Unwritable(io::Error);
+
+impl fmt::Display for Unwritable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::error::Error for Unwritable {}
 
 /// Whoever read standard output wants no more.
 #[derive(Debug)]
@@ -30,11 +44,17 @@ pub(crate) fn is_reader_gone(error: &Error) -> bool {
     std::error::Error::source(error).is_some_and(|source| source.is::<ReaderGone>())
 }
 
+/// Whether an error says that standard output takes no more, for whatever reason: then nothing more is to be written.
+pub(crate) fn is_of_output(error: &Error) -> bool {
+    is_reader_gone(error) || std::error::Error::source(error).is_some_and(|source| source.is::<Unwritable>())
+}
+
 fn stdout_error(error: io::Error) -> Error {
     if error.kind() == io::ErrorKind::BrokenPipe {
         return Error::new(ErrorCode::Internal, ReaderGone.to_string()).with_source(ReaderGone);
     }
-    Error::io("writing to standard output", error)
+    let code = Error::io("", io::Error::from(error.kind())).code();
+    Error::new(code, format!("writing to standard output: {error}")).with_source(Unwritable(error))
 }
 
 /// Standard output, buffered; on a terminal every line shows at once.
@@ -93,20 +113,22 @@ impl Output {
         self.bytes(end.as_bytes())
     }
 
-    /// A table with these headings.
+    /// A table with these headings. On a terminal it is as wide as that, and long cells have several lines; elsewhere
+    /// a row is a line.
     pub(crate) fn table(&mut self, headings: &[&str], rows: Vec<Vec<String>>) -> Result<()> {
         let mut table = Table::new();
-        table.load_preset(comfy_table::presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-        table.set_header(headings.to_vec());
-        for row in rows {
-            table.add_row(row.iter().map(|cell| self.name(cell).into_owned()).collect::<Vec<_>>());
-        }
-        for line in table.lines() {
-            // The table starts with a space and pads to the right; neither helps `cut` or copying.
-            let line = line.strip_prefix(' ').unwrap_or(&line).trim_end();
+        let cell = |cell: &String| safe(cell, self.terminal).into_owned();
+        let rows = rows.iter().map(|row| row.iter().map(cell).collect()).collect();
+        let width = if self.terminal { table.width() } else { None };
+        for line in lay_out(&mut table, headings, rows, width) {
             self.line(line)?;
         }
         Ok(())
+    }
+
+    /// Whether a person reads it.
+    pub(crate) fn is_terminal(&self) -> bool {
+        self.terminal
     }
 
     pub(crate) fn flush(&mut self) -> Result<()> {
@@ -117,30 +139,73 @@ impl Output {
     }
 }
 
+/// The lines of a table, no wider than this unless single words are.
+fn lay_out(table: &mut Table, headings: &[&str], rows: Vec<Vec<String>>, width: Option<u16>) -> Vec<String> {
+    // No word is broken: ids and URLs are copied.
+    let longest_word = |text: &str| text.split_whitespace().map(|word| word.chars().count()).max().unwrap_or(0);
+    let needed = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| longest_word(cell));
+        cells.max().unwrap_or(0).max(longest_word(headings[column])) as u16
+    };
+    let needed: Vec<u16> = (0..headings.len()).map(needed).collect();
+    // Each column has a space on both sides; the first one at the left is taken away.
+    let least: usize = needed.iter().map(|needed| usize::from(*needed) + 2).sum();
+    table.load_preset(comfy_table::presets::NOTHING).set_header(headings.to_vec()).add_rows(rows);
+    match width.map(|width| width.saturating_add(1)) {
+        Some(width) if least <= usize::from(width) => {
+            table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
+            let at_least = |needed| ColumnConstraint::LowerBoundary(comfy_table::Width::Fixed(needed + 2));
+            table.set_constraints(needed.into_iter().map(at_least));
+        }
+        _ => {
+            table.set_content_arrangement(ContentArrangement::Disabled);
+        }
+    }
+    // Neither the space before nor the padding behind helps `cut` or copying.
+    table.lines().map(|line| line.strip_prefix(' ').unwrap_or(&line).trim_end().to_string()).collect()
+}
+
 fn unwritable(error: serde_json::Error) -> Error {
     Error::internal("the answer cannot be written as JSON").with_source(error)
 }
 
-/// On a terminal control characters are shown as escapes, so that no name can play tricks there; elsewhere
-/// a name is itself.
+/// A name. On a terminal what cannot be seen or plays tricks there is shown as an escape, and so is the backslash: two
+/// names never look alike. Elsewhere a name is itself.
 pub(crate) fn shown(name: &str, terminal: bool) -> Cow<'_, str> {
-    if !terminal || !name.chars().any(is_tricky) {
+    if !terminal {
         return Cow::Borrowed(name);
     }
-    let mut safe = String::with_capacity(name.len() + 8);
-    for character in name.chars() {
-        if is_tricky(character) {
-            safe.extend(character.escape_default());
-        } else {
-            safe.push(character);
-        }
-    }
-    Cow::Owned(safe)
+    // Blanks at the ends cannot be seen.
+    let ends = (name.len() - name.trim_start_matches(' ').len(), name.trim_end_matches(' ').len());
+    escaped(name, |at, c| is_tricky(c) || c == '\\' || (c == ' ' && (at < ends.0 || at >= ends.1)))
 }
 
-/// Control characters, and those that reverse the direction of text.
+/// Text that may have names in it: on a terminal without what plays tricks there.
+pub(crate) fn safe(text: &str, terminal: bool) -> Cow<'_, str> {
+    if terminal { escaped(text, |_, character| is_tricky(character)) } else { Cow::Borrowed(text) }
+}
+
+fn escaped(text: &str, is_wrong: impl Fn(usize, char) -> bool) -> Cow<'_, str> {
+    if !text.char_indices().any(|(at, character)| is_wrong(at, character)) {
+        return Cow::Borrowed(text);
+    }
+    let mut escaped = String::with_capacity(text.len() + 8);
+    for (at, character) in text.char_indices() {
+        match (is_wrong(at, character), character) {
+            (false, _) => escaped.push(character),
+            (true, ' ') => escaped.push_str("\\ "),
+            (true, _) => escaped.extend(character.escape_default()),
+        }
+    }
+    Cow::Owned(escaped)
+}
+
+/// Control characters, those that reverse the direction of text, and those that are not seen at all. (Joiners stay: they
+/// belong to scripts and emoji.)
 fn is_tricky(character: char) -> bool {
-    character.is_control() || matches!(character, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    character.is_control()
+        || matches!(character,
+            '\u{ad}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
 /// 1.5 GiB.
@@ -157,19 +222,6 @@ pub(crate) fn human_bytes(bytes: u64) -> String {
         unit += 1;
     }
     format!("{value:.1} {}", UNITS[unit])
-}
-
-/// A number with its thousands apart.
-pub(crate) fn human_count(count: u64) -> String {
-    let digits = count.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 /// 2:05 or 1:02:05.
@@ -195,22 +247,51 @@ pub(crate) fn human_span(seconds: f64) -> String {
     }
 }
 
-/// How long ago something was: `3 s ago`.
-pub(crate) fn human_ago(time: Option<&Time>, now: Time) -> String {
-    time.map_or_else(
-        || "never".into(),
-        |time| format!("{} ago", human_span((now - *time).num_milliseconds() as f64 / 1e3)),
-    )
-}
-
 /// A part in percent of the whole.
 pub(crate) fn percent(part: u64, whole: u64) -> String {
     if whole == 0 { "-".into() } else { format!("{:.0}%", part as f64 * 100.0 / whole as f64) }
 }
 
-/// A time in the reader's own zone.
+/// A time in the reader's own zone, which stands behind it.
 pub(crate) fn human_time(time: &Time) -> String {
-    time.with_timezone(&chrono::Local).format("%Y-%m-%d %H:%M:%S").to_string()
+    time_in(time, &chrono::Local)
+}
+
+fn time_in<Z: chrono::TimeZone<Offset: fmt::Display>>(time: &Time, zone: &Z) -> String {
+    let time = time.with_timezone(zone);
+    // What is no offset at all is UTC, which says more than +00:00.
+    let zone = if time.offset().fix().local_minus_utc() == 0 { "UTC" } else { "%:z" };
+    time.format(&format!("%Y-%m-%d %H:%M:%S {zone}")).to_string()
+}
+
+/// The same to the minute and without the zone, for columns whose heading says that times are local.
+pub(crate) fn human_minute(time: &Time) -> String {
+    time.with_timezone(&chrono::Local).format("%Y-%m-%d %H:%M").to_string()
+}
+
+/// A time as seen from another: 5 min ago, in 3 days, now.
+pub(crate) fn human_relative(time: &Time, now: &Time) -> String {
+    let seconds = now.signed_duration_since(time).as_seconds_f64();
+    match seconds {
+        s if s.abs() < 0.5 => "now".into(),
+        s if s > 0.0 => format!("{} ago", human_span(s)),
+        s => format!("in {}", human_span(-s)),
+    }
+}
+
+/// How long ago (or in how long) a time is.
+pub(crate) fn human_ago(time: &Time) -> String {
+    human_relative(time, &chrono::Utc::now())
+}
+
+/// The same, if there is a time.
+pub(crate) fn human_ago_or(time: Option<&Time>, otherwise: &str) -> String {
+    time.map_or_else(|| otherwise.to_string(), human_ago)
+}
+
+/// A time in full and how long ago it is, where there is room for both.
+pub(crate) fn human_time_and_ago(time: &Time) -> String {
+    format!("{} ({})", human_time(time), human_ago(time))
 }
 
 /// A time, if there is one.
@@ -230,9 +311,6 @@ mod tests {
             assert_eq!(human_bytes(bytes), text);
         }
         assert_eq!(human_bytes(u64::MAX), "16.0 EiB");
-        for (count, text) in [(0, "0"), (999, "999"), (1_000, "1,000"), (1_234_567, "1,234,567")] {
-            assert_eq!(human_count(count), text);
-        }
         assert_eq!((human_duration(65), human_duration(3_725)), ("1:05".into(), "1:02:05".into()));
         for (seconds, text) in [(-1.0, "0 s"), (8.4, "8 s"), (130.0, "2 min"), (7_300.0, "2 h"), (260_000.0, "3 days")]
         {
@@ -245,5 +323,54 @@ mod tests {
         let name = "a\nb\u{1b}[2Jü🦀\u{202e}";
         assert_eq!(shown(name, false), name);
         assert_eq!(shown(name, true), "a\\nb\\u{1b}[2Jü🦀\\u{202e}");
+    }
+
+    #[test]
+    fn no_two_names_look_alike_on_a_terminal() {
+        for (name, on_terminal) in [
+            ("new\\nline", "new\\\\nline"),
+            ("new\nline", "new\\nline"),
+            ("a\u{200b}b", "a\\u{200b}b"),
+            ("a b", "a b"),
+            (" a ", "\\ a\\ "),
+            ("  ", "\\ \\ "),
+            ("", ""),
+            ("👩\u{200d}🔬", "👩\u{200d}🔬"),
+        ] {
+            assert_eq!(shown(name, true), on_terminal);
+            assert_eq!(shown(name, false), name);
+        }
+        assert_eq!(safe("a\\b\u{7}", true), "a\\b\\u{7}", "a sentence keeps its backslashes");
+    }
+
+    #[test]
+    fn times_have_a_zone_and_are_told_as_one_says_them() {
+        let time: Time = "2026-03-01T12:00:00Z".parse().unwrap();
+        let zone = chrono::FixedOffset::east_opt(-(5 * 3_600 + 1_800)).unwrap();
+        assert_eq!(time_in(&time, &zone), "2026-03-01 06:30:00 -05:30");
+        assert_eq!(time_in(&time, &chrono::Utc), "2026-03-01 12:00:00 UTC");
+        let after = |seconds| time + chrono::TimeDelta::seconds(seconds);
+        for (seconds, text) in
+            [(0, "now"), (5, "5 s ago"), (-240, "in 4 min"), (7_200, "2 h ago"), (-260_000, "in 3 days")]
+        {
+            assert_eq!(human_relative(&time, &after(seconds)), text);
+        }
+    }
+
+    #[test]
+    fn a_table_fits_a_terminal_and_has_a_line_for_each_row_elsewhere() {
+        let row = || vec!["storage-1".to_string(), "0123456789abcdef".into(), "word ".repeat(60)];
+        let lines = lay_out(&mut Table::new(), &["NAME", "ID", "WHY"], vec![row(), row()], Some(100));
+        assert!(lines.len() > 4 && lines.iter().all(|line| line.chars().count() <= 100), "{lines:#?}");
+        assert!(lines[1].starts_with("storage-1  0123456789abcdef  word"), "{lines:#?}");
+        let lines = lay_out(&mut Table::new(), &["NAME", "ID", "WHY"], vec![row(), row()], None);
+        assert_eq!(lines.len(), 3);
+        // The id is copied from the screen.
+        let row = || vec!["word ".repeat(20), "0123456789abcdef".into(), "word ".repeat(60)];
+        let lines = lay_out(&mut Table::new(), &["A", "ID", "WHY"], vec![row()], Some(50));
+        assert!(lines.iter().all(|line| line.chars().count() <= 50), "{lines:#?}");
+        assert!(lines.iter().any(|line| line.contains("0123456789abcdef")), "{lines:#?}");
+        let lines = lay_out(&mut Table::new(), &["A", "ID", "WHY"], vec![row()], Some(20));
+        assert_eq!(lines.len(), 2, "where words alone are wider a row is a line");
     }
 }

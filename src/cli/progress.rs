@@ -14,7 +14,8 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 use super::exit::Exit;
-use super::output::{human_bytes, human_count, human_duration, shown};
+use super::failure::Failure;
+use super::output::{human_bytes, human_count, human_counted, human_duration, safe};
 use crate::client::Waits;
 use crate::types::{Error, ErrorCode};
 
@@ -112,7 +113,7 @@ impl Progress {
         if let Some(bar) = &self.0.bar {
             bar.set_length(self.0.bytes_total.load(Relaxed));
             bar.set_position(self.0.bytes_done.load(Relaxed));
-            bar.set_message(format!("{}/{} files", human_count(done), human_count(total)));
+            bar.set_message(format!("{}/{}", human_count(done), human_counted(total, "file")));
             return;
         }
         if self.0.quiet {
@@ -134,10 +135,10 @@ impl Progress {
         let seconds = inner.started.elapsed().as_secs_f64().max(0.001);
         let rate = bytes as f64 / seconds;
         let mut text = format!(
-            "{} {} of {} files, {} of {}, {}/s",
+            "{} {} of {}, {} of {}, {}/s",
             inner.verb,
             human_count(inner.files_done.load(Relaxed)),
-            human_count(inner.files_total.load(Relaxed)),
+            human_counted(inner.files_total.load(Relaxed), "file"),
             human_bytes(bytes),
             human_bytes(bytes_total),
             human_bytes(rate as u64),
@@ -158,6 +159,17 @@ impl Progress {
         match &self.0.bar {
             Some(bar) => bar.suspend(|| print(text)),
             None => print(text),
+        }
+    }
+
+    /// Tells a failure, past the bar.
+    fn tell(&self, failure: &Failure) {
+        if self.0.silent {
+            return;
+        }
+        match &self.0.bar {
+            Some(bar) => bar.suspend(|| tell(failure)),
+            None => tell(failure),
         }
     }
 
@@ -212,7 +224,7 @@ impl StatusLine {
     /// Shows a text.
     pub(crate) fn show(&mut self, text: &str) {
         if let Some(bar) = &self.bar {
-            bar.set_message(shown(text, true).into_owned());
+            bar.set_message(safe(text, true).into_owned());
         } else if !self.quiet
             && self.last.as_ref().is_none_or(|(at, last)| last != text && at.elapsed() >= STATUS_INTERVAL)
         {
@@ -261,7 +273,7 @@ fn show_waiting(text: &str) {
         bar.enable_steady_tick(Duration::from_millis(250));
         bar
     });
-    bar.set_message(shown(text, true).into_owned());
+    bar.set_message(safe(text, true).into_owned());
 }
 
 /// Takes the line away that says who is waited for: something else is written now.
@@ -271,16 +283,34 @@ pub(crate) fn clear_waiting() {
     }
 }
 
-/// Prints a line on standard error; that nobody reads it is no failure.
-pub(crate) fn say(text: &str) {
-    clear_waiting();
-    print(text);
+/// Whether each line on standard error is an object of JSON.
+static JSON: AtomicBool = AtomicBool::new(false);
+
+/// From now on what is said is JSON, or is text.
+pub(crate) fn speak_json(json: bool) {
+    JSON.store(json, Relaxed);
 }
 
-fn print(text: &str) {
+/// Says something on standard error that is no failure; with `--json` as `{"notice": …}`.
+pub(crate) fn say(text: &str) {
+    clear_waiting();
+    match JSON.load(Relaxed) {
+        true => print(&serde_json::json!({ "notice": text }).to_string()),
+        false => print(text),
+    }
+}
+
+/// Tells a failure on standard error.
+pub(crate) fn tell(failure: &Failure) {
+    clear_waiting();
+    print(&if JSON.load(Relaxed) { failure.json() } else { failure.sentence() });
+}
+
+/// Prints a line on standard error; that nobody reads it is no failure.
+fn print(line: &str) {
     let mut stderr = std::io::stderr();
     let terminal = stderr.is_terminal();
-    let _ = writeln!(stderr, "{}", shown(text, terminal));
+    let _ = writeln!(stderr, "{}", safe(line, terminal));
 }
 
 /// Counts the bytes of one transfer; a try that failed is taken back.
@@ -325,6 +355,27 @@ pub(crate) struct Counts {
     pub(crate) conflicts: u64,
     /// What failed.
     pub(crate) failed: u64,
+}
+
+impl Counts {
+    /// What was done, in words.
+    fn sentence(&self, verb: &str) -> String {
+        let mut text = format!("{verb} {} ({})", human_counted(self.files, "file"), human_bytes(self.bytes));
+        let plain = |count, what: &str| (count, format!("{} {what}", human_count(count)));
+        for (count, what) in [
+            (self.directories, format!("{} made", human_counted(self.directories, "directory"))),
+            plain(self.removed, "removed"),
+            plain(self.unchanged, "unchanged"),
+            plain(self.skipped, "skipped"),
+            (self.conflicts, human_counted(self.conflicts, "conflict")),
+            plain(self.failed, "failed"),
+        ] {
+            if count > 0 {
+                text.push_str(&format!(", {what}"));
+            }
+        }
+        text
+    }
 }
 
 /// Counts outcomes and prints what went wrong. Shared by the transfers of one run.
@@ -381,7 +432,7 @@ impl Tally {
 
     pub(crate) fn failed(&self, what: &str, error: &Error) {
         log::debug!("{what}: {}", error.chain());
-        self.progress.say(&format!("holdfast: {what}: {}", error.message()));
+        self.progress.tell(&Failure::of_one(what, error));
         self.count(|counts| counts.failed += 1);
         *self.last_code.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.code());
         // What the rest of the run will meet again: nobody answers, nobody may, or nothing fits.
@@ -392,12 +443,12 @@ impl Tally {
     }
 
     pub(crate) fn skipped(&self, what: &str, reason: &str) {
-        self.progress.say(&format!("holdfast: {what}: skipped: {reason}"));
+        self.progress.tell(&Failure::plain("skipped", reason, Exit::Partly).about(what));
         self.count(|counts| counts.skipped += 1);
     }
 
     pub(crate) fn conflict(&self, what: &str, reason: &str) {
-        self.progress.say(&format!("holdfast: {what}: conflict: {reason}"));
+        self.progress.tell(&Failure::plain("conflict", reason, Exit::Conflict).about(what));
         self.count(|counts| counts.conflicts += 1);
     }
 
@@ -431,22 +482,8 @@ impl Tally {
     pub(crate) fn summary(&self, verb: &str) -> Counts {
         self.progress.finish();
         let counts = self.counts();
-        let mut text = format!("{verb} {} files ({})", human_count(counts.files), human_bytes(counts.bytes));
-        for (count, what) in [
-            (counts.directories, "directories made"),
-            (counts.removed, "removed"),
-            (counts.unchanged, "unchanged"),
-            (counts.skipped, "skipped"),
-            (counts.conflicts, "conflicts"),
-            (counts.failed, "failed"),
-        ] {
-            if count > 0 {
-                text.push_str(&format!(", {} {what}", human_count(count)));
-            }
-        }
         let seconds = self.progress.elapsed().as_secs_f64();
-        text.push_str(&format!(" in {seconds:.1} s"));
-        self.progress.mention(&text);
+        self.progress.mention(&format!("{} in {seconds:.1} s", counts.sentence(verb)));
         counts
     }
 }
@@ -465,6 +502,14 @@ mod tests {
         assert_eq!(tally.exit(), Exit::Conflict);
         assert_eq!(tally.counts().skipped, 1);
         assert_eq!(tally.counts().skipped, 1, "looking does not change");
+    }
+
+    #[test]
+    fn one_file_is_one_file() {
+        let counts = Counts { files: 1, bytes: 5, directories: 1, conflicts: 1, removed: 1, ..Counts::default() };
+        assert_eq!(counts.sentence("sent"), "sent 1 file (5 B), 1 directory made, 1 removed, 1 conflict");
+        let counts = Counts { files: 2_000, directories: 2, failed: 3, ..Counts::default() };
+        assert_eq!(counts.sentence("fetched"), "fetched 2,000 files (0 B), 2 directories made, 3 failed");
     }
 
     #[test]

@@ -19,7 +19,7 @@ use super::args::{Command, GlobalArgs, parse_from};
 use super::context::Context;
 use super::exit::Exit;
 use super::output::shown;
-use super::progress::say;
+use super::progress::speak_json;
 use crate::types::api::{Kind, ListQuery};
 use crate::types::{DfsPath, Error, Result};
 
@@ -32,9 +32,9 @@ const COMPLETION_PAGES_MAX: usize = 5;
 
 /// Commands that are completed.
 const COMMANDS: &[&str] = &[
-    "actors", "cat", "cd", "cp", "df", "drain", "du", "events", "exit", "export", "find", "help", "import", "info",
-    "ls", "mkdir", "mv", "pull", "push", "pwd", "remove", "report", "rm", "rmdir", "servers", "stat", "status",
-    "token", "touch", "tree", "undrain", "why",
+    "actors", "cat", "cd", "cp", "df", "drain", "du", "events", "exit", "export", "find", "fsck", "help", "import", "info",
+    "ls", "mkdir", "mv", "pull", "push", "pwd", "remove", "report", "restore", "rm", "rmdir", "servers", "setrep",
+    "stat", "status", "token", "touch", "tree", "undrain", "version", "why",
 ];
 
 /// `holdfast shell`.
@@ -92,8 +92,9 @@ fn execute(context: &Context, runtime: &Runtime, line: &str) -> Exit {
     let words = match split(line) {
         Some(words) => words,
         None => {
-            say("holdfast: a quote is not closed");
-            return Exit::Usage;
+            let error = Error::invalid("a quote is not closed");
+            super::complain(&error);
+            return Exit::from(error.code());
         }
     };
     let words = match words.first().map(String::as_str) {
@@ -103,18 +104,23 @@ fn execute(context: &Context, runtime: &Runtime, line: &str) -> Exit {
     let args = std::iter::once("holdfast".to_string()).chain(words).map(Into::into).collect();
     match parse_from(args) {
         Ok(cli) if matches!(cli.command, Command::Init(_)) => {
-            say("holdfast: leave the shell to make a workspace");
-            Exit::Usage
+            super::finished(Err(Error::invalid("leave the shell to make a workspace")))
         }
         Ok(cli) => {
             let line_context = context.for_line(cli.global);
+            speak_json(line_context.json());
             let result = runtime.block_on(super::interruptible(&line_context, &cli.command));
             if let Err(error) = context.take_cwd_of(&line_context) {
                 super::complain(&error);
             }
-            super::finished(result)
+            let exit = super::finished(result);
+            speak_json(context.json());
+            exit
         }
-        Err(exit) => exit,
+        Err(exit) => {
+            speak_json(context.json());
+            exit
+        }
     }
 }
 

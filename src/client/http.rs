@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
+use bytes::Bytes;
 use reqwest::header::{AUTHORIZATION, HeaderValue};
 use reqwest::{Request, RequestBuilder, Response};
 use serde::de::DeserializeOwned;
@@ -14,7 +15,7 @@ use super::proxy;
 use super::reach::{explain, through, without_query};
 use super::waits::Waits;
 use super::watchdog::Hung;
-use crate::security::credential::CREDENTIAL_TTL;
+use crate::security::credential::{BodySeal, CREDENTIAL_TTL};
 use crate::security::tls::Trust;
 use crate::security::{Recipient, Sender, ServerCredential, Signer};
 use crate::types::api::{ErrorBody, REQUEST_ID_HEADER};
@@ -23,6 +24,12 @@ use crate::types::{Error, ErrorCode, Result, Sha256, Time};
 
 /// Longest body of an error that is read.
 const ERROR_BODY_BYTES_MAX: usize = 64 << 10;
+/// Longest answer that is read: a page of a listing, whose thousand paths have the greatest length and are escaped for
+/// JSON byte by byte, each with sixteen copies and their tickets.
+const ANSWER_BYTES_MAX: usize = 128 << 20;
+/// Longest answer of a server that has not proven who it is, or that has little to say.
+pub(super) const SMALL_ANSWER_BYTES_MAX: usize = 64 << 10;
+
 /// What a server's request is signed as; it may change while the program runs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SignedAs {
@@ -62,6 +69,22 @@ impl Credentials {
     }
 }
 
+/// Ends a body that is made while it is sent, for a request with this random word in its query. Nothing when nobody signs.
+pub(super) type Seal = Box<dyn FnOnce(Sha256) -> Result<Bytes> + Send>;
+
+impl Credentials {
+    /// What seals the body of a request; see [`BodySeal`].
+    pub(super) fn seal(&self, request: String) -> Option<Seal> {
+        let Self::Server { signer, standing } = self else { return None };
+        let (signer, standing) = (signer.clone(), standing.clone());
+        Some(Box::new(move |sha256| {
+            let SignedAs { cluster, epoch, now, .. } = standing();
+            let expires = now.checked_add_signed(CREDENTIAL_TTL).unwrap_or(now);
+            BodySeal { request, sha256, expires }.bytes(&signer, cluster, epoch).map(Bytes::from)
+        }))
+    }
+}
+
 /// Who sends a request, and whom it is for.
 #[derive(Debug, Clone, Copy)]
 pub struct Envelope<'c> {
@@ -89,7 +112,7 @@ impl Envelope<'_> {
                     target: target_of(request.url()),
                     body: digest_of(request.body()),
                     nonce: rand::random(),
-                    expires: now + CREDENTIAL_TTL,
+                    expires: now.checked_add_signed(CREDENTIAL_TTL).unwrap_or(now),
                 };
                 format!("Holdfast {}", signer.sign(cluster, epoch, &credential)?)
             }
@@ -206,12 +229,43 @@ pub struct Failure {
 
 /// Sends a small request, whose timeout the caller has set, and reads its JSON answer.
 pub async fn send_json<T: DeserializeOwned>(request: RequestBuilder, envelope: Envelope<'_>) -> Result<T, Failure> {
+    send_json_within(request, envelope, ANSWER_BYTES_MAX).await
+}
+
+/// The same for an answer of at most so many bytes.
+pub(super) async fn send_json_within<T: DeserializeOwned>(
+    request: RequestBuilder,
+    envelope: Envelope<'_>,
+    bytes_max: usize,
+) -> Result<T, Failure> {
     let response = send(request, envelope).await?;
+    read_json(response, bytes_max).await.map_err(|error| Failure { error, not_sent: false, answered: true })
+}
+
+/// Reads an answer, of which no more than `bytes_max` are taken.
+pub(super) async fn read_json<T: DeserializeOwned>(mut response: Response, bytes_max: usize) -> Result<T> {
     let url = format!("{}{}", without_query(response.url()), through(Some(response.url())));
-    response.json().await.map_err(|error| Failure {
-        error: Error::unavailable(format!("the answer of {url} could not be read")).with_source(error.without_url()),
-        not_sent: false,
-        answered: true,
+    let too_large = || {
+        let message = format!("the answer of {url} has more than {bytes_max} bytes: is it a server of Holdfast?");
+        Error::new(ErrorCode::TooLarge, message)
+    };
+    if response.content_length().is_some_and(|length| length > bytes_max as u64) {
+        return Err(too_large());
+    }
+    let mut body = Vec::new();
+    loop {
+        match response.chunk().await {
+            Ok(Some(piece)) if body.len() + piece.len() > bytes_max => return Err(too_large()),
+            Ok(Some(piece)) => body.extend_from_slice(&piece),
+            Ok(None) => break,
+            Err(error) => {
+                let broken = Error::unavailable(format!("the answer of {url} could not be read"));
+                return Err(broken.with_source(error.without_url()));
+            }
+        }
+    }
+    serde_json::from_slice(&body).map_err(|error| {
+        Error::unavailable(format!("the answer of {url} is not what it must be: {error}")).with_source(error)
     })
 }
 
@@ -245,10 +299,10 @@ async fn error_of(mut response: Response) -> Error {
     let header = response.headers().get(REQUEST_ID_HEADER).and_then(|value| value.to_str().ok()).map(String::from);
     let mut body = Vec::new();
     while let Ok(Some(chunk)) = response.chunk().await {
-        body.extend_from_slice(&chunk);
-        if body.len() > ERROR_BODY_BYTES_MAX {
+        if body.len() + chunk.len() > ERROR_BODY_BYTES_MAX {
             break;
         }
+        body.extend_from_slice(&chunk);
     }
     if let Ok(body) = serde_json::from_slice::<ErrorBody>(&body) {
         return Error::new(body.code, body.message).with_request_id(body.request_id.or(header));
@@ -276,6 +330,41 @@ pub fn backoff(tries: usize) -> impl Iterator<Item = Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A server that answers one request with this head, and then with `x` until nobody takes any more.
+    fn endless(head: &'static str) -> String {
+        use std::io::{Read, Write};
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/status", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let _ = stream.read(&mut [0; 4_096]);
+            let _ = write!(stream, "HTTP/1.1 {head}\r\nContent-Type: application/json\r\n\r\n\"");
+            // More than anybody may take, but not without an end.
+            for _ in 0..1_024 {
+                if stream.write_all(&[b'x'; 64 << 10]).is_err() {
+                    return;
+                }
+            }
+        });
+        url
+    }
+
+    #[tokio::test]
+    async fn an_answer_without_end_is_not_read_whole() {
+        let http = HttpClient::new(None).unwrap();
+        for (head, code) in [
+            ("200 OK", ErrorCode::TooLarge),
+            ("200 OK\r\nContent-Length: 9999999999", ErrorCode::TooLarge),
+            ("500 Oh", ErrorCode::Unavailable),
+        ] {
+            let url = endless(head);
+            let answer = send_json_within::<String>(http.raw().get(&url), Envelope::NOBODY, 1 << 20).await;
+            let error = answer.err().unwrap().error;
+            assert_eq!(error.code(), code, "{head}: {error}");
+            assert!(error.message().contains(&url), "{head}: {error}");
+        }
+    }
 
     #[test]
     fn credentials_never_print_their_secret() {

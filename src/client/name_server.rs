@@ -9,14 +9,16 @@ use reqwest::{Method, RequestBuilder};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::http::{Credentials, Envelope, Failure, HttpClient, backoff, send, send_json};
+use super::http::{
+    Credentials, Envelope, Failure, HttpClient, SMALL_ANSWER_BYTES_MAX, backoff, send, send_json, send_json_within,
+};
 use super::reach::is_of_tls;
 use super::waits::Waiting;
 use super::watchdog::{hangs, is_there};
 use crate::security::Recipient;
 use crate::types::api::*;
 use crate::types::limits::{LONG_REQUEST_TIMEOUT, REQUEST_TIMEOUT};
-use crate::types::{DfsPath, Error, ErrorCode, Result, ServerId, Time, Version};
+use crate::types::{DfsPath, Error, ErrorCode, Result, ServerId, Time, Version, bounds};
 
 /// Further tries of a request that failed for a passing reason.
 const RETRIES_MAX: usize = 5;
@@ -231,7 +233,7 @@ impl NameServerClient {
                 Ok(response) => {
                     let date = response.headers().get(reqwest::header::DATE).and_then(|value| value.to_str().ok());
                     if let Some(time) = date.and_then(|date| chrono::DateTime::parse_from_rfc2822(date).ok()) {
-                        return Ok(time.to_utc());
+                        return bounds::check_time(time.to_utc()).map_err(|error| error.context(url));
                     }
                     last = Error::unavailable(format!("{url} does not tell what time it is"));
                 }
@@ -373,7 +375,8 @@ pub async fn open_status(http: &HttpClient, base: &str, timeout: std::time::Dura
         status: String,
     }
     let request = http.raw().get(format!("{base}/status")).timeout(timeout);
-    send_json::<Open>(request, Envelope::NOBODY).await.map(|open| open.status).map_err(|failure| failure.error)
+    let answer = send_json_within::<Open>(request, Envelope::NOBODY, SMALL_ANSWER_BYTES_MAX).await;
+    answer.map(|open| open.status).map_err(|failure| failure.error)
 }
 
 /// Checks a base URL and takes its trailing slash away. A user or password in it is refused: URLs are shown in logs,

@@ -8,11 +8,15 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::body::watched;
-use super::http::{Credentials, Envelope, Failure, HttpClient, send, send_json};
+use super::http::{
+    Credentials, Envelope, Failure, HttpClient, SMALL_ANSWER_BYTES_MAX, Seal, read_json, send, send_json,
+    send_json_within,
+};
 use super::waits::Waiting;
 use super::watchdog::hangs;
 use crate::security::Recipient;
 use crate::types::api::{Committed, SHA256_HEADER};
+use crate::types::hash::Hasher;
 use crate::types::limits::{
     INVENTORY_PAGE_ROWS_MAX, LONG_REQUEST_TIMEOUT, REQUEST_TIMEOUT, SNAPSHOT_TIMEOUT, UPLOAD_TIMEOUT,
 };
@@ -30,12 +34,23 @@ pub struct StorageClient {
     credentials: Credentials,
 }
 
-/// The answer to `GET /status`.
+/// The answer to `GET /status`: whole, or only what anybody is told. Whatever has an identity must be whole.
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(try_from = "serde_json::Value")]
 enum Status {
     Whole(Box<StorageStatus>),
-    Plain(#[allow(dead_code, reason = "it says less than nothing")] PlainStatus),
+    Plain,
+}
+
+impl TryFrom<serde_json::Value> for Status {
+    type Error = serde_json::Error;
+
+    fn try_from(value: serde_json::Value) -> Result<Self, Self::Error> {
+        match value.get("identity") {
+            Some(_) => serde_json::from_value(value).map(Self::Whole),
+            None => serde_json::from_value::<PlainStatus>(value).map(|_| Self::Plain),
+        }
+    }
 }
 
 /// What a sender knows of the body that it sends.
@@ -144,10 +159,7 @@ impl StorageClient {
         }
         let exchange = async {
             let response = send(request, Envelope::NOBODY).await.map_err(error)?;
-            response.json().await.map_err(|error| {
-                Error::unavailable(format!("the answer of {base} to an upload could not be read"))
-                    .with_source(error.without_url())
-            })
+            read_json(response, SMALL_ANSWER_BYTES_MAX).await
         };
         tokio::select! {
             answer = watch.over(exchange) => answer,
@@ -180,7 +192,7 @@ impl StorageClient {
     pub async fn prove(&self, base: &str, challenge: &str, timeout: std::time::Duration) -> Result<IdentityProof> {
         let request =
             self.http.raw().get(format!("{base}/identity")).query(&[("challenge", challenge)]).timeout(timeout);
-        send_json(request, Envelope::NOBODY).await.map_err(error)
+        send_json_within(request, Envelope::NOBODY, SMALL_ANSWER_BYTES_MAX).await.map_err(error)
     }
 
     /// Its health.
@@ -191,9 +203,9 @@ impl StorageClient {
     /// As [`StorageClient::status`], and tells it what a restore must know, if this is a name server that may act.
     pub async fn check(&self, peer: &Peer, timeout: std::time::Duration, told: Option<Told>) -> Result<StorageStatus> {
         let request = self.http.raw().get(format!("{peer}/status")).query(&told);
-        match tokio::time::timeout(timeout, send_json(request, self.to(peer))).await {
+        match tokio::time::timeout(timeout, send_json_within(request, self.to(peer), SMALL_ANSWER_BYTES_MAX)).await {
             Ok(Ok(Status::Whole(status))) => Ok(*status),
-            Ok(Ok(Status::Plain(_))) => Err(Error::new(
+            Ok(Ok(Status::Plain)) => Err(Error::new(
                 ErrorCode::Unauthorized,
                 format!("{peer} answers as it answers strangers: it is of an older version, or no storage server"),
             )),
@@ -209,8 +221,8 @@ impl StorageClient {
             Error::unavailable(format!("{base} did not say how it is")).with_source(error.without_url())
         };
         // That it is not ready yet is an answer too.
-        let status: PlainStatus = request.send().await.map_err(broken)?.json().await.map_err(broken)?;
-        Ok(status.status)
+        let answer = request.send().await.map_err(broken)?;
+        Ok(read_json::<PlainStatus>(answer, SMALL_ANSWER_BYTES_MAX).await?.status)
     }
 
     /// The state of its copy of the journal.
@@ -232,13 +244,17 @@ impl StorageClient {
         send_json(builder, self.to(peer)).await.map_err(error)
     }
 
-    /// Sends a snapshot, whose size need not be known.
+    /// Sends a snapshot, whose size need not be known. Its digest is known at its end only, so there it is signed
+    /// ([`crate::security::credential::BodySeal`]).
     pub async fn journal_send_stream<S>(&self, peer: &Peer, snapshot: S) -> Result<JournalAccepted>
     where
         S: Stream<Item = std::io::Result<Bytes>> + Send + 'static,
     {
-        let (body, progress) = watched(snapshot, self.watch(&peer.url).waiting);
+        let word = uuid::Uuid::new_v4().to_string();
+        let (body, progress) =
+            watched(sealed(snapshot, self.credentials.seal(word.clone())), self.watch(&peer.url).waiting);
         let request = self.http.patient().post(format!("{peer}/journal")).timeout(LONG_REQUEST_TIMEOUT);
+        let request = request.query(&[("seal", &word)]);
         let request = request.body(reqwest::Body::wrap_stream(body));
         tokio::select! {
             answer = send_json(request, self.to(peer)) => answer.map_err(error),
@@ -259,10 +275,7 @@ impl StorageClient {
     pub async fn replicate(&self, peer: &Peer, request: &ReplicateRequest) -> Result<CopyStored> {
         let builder = self.http.patient().post(format!("{peer}/replicate")).json(request).timeout(LONG_REQUEST_TIMEOUT);
         let response = send(builder, self.to(peer)).await.map_err(error)?;
-        response.json().await.map_err(|error| {
-            Error::unavailable(format!("the answer of {peer} to a replication could not be read"))
-                .with_source(error.without_url())
-        })
+        read_json(response, SMALL_ANSWER_BYTES_MAX).await
     }
 
     /// One page of its inventory, after a copy.
@@ -296,6 +309,29 @@ impl StorageClient {
         }
         inventory_page(&body, after).map_err(|error| error.context(&peer.url))
     }
+}
+
+/// A body with its seal behind it; one that breaks off has none.
+fn sealed<S>(body: S, seal: Option<Seal>) -> impl Stream<Item = std::io::Result<Bytes>> + Send + 'static
+where
+    S: Stream<Item = std::io::Result<Bytes>> + Send + 'static,
+{
+    let state = (Box::pin(body), Hasher::default(), seal);
+    futures_util::stream::try_unfold(state, |(mut body, mut hasher, seal)| async move {
+        match body.next().await.transpose()? {
+            Some(piece) => {
+                hasher.update(&piece);
+                Ok(Some((piece, (body, hasher, seal))))
+            }
+            None => match seal {
+                Some(seal) => {
+                    let end = seal(std::mem::take(&mut hasher).finish()).map_err(std::io::Error::other)?;
+                    Ok(Some((end, (body, hasher, None))))
+                }
+                None => Ok(None),
+            },
+        }
+    })
 }
 
 /// Reads one page of an inventory, a line for each copy, after a copy. What a page lacks between its ends counts as

@@ -54,6 +54,7 @@ impl<'c> Changes<'c> {
         if cluster.mode != "normal" {
             return Err(Error::new(ErrorCode::ReadOnly, super::cluster::refusal(cluster.mode_reason.as_deref())).into());
         }
+        super::cluster::possible(&cluster)?;
         let behind = cluster.last_version - cluster.journal_copied;
         if behind > JOURNAL_BEHIND_VERSIONS_MAX {
             let message = format!(

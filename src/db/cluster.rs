@@ -7,7 +7,7 @@ use super::dialect;
 use super::error::Step;
 use super::rows::{ClusterRow, utc};
 use super::schema::cluster::dsl;
-use crate::types::{Error, EventKind, Result, Time, Version};
+use crate::types::{Error, EventKind, Result, Time, Version, bounds};
 
 /// What the rest of the program needs to know of the cluster.
 #[derive(Debug, Clone)]
@@ -35,6 +35,7 @@ pub struct ClusterState {
 /// The cluster as it is now.
 pub fn state(connection: &mut AnyConnection) -> Result<ClusterState> {
     let row: ClusterRow = dsl::cluster.select(ClusterRow::as_select()).first(connection)?;
+    possible(&row)?;
     let now = dialect::clock(connection)?.max(row.clock_floor);
     let id = |text: &str, what: &str| -> Result<uuid::Uuid> {
         text.parse().map_err(|error: uuid::Error| {
@@ -50,7 +51,22 @@ pub fn state(connection: &mut AnyConnection) -> Result<ClusterState> {
         version: row.last_version,
         tip: row.tip,
         journal_copied: row.journal_copied,
-        now: utc(now),
+        now: bounds::check_time(utc(now)).map_err(|error| error.context("the database's clock"))?,
+    })
+}
+
+/// Refuses a row whose numbers nobody has counted up to: whoever counts on from them would overflow.
+pub fn possible(row: &ClusterRow) -> Result<()> {
+    let checked = bounds::check_epoch(row.epoch)
+        .and_then(|_| bounds::check_version(row.last_version))
+        .and_then(|_| bounds::check_version(row.journal_copied))
+        .and_then(|_| bounds::check_time(utc(row.clock_floor)));
+    checked.map(drop).map_err(|error| {
+        Error::internal(format!(
+            "the database is damaged: in its table `cluster`, {}; `holdfast restore` with an empty database brings the \
+             metadata back",
+            error.message()
+        ))
     })
 }
 

@@ -14,7 +14,7 @@ use super::rows::JournalRow;
 use super::schema::{cluster, journal};
 use crate::journal::{JournalLine, Staging};
 use crate::types::storage_api::JournalPosition;
-use crate::types::{Result, Sha256, Version};
+use crate::types::{Result, Sha256, Version, bounds};
 
 /// Lines of its journal that are read at once.
 const PAGE_LINES: i64 = 5_000;
@@ -108,7 +108,13 @@ fn state(connection: &mut AnyConnection) -> Option<State> {
         .select((cluster::history_id, cluster::epoch, cluster::last_version, cluster::tip))
         .first(connection);
     match row {
-        Ok((history, epoch, version, tip)) => Some(State { history, epoch, version, tip }),
+        Ok((history, epoch, version, tip)) => {
+            if let Err(error) = bounds::check_epoch(epoch).and_then(|_| bounds::check_version(version)) {
+                log::warn!("the state of a database that was put aside is damaged: {error}");
+                return None;
+            }
+            Some(State { history, epoch, version, tip })
+        }
         Err(error) => {
             log::warn!("the state of a database that was put aside cannot be read: {error}");
             None

@@ -11,7 +11,7 @@ use super::dialect;
 use super::error::Step;
 use super::rows::LeaseRow;
 use super::schema::leases;
-use crate::types::{Error, ErrorCode};
+use crate::types::{Error, ErrorCode, bounds};
 
 /// The one lease there is.
 pub const ACTING: &str = "acting";
@@ -50,7 +50,10 @@ fn take(connection: &mut AnyConnection, holder: &str, ttl: TimeDelta, by_force: 
     let row = LeaseRow {
         name: ACTING.into(),
         holder: holder.into(),
-        term: locked.as_ref().map_or(1, |row| row.term + 1),
+        term: match &locked {
+            None => 1,
+            Some(row) => bounds::next("term", row.term, bounds::TERM_MAX)?,
+        },
         expires: now + ttl,
     };
     if locked.is_none() {

@@ -20,7 +20,7 @@ use crate::journal::{ENTRIES, OBJECTS, SERVERS, Staging, TOKENS};
 use crate::types::api::RestoreStatus;
 use crate::types::limits::COMPONENT_BYTES_MAX;
 use crate::types::storage_api::InventoryLine;
-use crate::types::{EntryId, Error, EventKind, ObjectId, Result, Version, id};
+use crate::types::{EntryId, Error, EventKind, ObjectId, Result, Version, bounds, id};
 
 /// Versions are left out after a restore, so that none that anybody remembers is used again.
 pub const VERSION_MARGIN: i64 = 1_000_000;
@@ -421,7 +421,11 @@ fn finish(
     now: NaiveDateTime,
     status: &RestoreStatus,
 ) -> Step<()> {
-    let (history, last) = (uuid::Uuid::new_v4(), last + VERSION_MARGIN);
+    let history = uuid::Uuid::new_v4();
+    // What is claimed may be anything; the next restore must be able to count on from here as well.
+    let last = bounds::check_version(last.saturating_add(VERSION_MARGIN)).map_err(|error| {
+        error.context(format!("versions cannot go on behind the newest change that is known ({})", plan.known.by))
+    })?;
     diesel::update(cluster::table)
         .set((
             cluster::cluster_id.eq(plan.cluster.to_string()),

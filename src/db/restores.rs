@@ -12,7 +12,7 @@ use super::rows::*;
 use super::schema::*;
 use crate::journal::{ENTRIES, OBJECTS, SERVERS, Staging, TOKENS};
 use crate::types::api::RestoreStatus;
-use crate::types::{Error, Result, id};
+use crate::types::{Error, Result, bounds, id};
 
 /// Rows that are read together.
 const BATCH_ROWS: usize = 500;
@@ -20,7 +20,7 @@ const BATCH_ROWS: usize = 500;
 /// Stops the cluster for a restore and raises its epoch. Answers the epoch.
 pub fn begin(connection: &mut AnyConnection, cluster_id: uuid::Uuid, epoch_seen: i64) -> Step<i64> {
     let row = dialect::lock_cluster(connection)?;
-    let epoch = row.epoch.max(epoch_seen) + 1;
+    let epoch = bounds::next("epoch", row.epoch.max(epoch_seen), bounds::EPOCH_MAX)?;
     diesel::update(cluster::table)
         .set((
             cluster::cluster_id.eq(cluster_id.to_string()),

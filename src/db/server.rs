@@ -14,6 +14,7 @@ use crate::decisions::admission::Known;
 use crate::decisions::health::copies_last;
 use crate::types::api::{AdminState, Health, RegisterRequest};
 use crate::types::storage_api::TroubleCode;
+use crate::types::words::counted;
 use crate::types::{Error, ErrorCode, EventKind, Result, ServerId};
 
 /// A server with its health.
@@ -225,6 +226,9 @@ pub fn register(changes: &mut Changes<'_>, request: &RegisterRequest, judged_by:
             changes.record("servers", row.id, Some(&row))?;
         }
         Some(known) if known != row => {
+            if known.url != row.url {
+                tell_moved(changes, &known, &row)?;
+            }
             diesel::update(servers::table.find(row.id)).set(&row).execute(changes.connection)?;
             changes.record("servers", row.id, Some(&row))?;
         }
@@ -232,6 +236,20 @@ pub fn register(changes: &mut Changes<'_>, request: &RegisterRequest, judged_by:
     }
     note_boot(changes, id, request)?;
     Ok(id)
+}
+
+/// A server that is somewhere else was moved by somebody; or a copy of its data directory was started, whose original is
+/// silent and has changed nothing since. Only a person knows which, so both places are named.
+fn tell_moved(changes: &mut Changes<'_>, known: &ServerRow, row: &ServerRow) -> Step<()> {
+    let detail = format!(
+        "storage server {} is at {} (host {}) now, it was at {} (host {}). If nobody has moved it, a copy of its data \
+         directory was started while the original is silent: stop one of the two before both run",
+        row.name, row.url, row.host, known.url, known.host
+    );
+    log::warn!("{detail}");
+    let event = EventRow { server: Some(row.id), ..super::events::row(changes.now, crate::types::EventKind::ServerMoved, detail) };
+    super::dialect::insert_events(changes.connection, &[event])?;
+    Ok(())
 }
 
 /// Notes start and room; the health is for the checks to say.

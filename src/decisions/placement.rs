@@ -6,6 +6,7 @@
 
 use rand::Rng;
 
+use crate::types::words::counted;
 use crate::types::{Error, ErrorCode, Result, ServerId};
 
 /// Bytes that are left free on every server beyond the object itself.
@@ -110,14 +111,23 @@ fn too_few(candidates: &[Candidate], wanted: &Wanted, possible: usize) -> Error 
     let enough = if wanted.allow_same_host { live } else { hosts.len() } >= needed as usize;
     if enough {
         let message = format!(
-            "{} bytes fit on {possible} of {live} live storage servers, {needed} are needed; free some room or add a server",
-            wanted.size
+            "{} fit on {possible} of {live} live storage servers, {needed} {} needed; free some room or add a server",
+            counted(wanted.size, "byte"),
+            if needed == 1 { "is" } else { "are" },
         );
         return Error::new(ErrorCode::OutOfSpace, message);
     }
-    let on_hosts = if wanted.allow_same_host { String::new() } else { format!(" on {} different hosts", hosts.len()) };
+    let on_hosts = match (wanted.allow_same_host, live) {
+        (true, _) | (_, 1) => String::new(),
+        (false, _) => format!(" on {}", counted(hosts.len() as u64, "different host")),
+    };
+    let there = match live {
+        1 => "1 storage server is live and takes files".to_string(),
+        live => format!("{live} storage servers are live and take files"),
+    };
     let message = format!(
-        "{live} storage servers are live and take files{on_hosts}, {needed} are needed{}; holdfast servers shows them",
+        "{there}{on_hosts}, {needed} {} needed{}; `holdfast servers` shows them",
+        if needed == 1 { "is" } else { "are" },
         if wanted.allow_same_host { "" } else { ", each on a host of its own" }
     );
     Error::new(ErrorCode::NotEnoughServers, message)

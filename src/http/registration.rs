@@ -4,7 +4,7 @@
 use reqwest::Url;
 
 use crate::types::api::RegisterRequest;
-use crate::types::{Error, Result, label};
+use crate::types::{Error, Result, bounds, label};
 
 /// Bytes of a URL.
 const URL_BYTES_MAX: usize = 2_048;
@@ -24,10 +24,7 @@ pub fn check(request: &RegisterRequest) -> Result<()> {
             request.free_bytes, request.capacity_bytes
         )));
     }
-    if request.epoch < 0 {
-        return Err(Error::invalid(format!("there is no epoch {}", request.epoch)));
-    }
-    Ok(())
+    bounds::check_epoch(request.epoch).map(drop)
 }
 
 fn check_url(what: &str, text: &str) -> Result<()> {
@@ -130,7 +127,9 @@ mod tests {
     fn numbers_are_possible() {
         for (capacity_bytes, free_bytes, epoch, right) in [
             (0, 0, 0, true),
-            (i64::MAX as u64, i64::MAX as u64, i64::MAX, true),
+            (i64::MAX as u64, i64::MAX as u64, bounds::EPOCH_MAX, true),
+            (10, 10, bounds::EPOCH_MAX + 1, false),
+            (10, 10, i64::MAX, false),
             (10, 11, 0, false),
             (i64::MAX as u64 + 1, 0, 0, false),
             (u64::MAX, u64::MAX, 0, false),

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::JournalLine;
+pub use crate::types::bounds::VERSION_MAX;
 use crate::types::hash::Hasher;
 use crate::types::limits::JOURNAL_SEGMENT_BYTES_MAX;
 pub use crate::types::storage_api::JournalFileKind as Kind;
@@ -27,9 +28,6 @@ use crate::types::{Error, ErrorCode, Result, Sha256, Version};
 
 /// The format that this program writes, and the newest that it reads.
 pub const FORMAT: u32 = 1;
-/// The highest version that a file may name. A cluster that changes something a million times a second reaches it
-/// after seventy thousand years; only damage and malice do before, and beyond it nothing could count on.
-pub const VERSION_MAX: Version = 1 << 61;
 /// Longest line, in bytes. A row comes from a JSON body of at most 4 MiB, and being quoted twice cannot make it
 /// four times as long.
 pub const LINE_BYTES_MAX: u64 = 16 << 20;

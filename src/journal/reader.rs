@@ -11,6 +11,7 @@ use super::format::{
     DIGEST_START, Defect, FORMAT, Follower, Header, Kind, LINE_BYTES_MAX, SnapshotLine, TRAILER_START, Trailer,
     VERSION_MAX,
 };
+use crate::types::bounds;
 use crate::types::hash::Hasher;
 use crate::types::{Error, Result, Sha256, Version};
 
@@ -129,6 +130,9 @@ impl<R: BufRead> Reader<R> {
             return Err(Defect::Malformed("its header contradicts itself".into()));
         }
         within_reach(header.last)?;
+        if let Err(error) = bounds::check_epoch(header.epoch) {
+            return Err(Defect::Malformed(error.message().into()));
+        }
         Ok(Self { input: lines.input, hasher, line: lines.line, number: lines.number, header })
     }
 
@@ -379,6 +383,17 @@ mod tests {
         for wrong in [u64::MAX, u64::MAX - 1, 3] {
             let text = text.replace("{\"lines\":2", &format!("{{\"lines\":{wrong}"));
             assert!(matches!(verify(resealed(&text).as_bytes()), Err(Defect::Malformed(_))), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_epoch_that_nobody_can_follow_is_refused() {
+        for (epoch, right) in
+            [(bounds::EPOCH_MAX, true), (bounds::EPOCH_MAX + 1, false), (i64::MAX, false), (-1, false)]
+        {
+            let (_, bytes) = segment(&Origin { epoch, ..ORIGIN }, Sha256([5; 32]), &lines()).unwrap();
+            assert_eq!(verify(&bytes).is_ok(), right, "{epoch}");
+            assert_eq!(ends(&mut std::io::Cursor::new(bytes), None).is_ok(), right, "{epoch}");
         }
     }
 

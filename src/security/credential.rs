@@ -16,7 +16,7 @@ use chrono::TimeDelta;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::ticket::Claims;
+use super::ticket::{Claims, Signer};
 use crate::types::storage_api::Answerer;
 use crate::types::{Error, ErrorCode, Result, Sha256, Time};
 
@@ -72,7 +72,8 @@ pub struct ServerCredential {
     pub method: String,
     /// Its path and query, as they are sent.
     pub target: String,
-    /// The digest of its body; `None` for a body that is made while it is sent, which only the journal's snapshots are.
+    /// The digest of its body; `None` for a body that is made while it is sent, which only the journal's snapshots are:
+    /// that one ends with a [`BodySeal`].
     pub body: Option<Sha256>,
     /// Random: no two credentials are the same.
     pub nonce: u64,
@@ -85,6 +86,70 @@ impl Claims for ServerCredential {
     fn expires(&self) -> Time {
         self.expires
     }
+}
+
+/// Bytes of a sealed body's end: the text of a [`BodySeal`], filled up with spaces.
+pub const SEAL_BYTES: usize = 1_024;
+
+/// The end of a body that is made while it is sent: what its credential could not say at the start.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BodySeal {
+    /// The random word in the request's query, which the credential covers: so the seal is for this request.
+    pub request: String,
+    /// The digest of all bytes before the seal.
+    pub sha256: Sha256,
+    /// When it ends.
+    pub expires: Time,
+}
+
+impl Claims for BodySeal {
+    const PURPOSE: &'static str = "holdfast body seal v1";
+    fn expires(&self) -> Time {
+        self.expires
+    }
+}
+
+impl BodySeal {
+    /// The bytes that end the body.
+    pub fn bytes(&self, signer: &Signer, cluster: Option<Uuid>, epoch: i64) -> Result<Vec<u8>> {
+        let mut bytes = signer.sign(cluster, epoch, self)?.into_bytes();
+        if bytes.len() > SEAL_BYTES {
+            return Err(Error::internal(format!("a seal has {} bytes; at most {SEAL_BYTES} fit", bytes.len())));
+        }
+        bytes.resize(SEAL_BYTES, b' ');
+        Ok(bytes)
+    }
+
+    /// Refuses a body whose end is not the seal of this request over these bytes.
+    pub fn check(end: &[u8], signer: &Signer, of: &Sealed<'_>) -> Result<()> {
+        let wrong =
+            |why| Error::new(ErrorCode::Unauthorized, format!("the body is not what its sender has sealed: {why}"));
+        let text = std::str::from_utf8(end).map_err(|_| wrong("it has no seal"))?;
+        let verified = signer.verify::<Self>(text.trim_end_matches(' ')).map_err(|_| wrong("it has no seal"))?;
+        let seal = verified.valid(of.cluster, of.epoch, of.now)?;
+        if seal.request != of.request {
+            return Err(wrong("the seal is another request's"));
+        }
+        if seal.sha256 != of.sha256 {
+            return Err(wrong("it was changed on its way"));
+        }
+        Ok(())
+    }
+}
+
+/// What a seal must be for.
+#[derive(Debug, Clone, Copy)]
+pub struct Sealed<'r> {
+    /// The cluster.
+    pub cluster: Uuid,
+    /// The epoch of the request's credential.
+    pub epoch: i64,
+    /// The random word in the request's query.
+    pub request: &'r str,
+    /// The digest of what came before the seal.
+    pub sha256: Sha256,
+    /// The cluster's time.
+    pub now: Time,
 }
 
 /// What a server sees of a request that is to be judged.
@@ -232,6 +297,35 @@ mod tests {
             body: Some(Sha256::of(b"{}")),
             nonce: 7,
             expires: now + CREDENTIAL_TTL,
+        }
+    }
+
+    #[test]
+    fn a_seal_is_for_one_request_and_its_bytes() {
+        let signer =
+            Signer::new(crate::security::ClusterSecret::from_text("0123456789abcdef0123456789abcdef").unwrap());
+        let (cluster, now) = (Uuid::from_u128(7), Time::UNIX_EPOCH + TimeDelta::days(20_000));
+        let sha256 = Sha256::of(b"bytes");
+        let seal = BodySeal { request: "a".into(), sha256, expires: now + CREDENTIAL_TTL };
+        let end = seal.bytes(&signer, Some(cluster), 3).unwrap();
+        assert_eq!(end.len(), SEAL_BYTES);
+        let right = Sealed { cluster, epoch: 3, request: "a", sha256, now };
+        BodySeal::check(&end, &signer, &right).unwrap();
+        for wrong in [
+            Sealed { cluster: Uuid::nil(), ..right },
+            Sealed { epoch: 4, ..right },
+            Sealed { request: "b", ..right },
+            Sealed { sha256: Sha256::of(b"other"), ..right },
+            Sealed { now: now + CREDENTIAL_TTL * 2, ..right },
+        ] {
+            assert!(BodySeal::check(&end, &signer, &wrong).is_err(), "{wrong:?}");
+        }
+        let other =
+            Signer::new(crate::security::ClusterSecret::from_text("other-56789abcdef0123456789abcdef").unwrap());
+        for wrong in
+            [seal.bytes(&other, Some(cluster), 3).unwrap(), vec![b' '; SEAL_BYTES], vec![], vec![0xff; SEAL_BYTES]]
+        {
+            assert_eq!(BodySeal::check(&wrong, &signer, &right).unwrap_err().code(), ErrorCode::Unauthorized);
         }
     }
 

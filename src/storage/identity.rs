@@ -4,13 +4,13 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
-use chrono::{TimeDelta, Utc};
+use chrono::Utc;
 use uuid::Uuid;
 
 use crate::client::http::{SignedAs, Standing as ClientStanding};
 use crate::security::Sender;
 use crate::types::storage_api::ReplicaKey;
-use crate::types::{Error, ErrorCode, Result, ServerId, Time};
+use crate::types::{Error, ErrorCode, Result, ServerId, Time, bounds};
 
 /// What is known of the cluster; changes when the server registers and when an epoch or term rises.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,7 +81,7 @@ impl Identity {
     /// first registration, this machine's.
     pub fn now(&self) -> Time {
         match *self.clock.lock().unwrap_or_else(PoisonError::into_inner) {
-            Some((time, at)) => time + TimeDelta::from_std(at.elapsed()).unwrap_or_default(),
+            Some((time, at)) => bounds::moved_on(time, at.elapsed()),
             None => Utc::now(),
         }
     }
@@ -113,8 +113,12 @@ impl Identity {
         })
     }
 
-    /// Takes the cluster's time, as a name server told it.
+    /// Takes the cluster's time, as a name server told it. One that no clock shows is not taken.
     pub fn set_clock(&self, time: Time) {
+        if let Err(error) = bounds::check_time(time) {
+            log::error!("a name server tells a wrong time: {error}");
+            return;
+        }
         *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = Some((time, Instant::now()));
     }
 
@@ -157,6 +161,18 @@ mod tests {
         assert!(!identity.raise(3, 5) && !identity.raise(3, 4) && !identity.raise(2, 9));
         assert!(identity.raise(3, 6) && identity.raise(4, 0));
         assert_eq!((identity.standing().epoch, identity.standing().term), (4, 0));
+    }
+
+    #[test]
+    fn no_time_that_is_told_stops_the_clock() {
+        let identity = Identity::new(Uuid::new_v4(), None, 0, 0);
+        for time in [Time::MAX_UTC, Time::MIN_UTC] {
+            identity.joined(Uuid::new_v4(), ServerId(1), 1, time);
+            let off = identity.now() - Utc::now();
+            assert!(off.num_seconds().abs() < 60, "{time} is no time: this machine's clock counts until one is told");
+            let signed = identity.signed_as()();
+            assert!(signed.now.checked_add_signed(crate::security::credential::CREDENTIAL_TTL).is_some());
+        }
     }
 
     #[test]

@@ -31,6 +31,7 @@ use crate::decisions::scrub::Pace;
 use crate::security::tls::ServerCertificate;
 use crate::security::{ClusterSecret, Recipient, Signer};
 use crate::types::storage_api::{Told, Trouble};
+use crate::types::words::counted;
 use crate::types::{Error, Hidden, Result, ServerId, label};
 use crate::web::auth::{Gate, Scrape, ScrapeOptions};
 use crate::web::metrics::ActorGauges;
@@ -341,7 +342,7 @@ pub async fn run(command: Command) -> Result<()> {
         }
         Some(Action::Rebuild { data_dir }) => {
             let done = salvage::rebuild(&data_dir)?;
-            println!("{} replicas kept, {} dropped", done.kept, done.dropped);
+            println!("{} kept, {} dropped", counted(done.kept, "copy"), counted(done.dropped, "copy"));
             if let Some(reason) = done.ended_early {
                 println!("the old index could be read only in part: {reason}");
             }

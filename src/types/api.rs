@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use super::bounds;
 use super::object::objects;
 pub use super::operation_api::*;
 use super::schema::Uuid;
@@ -384,6 +385,8 @@ pub struct RegisterRequest {
     #[schema(value_type = Option<Uuid>)]
     pub cluster: Option<uuid::Uuid>,
     /// The newest epoch that it has seen.
+    #[serde(deserialize_with = "bounds::epoch")]
+    #[schema(minimum = 0, maximum = 1_099_511_627_776_u64)]
     pub epoch: i64,
     /// Rises with every change of its index: of two copies of one directory, the one with more is newer.
     #[serde(default)]
@@ -406,8 +409,10 @@ pub struct RegisterResponse {
     #[schema(value_type = Uuid)]
     pub cluster: uuid::Uuid,
     /// The cluster's epoch.
+    #[serde(deserialize_with = "bounds::epoch")]
     pub epoch: i64,
     /// The database's time, by which tickets are judged.
+    #[serde(deserialize_with = "bounds::time")]
     pub time: DateTime<Utc>,
 }
 

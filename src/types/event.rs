@@ -46,6 +46,8 @@ words! {
         ServerWell => "server_well", "it can keep files again";
         ServerSynced => "server_synced", "the inventory of a server that came back was compared";
         ServerTwin => "server_twin", "two processes are one storage server";
+        ServerOlderCopy => "server_older_copy", "a server came back with an older copy of its directory";
+        ServerMoved => "server_moved", "a server came back from another place";
         ServerNewIdentity => "server_new_identity", "a server began with an empty directory where another one is known";
         ServerDraining => "server_draining", "a person began to drain a server";
         ServerDrained => "server_drained", "nothing needs a draining server any more";

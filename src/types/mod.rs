@@ -4,6 +4,7 @@
 //! [`api`] (the name server's endpoints) and [`storage_api`] (the storage servers').
 
 pub mod api;
+pub mod bounds;
 pub mod error;
 pub mod event;
 pub mod failpoint;
@@ -17,6 +18,7 @@ pub mod operation_api;
 pub mod path;
 pub mod schema;
 pub mod storage_api;
+pub mod words;
 
 pub use error::{Error, ErrorCode, Result};
 pub use event::{Cause, CauseWord, EventKind};

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::api::{ErrorBody, Target};
+use super::bounds;
 use super::object::{object, objects};
 use super::schema::Uuid;
 use super::{Error, Generation, ObjectId, Result, ServerId, Sha256, Version};
@@ -70,18 +71,19 @@ pub struct StorageStatus {
     /// Its id, once it is registered.
     pub server: Option<ServerId>,
     /// The newest epoch that it has seen.
+    #[serde(deserialize_with = "bounds::epoch")]
     pub epoch: i64,
     /// The newest term of the lease that it has seen in this epoch.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "bounds::term")]
     pub term: i64,
     /// How far its copy of the metadata's journal reaches, if it has one.
     #[serde(default)]
     pub journal: Option<JournalPosition>,
     /// The newest change of the metadata that it has heard of.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "bounds::version")]
     pub heard_version: Version,
     /// How many storage servers it has heard belong to the cluster, drained ones left out; 0 when it has heard nothing.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "bounds::servers")]
     pub heard_servers: i64,
     /// So many copies were found corrupt at once that it no longer trusts its disk or memory.
     #[serde(default)]
@@ -244,8 +246,10 @@ pub struct JournalPosition {
     #[schema(value_type = Uuid)]
     pub history: uuid::Uuid,
     /// The epoch of the last segment or snapshot.
+    #[serde(deserialize_with = "bounds::epoch")]
     pub epoch: i64,
     /// The last version.
+    #[serde(deserialize_with = "bounds::version")]
     pub version: Version,
     /// The tip after it.
     pub tip: Sha256,
@@ -255,9 +259,10 @@ pub struct JournalPosition {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Told {
     /// The newest version that the journal's copies have.
-    #[serde(rename = "journal_head")]
+    #[serde(rename = "journal_head", deserialize_with = "bounds::version")]
     pub version: Version,
     /// How many storage servers belong to the cluster, drained ones left out.
+    #[serde(deserialize_with = "bounds::servers")]
     pub servers: i64,
 }
 
@@ -279,9 +284,11 @@ pub struct JournalFile {
     /// What it has.
     pub kind: JournalFileKind,
     /// The first version of a segment; the version at which reading a snapshot began.
+    #[serde(deserialize_with = "bounds::version")]
     pub first: Version,
     /// The last version of a segment; the version at which reading a snapshot ended: it counts only together with the
     /// changes up to there.
+    #[serde(deserialize_with = "bounds::version")]
     pub last: Version,
     /// Its size.
     pub bytes: u64,
@@ -342,18 +349,23 @@ pub struct InventoryLine {
     #[serde(flatten)]
     pub replica: ReplicaKey,
     /// Bytes.
+    #[serde(deserialize_with = "bounds::object_bytes")]
     pub size: u64,
     /// Their digest.
     pub sha256: Sha256,
     /// The path at the commit, or at which the upload aimed.
     pub label: String,
     /// The epoch of the ticket that brought it.
+    #[serde(deserialize_with = "bounds::epoch")]
     pub epoch: i64,
     /// The object's version, once it is known to be committed.
+    #[serde(default, deserialize_with = "bounds::version_if_any")]
     pub version: Option<Version>,
     /// When the ticket that brought it ends.
+    #[serde(deserialize_with = "bounds::time")]
     pub ticket_expires: DateTime<Utc>,
     /// When its bytes were last checked.
+    #[serde(deserialize_with = "bounds::time")]
     pub verified: DateTime<Utc>,
     /// The index knows it, but its file is gone: it is no copy. Told only when files are asked about.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]

@@ -23,6 +23,11 @@ use crate::types::{Error, ErrorCode, Result, Sha256};
 pub struct SignedDigest(pub Sha256);
 
 impl SignedDigest {
+    /// Whether a credential has signed the body.
+    pub fn is_there(request: &HttpRequest) -> bool {
+        request.extensions().get::<Self>().is_some()
+    }
+
     /// Refuses a body that is not the one that was signed. A request that nobody signed a body for passes.
     pub fn check(request: &HttpRequest, found: impl FnOnce() -> Sha256) -> Result<()> {
         match request.extensions().get::<Self>() {

@@ -117,7 +117,7 @@ fn a_dead_target_is_replaced_and_too_few_servers_are_named() {
     let answer = cluster.http().put("/g", &body, &[]);
     assert_eq!((answer.status, answer.code().as_str()), (503, "not_enough_servers"));
     assert!(
-        answer.body.contains("1 storage servers are live") && answer.body.contains("2 are needed"),
+        answer.body.contains("1 storage server is live and takes files") && answer.body.contains("2 are needed"),
         "{}",
         answer.body
     );

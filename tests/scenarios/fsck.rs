@@ -102,7 +102,7 @@ fn events_can_be_filtered() {
         let line: Vec<&str> = ["events", "--json"].into_iter().chain(args.iter().copied()).collect();
         serde_json::from_str(&cluster.ok(&line)).unwrap()
     };
-    let object = stat["object"].as_str().unwrap();
+    let object = stat[0]["object"].as_str().unwrap();
     assert!(events(&["--object", object]).iter().all(|event| event["object"] == object));
     assert_eq!(events(&["--object", object, "--kind", "replica_copied"]).len(), 1);
     assert!(!events(&["--server", "storage-0"]).is_empty());

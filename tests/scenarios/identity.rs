@@ -254,6 +254,8 @@ fn twins_are_refused_for_good_and_who_moves_is_taken_at_once() {
         (servers[0]["url"] == moved.as_str() && servers[0]["health"] == "live" && servers[0]["syncing"] == false)
             .then_some(())
     });
+    let events = cluster.get("/api/v1/events?kind=server_moved")["events"].to_string();
+    assert!(events.contains(&original) && events.contains(&moved) && events.contains("copy of its data"), "{events}");
     assert_eq!(cluster.http().put("/moved", &body, &[]).status, 201);
     // It moves back while it runs on: the URL that is known reaches the new process.
     cluster.storage[0].kill();
@@ -270,6 +272,8 @@ fn twins_are_refused_for_good_and_who_moves_is_taken_at_once() {
         let at_rest = !report["troubles"].to_string().contains("server_syncing");
         (report["servers_live"] == 2 && at_rest && report["verdict"] == "healthy").then_some(())
     });
+    let events = cluster.get("/api/v1/events?kind=server_older_copy")["events"].to_string();
+    assert!(events.contains("came back with an older copy"), "{events}");
     for name in ["/before", "/after", "/moved"] {
         let entry = cluster.get(&format!("/api/v1/file?path={name}"));
         assert_eq!(entry["copies"], 2, "{name}");

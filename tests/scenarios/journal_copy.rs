@@ -1,5 +1,7 @@
 //! A storage server's copy of the journal, over HTTP.
 
+use std::io::Read;
+use std::net::TcpListener;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -7,7 +9,7 @@ use holdfast::client::{Credentials, StorageClient};
 use holdfast::journal::format::{Origin, SnapshotWriter, segment};
 use holdfast::journal::{JournalLine, SETTINGS};
 use holdfast::security::Sender;
-use holdfast::types::storage_api::Told;
+use holdfast::types::storage_api::{Peer, Told};
 use holdfast::types::{ErrorCode, Sha256};
 use uuid::Uuid;
 
@@ -23,6 +25,56 @@ fn client(cluster: Uuid, epoch: i64, sender: Sender) -> StorageClient {
 fn line(version: i64) -> JournalLine {
     let (table, key) = (SETTINGS.into(), version.to_string());
     JournalLine { version, seq: 0, table, key, content: Some("{}".into()), created: Default::default() }
+}
+
+/// Sends a snapshot through somebody who sits on the line, changes a row and makes the file's own checksum right again.
+/// The answer that the storage server gives.
+async fn changed_on_its_way<S>(client: &StorageClient, peer: &Peer, snapshot: S) -> String
+where
+    S: futures_util::Stream<Item = std::io::Result<Bytes>> + Send + 'static,
+{
+    let line = TcpListener::bind("127.0.0.1:0").unwrap();
+    let there = Peer { url: format!("http://{}", line.local_addr().unwrap()), ..peer.clone() };
+    let listening = std::thread::spawn(move || {
+        let (mut stream, _) = line.accept().unwrap();
+        let (mut heard, mut piece) = (Vec::new(), [0; 64 << 10]);
+        while !heard.ends_with(b"\r\n0\r\n\r\n") {
+            let count = stream.read(&mut piece).unwrap();
+            assert!(count > 0, "the request broke off");
+            heard.extend_from_slice(&piece[..count]);
+        }
+        heard
+    });
+    client.journal_send_stream(&there, snapshot).await.unwrap_err();
+    let heard = listening.join().unwrap();
+    let head_ends = heard.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap();
+    let head = String::from_utf8(heard[..head_ends].to_vec()).unwrap();
+    let header = |name: &str| {
+        let of = |line: &str| {
+            line.split_once(": ").filter(|(found, _)| found.eq_ignore_ascii_case(name)).map(|it| it.1.into())
+        };
+        head.lines().find_map(of).unwrap_or_else(|| panic!("{name} in {head}"))
+    };
+    let (target, authorization): (String, String) = (head.split(' ').nth(1).unwrap().into(), header("authorization"));
+    let (mut body, mut rest) = (Vec::new(), &heard[head_ends + 4..]);
+    loop {
+        let end = rest.windows(2).position(|bytes| bytes == b"\r\n").unwrap();
+        let length = usize::from_str_radix(std::str::from_utf8(&rest[..end]).unwrap(), 16).unwrap();
+        if length == 0 {
+            break;
+        }
+        body.extend_from_slice(&rest[end + 2..end + 2 + length]);
+        rest = &rest[end + 2 + length + 2..];
+    }
+    let body = String::from_utf8(body).unwrap();
+    let trailer = body.rfind("{\"lines\"").unwrap();
+    let digest = trailer + body[trailer..].find(",\"sha256\"").unwrap();
+    let changed = body[..digest].replacen("\"content\":\"{}\"", "\"content\":\"[]\"", 1);
+    assert_ne!(changed, body[..digest]);
+    let own = format!(",\"sha256\":\"{}\"}}", Sha256::of(changed.as_bytes()));
+    let changed = format!("{changed}{own}{}", &body[digest + own.len()..]);
+    let request = reqwest::Client::new().post(format!("{}{target}", peer.url)).header("Authorization", authorization);
+    request.body(changed).send().await.unwrap().text().await.unwrap()
 }
 
 #[test]
@@ -67,6 +119,8 @@ fn a_storage_server_keeps_and_returns_the_journal_for_name_servers_only() {
         let (header, bytes) = segment(&origin, Sha256([7; 32]), &lines).unwrap();
         let refused = name_server.journal_send(&url, bytes.clone()).await.unwrap_err();
         assert_eq!(refused.code(), ErrorCode::PreconditionFailed);
+        let answer = changed_on_its_way(&name_server, &url, pieces(&snapshot)).await;
+        assert!(answer.contains("unauthorized") && answer.contains("changed on its way"), "{answer}");
         let cut = name_server.journal_send_stream(&url, pieces(&snapshot[..snapshot.len() - 1])).await.unwrap_err();
         assert_eq!(cut.code(), ErrorCode::ChecksumMismatch);
         assert!(name_server.journal_send_stream(&url, pieces(&snapshot)).await.unwrap().complete);

@@ -67,7 +67,7 @@ fn a_lost_or_damaged_index_is_refused_and_rebuilt_from_what_can_be_verified() {
     fs::write(dir.join("index.sqlite.new"), "a part").unwrap();
     assert!(refusal(dir_text).contains("interrupted"));
     let rebuilt = storage_server(&["rebuild", "--data-dir", dir_text]);
-    assert!(rebuilt.status.success() && said(&rebuilt).contains("2 replicas kept, 1 dropped"), "{}", said(&rebuilt));
+    assert!(rebuilt.status.success() && said(&rebuilt).contains("2 copies kept, 1 copy dropped"), "{}", said(&rebuilt));
     cluster.start_all();
     for size in [10usize, 200_000, 300_000] {
         let back = cluster.path(&format!("back{size}"));

@@ -180,10 +180,10 @@ fn role(text: &str) -> Result<Role, String> {
 }
 
 pub(crate) fn seconds(text: &str) -> Result<u64, String> {
-    let wrong = || "must be a number with s, m, h or d, for instance 12h".to_string();
+    let wrong = || "must be a number with its unit (s, m, h or d), for instance 12h".to_string();
     let (number, unit) = match text.char_indices().next_back() {
-        Some((cut, unit)) if unit.is_ascii_alphabetic() => (&text[..cut], unit),
-        _ => (text, 's'),
+        Some((cut, unit)) => (&text[..cut], unit),
+        None => return Err(wrong()),
     };
     let factor = match unit {
         's' => 1,
@@ -225,8 +225,8 @@ mod tests {
 
     #[test]
     fn lifetimes() {
-        assert_eq!((seconds("90"), seconds("2m"), seconds("7d")), (Ok(90), Ok(120), Ok(604_800)));
-        for wrong in ["", "0s", "h", "5y", "99999999999999999999d", "ü"] {
+        assert_eq!((seconds("90s"), seconds("2m"), seconds("7d")), (Ok(90), Ok(120), Ok(604_800)));
+        for wrong in ["", "0s", "h", "5", "90", "5y", "99999999999999999999d", "ü"] {
             assert!(seconds(wrong).is_err(), "{wrong}");
         }
     }

@@ -7,7 +7,7 @@ use super::servers::draining;
 use crate::cli::args::{DrainArgs, RemoveArgs, ServerArgs, SetrepArgs, TokenCommand};
 use crate::cli::context::Context;
 use crate::cli::exit::Exit;
-use crate::cli::output::{Output, human_count, human_time_or};
+use crate::cli::output::{Output, human_counted, human_time_and_ago};
 use crate::cli::progress::StatusLine;
 use crate::security::ClusterSecret;
 use crate::types::api::{AdminState, Role, ServerInfo, SetrepRequest, TokenRequest};
@@ -110,17 +110,18 @@ pub(crate) async fn setrep(context: &Context, args: &SetrepArgs) -> Result<Exit>
     let servers = names.servers().await.map_or(usize::MAX, |all| all.servers.iter().filter(in_service).count());
     if servers < args.copies as usize {
         super::hint(&format!(
-            "holdfast: only {servers} storage servers are in service: there will be {} copies when there are as many",
-            args.copies
+            "holdfast: storage servers in service: {servers}; there will be {} when there are as many servers",
+            human_counted(args.copies.into(), "copy")
         ));
     }
     if !context.json() {
         super::hint(&match answer.files {
-            0 => format!("{} copies of {path} are wanted; no file has to change", args.copies),
+            0 => format!("copies wanted of {path}: {}; no file has to change", args.copies),
             files => format!(
-                "{} copies of {path} are wanted; {} files follow in the background (`holdfast report` shows how far)",
+                "copies wanted of {path}: {}; {} {} in the background (`holdfast report` shows how far)",
                 args.copies,
-                human_count(files)
+                human_counted(files, "file"),
+                if files == 1 { "follows" } else { "follow" },
             ),
         });
     }
@@ -167,7 +168,8 @@ pub(crate) async fn token(context: &Context, command: &TokenCommand) -> Result<E
                         Role::Superuser => "superuser",
                     };
                     let prefix = token.prefix.unwrap_or_else(|| "/".into());
-                    vec![token.name, role.into(), prefix, human_time_or(token.expires.as_ref(), "never")]
+                    let expires = token.expires.as_ref().map_or_else(|| "never".into(), human_time_and_ago);
+                    vec![token.name, role.into(), prefix, expires]
                 });
                 let rows = rows.collect();
                 output.table(&["NAME", "ROLE", "PREFIX", "EXPIRES"], rows)?;

@@ -2,7 +2,7 @@
 
 use crate::cli::context::Context;
 use crate::cli::exit::Exit;
-use crate::cli::output::human_time_or;
+use crate::cli::output::human_ago_or;
 use crate::types::Result;
 
 /// `holdfast actors`.
@@ -18,7 +18,7 @@ pub(crate) async fn actors(context: &Context) -> Result<Exit> {
             vec![
                 actor.name,
                 actor.state,
-                human_time_or(actor.last_pass.as_ref(), "never"),
+                human_ago_or(actor.last_pass.as_ref(), "never"),
                 took,
                 actor.restarts.to_string(),
                 actor.last_report.unwrap_or_default(),

@@ -75,7 +75,7 @@ pub(crate) async fn du(context: &Context, args: &DuArgs) -> Result<Exit> {
         output.flush()?;
         each.note(outcome.map_err(about(&path)))?;
     }
-    if context.json() {
+    if context.json() && each.any_done() {
         output.array_end()?;
     }
     output.flush()?;
@@ -148,8 +148,8 @@ impl Filter {
     fn of(args: &FindArgs) -> Result<Self> {
         let kind = args.kind.as_deref().map(|kind| if kind == "d" { Kind::Directory } else { Kind::File });
         Ok(Self {
-            name: args.name.as_deref().map(Pattern::new),
-            iname: args.iname.as_ref().map(|pattern| Pattern::new(&pattern.to_lowercase())),
+            name: args.name.as_deref().map(Pattern::typed).transpose()?,
+            iname: args.iname.as_ref().map(|pattern| Pattern::typed(&pattern.to_lowercase())).transpose()?,
             kind,
             size: args.size.as_deref().map(size).transpose()?,
             depth: args.max_depth.unwrap_or(usize::MAX),

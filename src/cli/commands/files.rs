@@ -1,10 +1,11 @@
 //! `touch`, `mkdir`, `rmdir`, `rm`, `cat`, `cd`, `pwd`.
 
-use super::{Each, about, needs_recursive};
+use super::{Each, about, needs_recursive, no_directory};
 use crate::cli::args::{CdArgs, MkdirArgs, PathsArgs, RmArgs};
 use crate::cli::context::Context;
 use crate::cli::exit::Exit;
 use crate::cli::transfer::StreamTarget;
+use crate::types::api::Kind;
 use crate::types::{Error, ErrorCode, Result};
 
 /// `holdfast touch`.
@@ -12,7 +13,14 @@ pub(crate) async fn touch(context: &Context, args: &PathsArgs) -> Result<Exit> {
     let cluster = context.cluster()?;
     let mut each = Each::default();
     for typed in &args.paths {
-        let outcome = async { cluster.names.touch(&context.resolve(typed)?).await.map(|_| ()) };
+        let outcome = async {
+            let path = context.resolve(typed)?;
+            // What is written as a directory is not made as a file.
+            if typed.ends_with('/') && cluster.stat(&path).await?.is_none_or(|entry| entry.kind == Kind::File) {
+                return Err(no_directory(&path));
+            }
+            cluster.names.touch(&path).await.map(|_| ())
+        };
         each.note(outcome.await.map_err(about(typed)))?;
     }
     Ok(each.exit())
@@ -88,7 +96,7 @@ pub(crate) async fn cd(context: &Context, args: &CdArgs) -> Result<Exit> {
     };
     if !path.is_root() {
         let entry = context.cluster()?.names.stat(&path).await?;
-        if entry.kind != crate::types::api::Kind::Directory {
+        if entry.kind != Kind::Directory {
             return Err(Error::new(ErrorCode::NotADirectory, format!("{path} is not a directory")));
         }
     }

@@ -3,7 +3,7 @@
 use crate::cli::args::FsckArgs;
 use crate::cli::context::Context;
 use crate::cli::exit::Exit;
-use crate::cli::output::{Output, human_count};
+use crate::cli::output::{Output, human_count, human_counted};
 use crate::cli::progress::StatusLine;
 use crate::types::Result;
 use crate::types::api::{Finding, FsckReport, FsckRequest};
@@ -43,26 +43,26 @@ fn print(output: &mut Output, report: &FsckReport, repair: bool) -> Result<()> {
         output.line(format_args!("not compared: {skipped}"))?;
     }
     output.line(format_args!(
-        "{} entries, {} objects; {} copies on {} servers were compared",
-        human_count(report.entries),
-        human_count(report.objects),
-        human_count(report.replicas),
-        human_count(report.servers_checked),
+        "{}, {}; {} on {} compared",
+        human_counted(report.entries, "entry"),
+        human_counted(report.objects, "object"),
+        human_counted(report.replicas, "copy"),
+        human_counted(report.servers_checked, "server"),
     ))?;
     output.line(verdict(report, repair))
 }
 
 /// The last line: what it all means.
 fn verdict(report: &FsckReport, repair: bool) -> String {
-    let findings = human_count(report.findings_total);
+    let findings = human_counted(report.findings_total, "finding");
     let more = report.findings_total.saturating_sub(report.findings.len() as u64);
     let more = if more > 0 { format!(" ({} more than are listed)", human_count(more)) } else { String::new() };
     match (report.findings_total, repair) {
         (0, _) if report.clean => "Nothing is wrong.".into(),
         (0, _) => "Nothing is wrong with what could be compared.".into(),
-        (_, false) => format!("{findings} findings{more}; `holdfast fsck --repair` puts right what it can."),
+        (_, false) => format!("{findings}{more}; `holdfast fsck --repair` puts right what it can."),
         (_, true) => format!(
-            "{findings} findings{more}; {} were put right or queued. Run it again when `holdfast report` has nothing \
+            "{findings}{more}; {} were put right or queued. Run it again when `holdfast report` has nothing \
              left to repair.",
             human_count(report.repaired)
         ),

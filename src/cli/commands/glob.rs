@@ -1,5 +1,7 @@
 //! Shell patterns for names: `*`, `?`, `[a-z]`, `[!a-z]`, and `\` before a character that means itself.
 
+use crate::types::{Error, Result};
+
 /// A pattern, read once and compared with many names. Reading takes time by its length, comparing at most by the
 /// product of both lengths.
 #[derive(Debug, Clone)]
@@ -29,11 +31,27 @@ impl Piece {
 }
 
 impl Pattern {
+    /// Reads a pattern as somebody typed it. A bracket that nothing closes is a slip of the fingers: it would match
+    /// only itself.
+    pub(crate) fn typed(text: &str) -> Result<Self> {
+        match Self::read(text) {
+            (pattern, false) => Ok(pattern),
+            (_, true) => Err(Error::invalid(format!(
+                "{text:?} is not a pattern: nothing closes its bracket [ (\\[ means the bracket itself)"
+            ))),
+        }
+    }
+
     /// Reads a pattern; every text is one.
     pub(crate) fn new(text: &str) -> Self {
+        Self::read(text).0
+    }
+
+    /// Reads a pattern, and whether it has a bracket that nothing closes.
+    fn read(text: &str) -> (Self, bool) {
         let text: Vec<char> = text.chars().collect();
         let last_close = text.iter().rposition(|character| *character == ']');
-        let (mut pieces, mut at) = (Vec::new(), 0);
+        let (mut pieces, mut at, mut open) = (Vec::new(), 0, false);
         while let Some(&character) = text.get(at) {
             // What closes no bracket is looked for once, not again for each bracket.
             let closed = character == '[' && last_close.is_some_and(|close| close > at);
@@ -43,10 +61,11 @@ impl Pattern {
                 ('\\', Some(&escaped)) => (Piece::Is(escaped), 2),
                 _ => closed.then(|| class(&text[at..])).flatten().unwrap_or((Piece::Is(character), 1)),
             };
+            open |= character == '[' && piece == Piece::Is('[');
             pieces.push(piece);
             at += length;
         }
-        Self(pieces)
+        (Self(pieces), open)
     }
 
     /// Whether a name matches as a whole.
@@ -119,6 +138,16 @@ mod tests {
             ("🦀*", "🦀.txt", true),
         ] {
             assert_eq!(Pattern::new(pattern).matches(name), want, "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn a_bracket_that_nothing_closes_is_no_pattern() {
+        for wrong in ["[a", "x[", "[]", "*[!a", "[a]b["] {
+            assert!(Pattern::typed(wrong).unwrap_err().message().contains("closes"), "{wrong}");
+        }
+        for right in ["\\[a", "[a]", "[]]", "a]", "[[]", "", "*"] {
+            assert!(Pattern::typed(right).is_ok(), "{right}");
         }
     }
 

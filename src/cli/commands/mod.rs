@@ -17,8 +17,9 @@ pub(super) mod show;
 pub(super) mod tree;
 
 use super::exit::Exit;
+use super::output::{Output, is_of_output};
 use super::progress::say;
-use crate::types::{Error, ErrorCode, Result};
+use crate::types::{DfsPath, Error, ErrorCode, Result};
 
 /// The outcome of a command that does the same to several things: each failure is said at once, and the exit
 /// code is the failure's own if nothing was done, else "partly".
@@ -29,11 +30,11 @@ struct Each {
 }
 
 impl Each {
-    /// Notes one outcome. That nobody reads on ends everything.
+    /// Notes one outcome. That nobody reads on, or that standard output takes no more, ends everything.
     fn note(&mut self, outcome: Result<()>) -> Result<()> {
         match outcome {
             Ok(()) => self.done += 1,
-            Err(error) if super::output::is_reader_gone(&error) => return Err(error),
+            Err(error) if is_of_output(&error) => return Err(error),
             Err(error) => {
                 super::complain(&error);
                 // One code is enough to know whether all are the same.
@@ -44,6 +45,11 @@ impl Each {
             }
         }
         Ok(())
+    }
+
+    /// Whether anything was done, so that a list of it, which may be empty, has to be ended.
+    fn any_done(&self) -> bool {
+        self.done > 0
     }
 
     fn exit(&self) -> Exit {
@@ -67,11 +73,28 @@ fn about(what: impl std::fmt::Display) -> impl FnOnce(Error) -> Error {
 
 /// For commands that take directories only when told to.
 fn needs_recursive(error: Error) -> Error {
-    if error.code() != ErrorCode::IsADirectory {
+    if error.code() != ErrorCode::IsADirectory || error.message().contains("-r") {
         return error;
     }
     let message = format!("{} (-r takes directories too)", error.message());
     Error::new(error.code(), message).with_request_id(error.request_id().map(String::from))
+}
+
+/// What was written as a directory is not there.
+pub(super) fn no_directory(path: &DfsPath) -> Error {
+    Error::not_found(format!("the directory {path} does not exist; `holdfast mkdir -p {path}` makes it"))
+}
+
+/// `holdfast version`.
+pub(super) fn version(json: bool) -> Result<Exit> {
+    let mut output = Output::new();
+    let version = env!("CARGO_PKG_VERSION");
+    match json {
+        true => output.json(&serde_json::json!({ "version": version }))?,
+        false => output.line(format_args!("holdfast {version}"))?,
+    }
+    output.flush()?;
+    Ok(Exit::Done)
 }
 
 /// A hint for people.

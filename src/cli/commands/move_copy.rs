@@ -1,6 +1,6 @@
 //! `mv` and `cp`: Unix manners over calls that take exact target paths.
 
-use super::{Each, about, needs_recursive};
+use super::{Each, about, needs_recursive, no_directory};
 use crate::cli::args::{CpArgs, MvArgs};
 use crate::cli::context::{Cluster, Context};
 use crate::cli::exit::Exit;
@@ -11,6 +11,8 @@ use crate::types::{DfsPath, Error, ErrorCode, Result};
 enum Target {
     /// A single source becomes this.
     Exactly(DfsPath),
+    /// The same, and it was written as a directory: a file cannot become one.
+    Directory(DfsPath),
     /// Each source goes into this directory under its own name.
     Into(DfsPath),
 }
@@ -18,7 +20,7 @@ enum Target {
 impl Target {
     fn of(&self, from: &DfsPath) -> Result<DfsPath> {
         match self {
-            Self::Exactly(path) => Ok(path.clone()),
+            Self::Exactly(path) | Self::Directory(path) => Ok(path.clone()),
             Self::Into(_) if from.is_root() => Err(Error::invalid("the root directory cannot be moved or copied")),
             Self::Into(directory) => directory.join(from.name()),
         }
@@ -38,7 +40,7 @@ async fn target(context: &Context, cluster: &Cluster, typed: &str, sources: usiz
         Some(_) if typed.ends_with('/') => {
             Err(Error::new(ErrorCode::NotADirectory, format!("{path} is not a directory")))
         }
-        // `mv directory new/` names the new directory; a file's new name cannot end so.
+        None if typed.ends_with('/') => Ok(Target::Directory(path)),
         _ => Ok(Target::Exactly(path)),
     }
 }
@@ -65,6 +67,12 @@ async fn run(context: &Context, paths: &[String], copy: Option<bool>) -> Result<
         let outcome = async {
             let from = context.resolve(typed)?;
             let to = target.of(&from)?;
+            // `mv directory new/` names the new directory; a file would become a file of that name.
+            if let Target::Directory(missing) = &target
+                && cluster.names.stat(&from).await?.kind == Kind::File
+            {
+                return Err(no_directory(missing));
+            }
             if from == to {
                 return Err(Error::new(ErrorCode::AlreadyExists, format!("{from} and {to} are the same")));
             }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::cli::args::ReportArgs;
 use crate::cli::context::Context;
 use crate::cli::exit::Exit;
-use crate::cli::output::{Output, human_bytes, human_count, human_span, human_time};
+use crate::cli::output::{Output, human_bytes, human_count, human_counted, human_span, human_time};
 use crate::types::Result;
 use crate::types::api::{JournalHealth, LossIfDied, RepairProgress, Report, Severity, StuckObject};
 
@@ -169,7 +169,7 @@ fn repair(repair: &RepairProgress) -> String {
             (_, None, None) => format!("{waiting} wait: see above"),
         };
     }
-    let mut text = format!("{} objects ({})", human_count(repair.queued), human_bytes(repair.bytes));
+    let mut text = format!("{} ({})", human_counted(repair.queued, "object"), human_bytes(repair.bytes));
     if repair.paused.is_some() {
         text.push_str(" wait: it is paused, see above");
         return text;
@@ -199,8 +199,8 @@ fn print_losses(output: &mut Output, losses: &[LossIfDied]) -> Result<()> {
     output.line("")?;
     for loss in losses {
         let name = output.name(&loss.name).into_owned();
-        let (objects, bytes) = (human_count(loss.objects), human_bytes(loss.bytes));
-        output.line(format_args!("if {name} died now: {objects} objects, {bytes} would be lost"))?;
+        let (objects, bytes) = (human_counted(loss.objects, "object"), human_bytes(loss.bytes));
+        output.line(format_args!("if {name} died now: {objects}, {bytes} would be lost"))?;
     }
     Ok(())
 }

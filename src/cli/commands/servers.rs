@@ -7,7 +7,7 @@ use chrono::Utc;
 
 use crate::cli::context::Context;
 use crate::cli::exit::Exit;
-use crate::cli::output::{Output, human_ago, human_bytes, human_count, human_span, percent};
+use crate::cli::output::{Output, human_ago, human_ago_or, human_bytes, human_count, human_span, percent};
 use crate::decisions::room::usable;
 use crate::types::api::{AdminState, Health, ServerInfo};
 use crate::types::{DfsPath, Result, Time};
@@ -51,7 +51,7 @@ fn print_servers(output: &mut Output, servers: &[ServerInfo]) -> Result<()> {
     if let Some((time, name)) = oldest {
         let name = output.name(name).into_owned();
         output
-            .line(format_args!("the copy that was checked least recently: {} ({name})", human_ago(Some(&time), now)))?;
+            .line(format_args!("the copy that was checked least recently: {} ({name})", human_ago(&time)))?;
     }
     Ok(())
 }
@@ -62,7 +62,7 @@ fn row(server: &ServerInfo, zones: bool, now: Time) -> Vec<String> {
         state(server),
         human_count(server.replicas),
         format!("{} ({})", human_bytes(server.free_bytes), percent(server.free_bytes, server.capacity_bytes)),
-        human_ago(server.last_seen.as_ref(), now),
+        human_ago_or(server.last_seen.as_ref(), "never"),
         server.url.clone(),
     ];
     if zones {

@@ -4,7 +4,7 @@ use super::{Each, about};
 use crate::cli::args::{PathArgs, PathsArgs};
 use crate::cli::context::Context;
 use crate::cli::exit::Exit;
-use crate::cli::output::{Output, human_bytes, human_time, human_time_or};
+use crate::cli::output::{Output, human_ago_or, human_bytes, human_counted, human_time_and_ago};
 use crate::types::Result;
 use crate::types::api::{Entry, Health, Kind, ReplicaLocation};
 
@@ -13,15 +13,15 @@ pub(crate) async fn stat(context: &Context, args: &PathsArgs) -> Result<Exit> {
     let cluster = context.cluster()?;
     let mut output = context.output();
     let mut each = Each::default();
-    for (index, typed) in args.paths.iter().enumerate() {
+    for typed in &args.paths {
         let outcome = async {
             let mut entry = cluster.names.stat(&context.resolve(typed)?).await?;
             if context.json() {
                 // A ticket is a permission; it does not belong in what people paste.
                 entry.replicas.iter_mut().for_each(|replica| replica.url = None);
-                return if args.paths.len() == 1 { output.json(&entry) } else { output.array_item(&entry) };
+                return output.array_item(&entry);
             }
-            if index > 0 {
+            if each.any_done() {
                 output.line("")?;
             }
             print_entry(&mut output, &entry)
@@ -30,7 +30,7 @@ pub(crate) async fn stat(context: &Context, args: &PathsArgs) -> Result<Exit> {
         output.flush()?;
         each.note(outcome.map_err(about(typed)))?;
     }
-    if context.json() && args.paths.len() > 1 {
+    if context.json() && each.any_done() {
         output.array_end()?;
     }
     output.flush()?;
@@ -45,13 +45,14 @@ fn print_entry(output: &mut Output, entry: &Entry) -> Result<()> {
     let path = output.name(&entry.path).into_owned();
     let mut facts = vec![("path", path), ("kind", kind.to_string())];
     if let Some(size) = entry.size {
-        facts.push(("size", format!("{} ({size} bytes)", human_bytes(size))));
+        let exact = human_counted(size, "byte");
+        facts.push(("size", if size < 1_024 { exact } else { format!("{} ({exact})", human_bytes(size)) }));
     }
     facts.extend(entry.sha256.map(|sha256| ("sha256", sha256.to_string())));
     facts.extend(entry.object.map(|object| ("object", object.to_string())));
     facts.push(("version", entry.version.to_string()));
-    facts.push(("created", human_time(&entry.created)));
-    facts.push(("modified", human_time(&entry.modified)));
+    facts.push(("created", human_time_and_ago(&entry.created)));
+    facts.push(("modified", human_time_and_ago(&entry.modified)));
     facts.push(match entry.copies {
         Some(copies) => ("copies", format!("{copies} of {} wanted", entry.copies_wanted)),
         None => ("copies", format!("{} wanted for new files", entry.copies_wanted)),
@@ -79,8 +80,8 @@ fn print_copies(output: &mut Output, entry: &Entry) -> Result<()> {
             replica.host.clone(),
             replica.state.clone(),
             health.to_string(),
-            human_time_or(replica.since.as_ref(), "-"),
-            human_time_or(replica.verified.as_ref(), "never"),
+            human_ago_or(replica.since.as_ref(), "-"),
+            human_ago_or(replica.verified.as_ref(), "never"),
         ]
     };
     output.table(&["SERVER", "HOST", "COPY", "HEALTH", "SINCE", "VERIFIED"], entry.replicas.iter().map(row).collect())

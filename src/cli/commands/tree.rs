@@ -5,7 +5,7 @@ use crate::cli::args::TreeArgs;
 use crate::cli::context::{Cluster, Context};
 use crate::cli::exit::Exit;
 use crate::cli::merge::Sorted;
-use crate::cli::output::{Output, human_count};
+use crate::cli::output::{Output, human_counted};
 use crate::cli::remote::Listing;
 use crate::types::api::{Entry, Kind};
 use crate::types::{DfsPath, Result};
@@ -61,7 +61,7 @@ pub(crate) async fn run(context: &Context, args: &TreeArgs) -> Result<Exit> {
             }
         }
     }
-    output.line(format_args!("\n{} directories, {} files", human_count(directories), human_count(files)))?;
+    output.line(format_args!("\n{}, {}", human_counted(directories, "directory"), human_counted(files, "file")))?;
     output.flush()?;
     Ok(exit)
 }

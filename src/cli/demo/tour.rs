@@ -10,7 +10,7 @@ use crate::cli::args::{ExportArgs, GlobalArgs, ImportArgs};
 use crate::cli::commands::restore::restore;
 use crate::cli::context::{Cluster, Context};
 use crate::cli::exit::Exit;
-use crate::cli::output::{human_bytes, human_count};
+use crate::cli::output::{human_bytes, human_counted};
 use crate::cli::progress::StatusLine;
 use crate::cli::up::{LocalCluster, Ready};
 use crate::cli::{export, import};
@@ -143,9 +143,9 @@ impl Tour<'_> {
         let root = self.original();
         let size = on_disk(move || tree::make(&root)).await?;
         self.story.tell(format!(
-            "{} files, {} directories, {}: names in several scripts, nested directories, empty files, large ones.",
-            size.files,
-            size.directories,
+            "{}, {}, {}: names in several scripts, nested directories, empty files, large ones.",
+            human_counted(size.files, "file"),
+            human_counted(size.directories, "directory"),
             human_bytes(size.bytes)
         ))?;
         let started = Instant::now();
@@ -183,15 +183,15 @@ impl Tour<'_> {
             })
             .await?;
         self.story.tell(format!(
-            "{} after its death it counts as down; {} files hang on a single copy. (`holdfast report` says: in danger.)",
+            "{} after its death it counts as down; on a single copy: {}. (`holdfast report` says: in danger.)",
             seconds(killed.elapsed()),
-            human_count(short)
+            human_counted(short, "file")
         ))?;
         self.story.tell("It might only be starting again, so nothing is copied for 3 s (usually 30 s).")?;
         self.until("everything has its copies again", async |status: &mut StatusLine| {
             let report = self.report().await?;
             let left: u64 = report.under_replicated.iter().map(|row| row.objects).sum();
-            status.show(&format!("   {left} files are short of copies"));
+            status.show(&format!("   short of copies: {}", human_counted(left, "file")));
             Ok((left == 0 && report.repair.queued == 0).then_some(()))
         })
         .await?;
@@ -253,7 +253,8 @@ impl Tour<'_> {
             let ready = servers.iter().filter(|server| server.health == Health::Live && !server.syncing).count();
             let copies: u64 = servers.iter().map(|server| server.replicas).sum();
             let wanted = report.objects * u64::from(COPIES);
-            status.show(&format!("   {copies} copies, {wanted} wanted; {} deletions wait", report.outbox));
+            let due = human_counted(report.outbox, "deletion");
+            status.show(&format!("   {}, {wanted} wanted; {due} due", human_counted(copies, "copy")));
             let settled = ready == usize::from(STORAGE_SERVERS)
                 && copies == wanted
                 && report.outbox == 0
@@ -272,11 +273,11 @@ impl Tour<'_> {
             })
             .await?;
         self.story.tell(format!(
-            "{} names, {} objects, and {} copies on {} servers were compared: nothing is wrong.",
-            human_count(report.entries),
-            human_count(report.objects),
-            human_count(report.replicas),
-            report.servers_checked
+            "{}, {}, and {} on {} were compared: nothing is wrong.",
+            human_counted(report.entries, "name"),
+            human_counted(report.objects, "object"),
+            human_counted(report.replicas, "copy"),
+            human_counted(report.servers_checked, "server")
         ))
     }
 
@@ -321,15 +322,15 @@ impl Tour<'_> {
         self.story.tell(format!("The name server runs again (process {pid}); it finds no metadata and waits."))?;
         let status = self.restore().await?;
         self.story.tell(format!(
-            "{} files and {} directories are back after {}, from the journal up to change {}.",
-            human_count(status.files),
-            human_count(status.directories),
+            "{} and {} are back after {}, from the journal up to change {}.",
+            human_counted(status.files, "file"),
+            human_counted(status.directories, "directory"),
             seconds(started.elapsed()),
             status.journal_version
         ))?;
         if status.losses_total > 0 {
             let listed = status.losses.join("\n   ");
-            return Err(Error::internal(format!("{} files are lost:\n   {listed}", status.losses_total)));
+            return Err(Error::internal(format!("{}:\n   {listed}", human_counted(status.losses_total, "loss"))));
         }
         self.settle().await?;
         let took = self.compare().await?;
@@ -358,10 +359,10 @@ impl Tour<'_> {
 
     fn end(&mut self) -> Result<()> {
         let size = tree::size(&self.original())?;
-        let (files, bytes) = (human_count(size.files), human_bytes(size.bytes));
+        let (files, bytes) = (human_counted(size.files, "file"), human_bytes(size.bytes));
         let took = self.story.elapsed().as_secs();
         self.story.line(&format!(
-            "\nNothing was lost: {files} files, {bytes}, through a dead server and a lost database, in {took} s.\n\
+            "\nNothing was lost: {files}, {bytes}, through a dead server and a lost database, in {took} s.\n\
              `holdfast up` starts a cluster of your own."
         ))
     }

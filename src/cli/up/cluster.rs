@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::process::Recorded;
 use super::{TEMPORARY, write_private};
 use crate::cli::config::without_values;
+use crate::cli::output::human_counted;
 use crate::db::DatabaseUrl;
 use crate::security::ClusterSecret;
 use crate::types::error::IoContext;
@@ -153,8 +154,8 @@ impl ClusterDir {
         if let Some(count) = storage_servers {
             if started_before && count < config.storage_servers {
                 return Err(Error::invalid(format!(
-                    "this cluster has {} storage servers; to have {count}, drain and remove the others first",
-                    config.storage_servers
+                    "this cluster has {}; to have {count}, drain and remove the others first",
+                    human_counted(config.storage_servers.into(), "storage server")
                 )));
             }
             config.storage_servers = count;
@@ -162,8 +163,8 @@ impl ClusterDir {
         if let Some(replicas) = replicas {
             if started_before && replicas != config.replicas {
                 return Err(Error::invalid(format!(
-                    "this cluster was made for {} copies; `holdfast setrep {replicas} /` changes that while it runs",
-                    config.replicas
+                    "this cluster was made for {}; `holdfast setrep {replicas} /` changes that while it runs",
+                    human_counted(config.replicas.into(), "copy")
                 )));
             }
             config.replicas = replicas;
@@ -314,14 +315,15 @@ fn check(config: &ClusterConfig) -> Result<()> {
     }
     if u32::from(config.storage_servers) < config.replicas {
         return Err(Error::invalid(format!(
-            "{} copies need as many storage servers, {} are too few",
+            "--replicas {} needs as many storage servers; --storage-servers {} is too few",
             config.replicas, config.storage_servers
         )));
     }
     if config.port == 0 || config.port.checked_add(config.storage_servers).is_none() {
         return Err(Error::invalid(format!(
-            "--port {} leaves no ports for {} storage servers",
-            config.port, config.storage_servers
+            "--port {} leaves no ports for {}",
+            config.port,
+            human_counted(config.storage_servers.into(), "storage server")
         )));
     }
     Ok(())

@@ -40,7 +40,7 @@ pub(in crate::cli) use self::process::Recorded;
 use self::process::Running;
 use super::args::GlobalArgs;
 use super::exit::Exit;
-use super::output::Output;
+use super::output::{Output, human_counted};
 use super::progress::say;
 use crate::client::{Credentials, HttpClient, NameServerClient, StorageClient};
 use crate::db::url::has_password;
@@ -458,7 +458,7 @@ pub async fn down(global: &GlobalArgs, args: &DownArgs) -> Result<Exit> {
     if !global.quiet {
         say(&match stopped {
             0 => "No member of the cluster was running.".to_string(),
-            count => format!("{count} members stopped."),
+            count => format!("{} stopped.", human_counted(count as u64, "member")),
         });
     }
     Ok(Exit::Done)

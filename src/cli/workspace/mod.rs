@@ -241,18 +241,16 @@ fn normal(path: &Path) -> PathBuf {
 pub(crate) async fn init(context: &Context, args: &InitArgs) -> Result<Exit> {
     let remote = DfsPath::root().resolve(&args.remote)?;
     let shown = args.dir.display();
+    // Before anything else: inside a workspace no other cluster would be found, which says nothing of the reason.
+    let absolute = std::path::absolute(&args.dir).io_context(|| format!("looking at {shown}"))?;
+    if let Some(real) = absolute.ancestors().find_map(|above| std::fs::canonicalize(above).ok()) {
+        no_workspace_around(&real, &shown.to_string())?;
+    }
     let client = config::find(&context.args, None)?;
     let cluster = check_remote(&client, &remote).await?;
     std::fs::create_dir_all(&args.dir).io_context(|| format!("making the directory {shown}"))?;
     let root = std::fs::canonicalize(&args.dir).io_context(|| format!("looking at {shown}"))?;
-    match Workspace::around(&root)? {
-        Around::Nothing => {}
-        Around::Workspace(other) => {
-            let what = format!("{shown} is already in the workspace {}", other.root.display());
-            return Err(Error::new(ErrorCode::AlreadyExists, what));
-        }
-        Around::Distrusted(why) => return Err(Error::invalid(trust::remedy(&why))),
-    }
+    no_workspace_around(&root, &shown.to_string())?;
     // The workspace may be used from anywhere.
     let absolute = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
     let client = ClientConfig { ca_cert: client.ca_cert.map(absolute), ..client };
@@ -276,6 +274,22 @@ impl Workspace {
         self.set_cwd(&self.config.remote)?;
         // Last: only with it is it a workspace.
         write_private(&control.join(CONFIG), text.as_bytes())
+    }
+}
+
+/// A workspace cannot be inside another.
+fn no_workspace_around(directory: &Path, shown: &str) -> Result<()> {
+    match Workspace::around(directory)? {
+        Around::Nothing => Ok(()),
+        Around::Workspace(other) => {
+            let (root, remote) = (other.root.display(), &other.config.remote);
+            let what = match other.root == directory {
+                true => format!("{root} is a workspace already, for {remote}; `holdfast status` shows how it stands"),
+                false => format!("{shown} is inside the workspace {root}, for {remote}: one cannot be inside another"),
+            };
+            Err(Error::new(ErrorCode::AlreadyExists, what))
+        }
+        Around::Distrusted(why) => Err(Error::invalid(trust::remedy(&why))),
     }
 }
 

@@ -351,8 +351,13 @@ fn compact(control: &Path) -> Result<()> {
     if !overlay.is_empty() {
         let (path, new) = (control.join(STATE), control.join("state.ndjson.new"));
         let context = || format!("writing {}", new.display());
+        // What a killed run has left there goes; whatever it is, nothing is written through it.
+        match std::fs::remove_file(&new) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(context(), error)),
+            _ => {}
+        }
         let mut options = File::options();
-        let file = options.write(true).create(true).truncate(true).mode(0o600).open(&new).io_context(context)?;
+        let file = options.write(true).create_new(true).mode(0o600).open(&new).io_context(context)?;
         let mut writer = BufWriter::with_capacity(256 << 10, file);
         for_each(&path, open_if_there(&path)?, overlay, |record| {
             serde_json::to_writer(&mut writer, &record)

@@ -21,6 +21,7 @@ use crate::cli::context::{Cluster, Context};
 use crate::cli::exit::Exit;
 use crate::cli::host::HostDir;
 use crate::cli::merge::is_within;
+use crate::cli::output::human_counted;
 use crate::cli::parallel::Pool;
 use crate::cli::progress::Tally;
 use crate::types::api::Kind;
@@ -173,8 +174,9 @@ fn mention_aside(workspace: &Workspace, tally: &Tally) {
     if count > 0 {
         let shown = aside.display();
         tally.progress.mention(&format!(
-            "holdfast: {shown} holds {count} files that a killed run of an earlier version was removing or replacing; \
-             look whether you need them, and remove them"
+            "holdfast: {shown} holds {} that a killed run of an earlier version was removing or replacing; look whether \
+             you need that, and remove it",
+            human_counted(count as u64, "file")
         ));
     }
 }

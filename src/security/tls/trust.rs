@@ -1,5 +1,6 @@
 //! The authorities that a client trusts: the system's, and those in a file.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
@@ -10,7 +11,6 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
-use crate::types::error::IoContext;
 use crate::types::{Error, Result, Sha256};
 
 /// Judges servers' certificates by the authorities that are trusted now.
@@ -68,7 +68,12 @@ fn read(file: Option<&Path>) -> Result<Loaded> {
     let mut roots = RootCertStore::empty();
     let mut digest = None;
     if let Some(path) = file {
-        let pem = std::fs::read(path).io_context(|| format!("reading the certificates in {}", path.display()))?;
+        let pem = std::fs::read(path).map_err(|error| match error.kind() {
+            ErrorKind::NotFound | ErrorKind::IsADirectory => {
+                Error::invalid(format!("there are no certificates in {}: {error}", path.display()))
+            }
+            _ => Error::io(format!("reading the certificates in {}", path.display()), error),
+        })?;
         let wrong = |reason: String| Error::invalid(format!("{} {reason}", path.display()));
         for certificate in CertificateDer::pem_slice_iter(&pem) {
             let certificate = certificate.map_err(|error| wrong(format!("is not PEM: {error}")))?;

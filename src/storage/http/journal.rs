@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use actix_web::body::SizedStream;
 use actix_web::{HttpRequest, HttpResponse, web};
+use bytes::Bytes;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::Daemon;
 use super::upload::{ROOM_CHECK_BYTES, check_room, next_piece};
+use crate::security::credential::{BodySeal, SEAL_BYTES, Sealed};
 use crate::storage::server::Shared;
 use crate::storage::store::incoming::not_stored;
 use crate::storage::store::{Content, Dir, Incoming, TempFile};
@@ -46,20 +48,42 @@ pub(super) async fn read(query: web::Query<FileQuery>, daemon: Daemon) -> Result
     Ok(HttpResponse::Ok().content_type("application/x-ndjson").body(SizedStream::new(bytes, pieces)))
 }
 
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct SealQuery {
+    /// A random word, which the seal at the end of a body names whose digest the credential does not.
+    seal: Option<String>,
+}
+
 /// Takes a segment or a snapshot.
 #[utoipa::path(
-    post, path = "/journal", tag = "name servers",
+    post, path = "/journal", tag = "name servers", params(SealQuery),
     request_body(content = String, content_type = "application/x-ndjson"),
     responses((status = 200, body = JournalAccepted))
 )]
-pub(super) async fn receive(request: HttpRequest, payload: web::Payload, daemon: Daemon) -> Result<HttpResponse> {
+pub(super) async fn receive(
+    request: HttpRequest,
+    query: web::Query<SealQuery>,
+    payload: web::Payload,
+    daemon: Daemon,
+) -> Result<HttpResponse> {
     let shared: Arc<Shared> = daemon.get_ref().clone();
     let (cluster, _) = shared.identity.require_cluster()?;
     let permit = shared.journal.permits.clone().try_acquire_owned().map_err(|_| {
         Error::new(ErrorCode::Busy, "this storage server receives as many files of the journal as it takes; try again")
     })?;
+    // Either the credential covers the body, or the body ends with what does.
+    let seal = match (SignedDigest::is_there(&request), query.into_inner().seal) {
+        (true, _) => None,
+        (false, Some(word)) => Some(word),
+        (false, None) => {
+            let message =
+                "neither the request's credential nor a seal covers the body: its sender is of an older version";
+            return Err(Error::new(ErrorCode::Unauthorized, message));
+        }
+    };
     let length = request.headers().get("Content-Length").and_then(|value| value.to_str().ok()?.parse().ok());
-    let outcome = match take_body(&shared, &request, payload, length).await {
+    let outcome = match take_body(&shared, &request, payload, length, seal).await {
         Ok(file) => {
             let shared = shared.clone();
             let accept = blocking(move || {
@@ -85,10 +109,14 @@ async fn take_body(
     request: &HttpRequest,
     mut payload: web::Payload,
     length: Option<u64>,
+    seal: Option<String>,
 ) -> Result<TempFile> {
     let dir = shared.layout.incoming().clone();
-    let mut incoming = Incoming::new(&dir, length);
+    let sealed_bytes = if seal.is_some() { SEAL_BYTES } else { 0 };
+    // Whoever passes a snapshot on may have waited for its end, and announce its length.
+    let mut incoming = Incoming::new(&dir, length.map(|length| length.saturating_sub(sealed_bytes as u64)));
     let mut unchecked = 0;
+    let mut end = Held::new(sealed_bytes);
     while let Some(piece) = next_piece(&mut payload, incoming.size(), length).await? {
         if incoming.size() + piece.len() as u64 > JOURNAL_SNAPSHOT_BYTES_MAX {
             let message = format!("a file of the journal has at most {JOURNAL_SNAPSHOT_BYTES_MAX} bytes");
@@ -99,13 +127,41 @@ async fn take_body(
             unchecked = 0;
             check_room(shared, length.map_or(0, |length| length.saturating_sub(incoming.size())))?;
         }
-        incoming.write(piece).await?;
+        let piece = end.pass(piece);
+        if !piece.is_empty() {
+            incoming.write(piece).await?;
+        }
     }
     let received = incoming.finish().await?;
     SignedDigest::check(request, || received.sha256)?;
+    if let Some(word) = seal {
+        let (cluster, epoch) = shared.identity.require_cluster()?;
+        let now = shared.identity.now();
+        let of = Sealed { cluster, epoch, request: &word, sha256: received.sha256, now };
+        BodySeal::check(&end.0, &shared.signer, &of)?;
+    }
     match received.content {
         Content::File(file) => Ok(file),
         Content::Small(bytes) => blocking(move || write_small(&dir, &bytes)).await,
+    }
+}
+
+/// Holds back the end of a body, so many bytes.
+struct Held(Vec<u8>, usize);
+
+impl Held {
+    fn new(bytes: usize) -> Self {
+        Self(Vec::with_capacity(bytes), bytes)
+    }
+
+    /// What of the body so far is not its end for certain, when this piece has come.
+    fn pass(&mut self, piece: Bytes) -> Bytes {
+        if self.1 == 0 {
+            return piece;
+        }
+        self.0.extend_from_slice(&piece);
+        let passed = self.0.len().saturating_sub(self.1);
+        self.0.drain(..passed).collect::<Vec<_>>().into()
     }
 }
 
@@ -122,4 +178,23 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|error| Error::internal("work on the journal panicked").with_source(error))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_is_held_back_however_the_body_is_cut() {
+        let body: Vec<u8> = (0..=255).collect();
+        for held in [0, 1, 7, 255, 256, 300] {
+            for size in [1, 3, 64, 256] {
+                let mut end = Held::new(held);
+                let passed: Vec<u8> =
+                    body.chunks(size).flat_map(|piece| end.pass(Bytes::copy_from_slice(piece))).collect();
+                let (before, after) = body.split_at(body.len().saturating_sub(held));
+                assert_eq!((passed.as_slice(), end.0.as_slice()), (before, after), "{held} {size}");
+            }
+        }
+    }
 }
