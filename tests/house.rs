@@ -27,7 +27,14 @@ const MAY_IMPORT: [(&str, &[&str]); 11] = [
 const MAY_USE: [(&[&str], &[&str]); 2] = [
     (
         &["diesel", "diesel_migrations", "r2d2"],
-        &["db", "journal/staging.rs", "storage/store/index.rs", "storage/writer.rs", "storage/salvage"],
+        &[
+            "db",
+            "journal/staging.rs",
+            "storage/store/index.rs",
+            "storage/store/inspect.rs",
+            "storage/writer.rs",
+            "storage/salvage",
+        ],
     ),
     (&["actix", "actix_web", "actix_rt", "actix_tls"], &["actors", "http", "storage", "web", "cli/daemon.rs"]),
 ];

@@ -218,7 +218,14 @@ pub(crate) enum Command {
     ///
     /// What is found is looked at again a second later, so that work under way is not mistaken for damage.
     /// The exit code is 0 when nothing is wrong and every server could be asked, else 1.
+    /// With --deep it is 7 when bytes were found corrupt; they are replaced from other copies.
     Fsck(FsckArgs),
+    /// Has storage servers read everything they have now (`scrub now [SERVER]`), and says what was corrupt
+    ///
+    /// They read at the rate of their scrubber, and go on when this is interrupted or they are restarted; `--status` says
+    /// how far they are and what came of the last time. What is corrupt is put aside and replaced from other copies.
+    /// The exit code is 0 when all was right, 7 when something was corrupt, and 6 when a server could not be asked.
+    Scrub(ScrubArgs),
     /// Brings a lost or rolled-back database back from the storage servers, and shows how far that is
     ///
     /// The exit code is 0 when everything is back, 7 when the copies of some files are lost (they are listed), and

@@ -15,7 +15,7 @@ use super::exit::Exit;
 use crate::db::url::has_password;
 use crate::http::server as name_server;
 use crate::storage::server as storage_server;
-use crate::types::Result;
+use crate::types::{ErrorCode, Result};
 
 /// What servers log unless `RUST_LOG` says something else. The library tells of each connection that sends garbage or
 /// breaks off; what is lost by it on this side is told by the servers themselves.
@@ -84,7 +84,11 @@ where
         Err(error) => {
             log::error!("{}", error.chain());
             eprintln!("{program}: {}", error.message());
-            ExitCode::from(Exit::from(error.code()))
+            // Bytes that are not what they were are what a `verify` has found.
+            ExitCode::from(match error.code() {
+                ErrorCode::ChecksumMismatch => Exit::Partly,
+                code => Exit::from(code),
+            })
         }
     }
 }

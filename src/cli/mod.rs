@@ -186,6 +186,7 @@ async fn execute(context: &Context, command: &Command) -> Result<Exit> {
         Command::Remove(args) => administration::remove(context, args).await,
         Command::Setrep(args) => administration::setrep(context, args).await,
         Command::Fsck(args) => fsck::run(context, args).await,
+        Command::Scrub(args) => scrub::run(context, args).await,
         Command::Restore(args) => restore::run(context, args).await,
         Command::Token(command) => administration::token(context, command).await,
         Command::Version => version(context.json()),

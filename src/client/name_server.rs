@@ -320,6 +320,16 @@ impl NameServerClient {
         self.call(Method::POST, "/api/v1/fsck", Repeat::IfNotDone, Wait::Long, |builder| builder.json(request)).await
     }
 
+    /// Has storage servers read everything they have.
+    pub async fn scrub_start(&self, request: &ScrubRequest) -> Result<ScrubResponse> {
+        self.post("/api/v1/scrub", request, Repeat::IfNotDone).await
+    }
+
+    /// How far they are with that.
+    pub async fn scrub_status(&self) -> Result<ScrubResponse> {
+        self.get("/api/v1/scrub", &()).await
+    }
+
     /// Starts a restore of the metadata from the storage servers.
     pub async fn restore_start(&self, request: &RestoreRequest) -> Result<RestoreStatus> {
         self.post("/api/v1/restore", request, Repeat::IfNotDone).await

@@ -225,6 +225,18 @@ impl StorageClient {
         Ok(read_json::<PlainStatus>(answer, SMALL_ANSWER_BYTES_MAX).await?.status)
     }
 
+    /// Has it read everything it has.
+    pub async fn scrub_start(&self, peer: &Peer, timeout: std::time::Duration) -> Result<ScrubStatus> {
+        let request = self.http.raw().post(format!("{peer}/scrub")).timeout(timeout);
+        send_json(request, self.to(peer)).await.map_err(error)
+    }
+
+    /// How far it is with that.
+    pub async fn scrub_status(&self, peer: &Peer, timeout: std::time::Duration) -> Result<ScrubStatus> {
+        let request = self.http.raw().get(format!("{peer}/scrub")).timeout(timeout);
+        send_json(request, self.to(peer)).await.map_err(error)
+    }
+
     /// The state of its copy of the journal.
     pub async fn journal_status(&self, peer: &Peer) -> Result<JournalStatus> {
         let request = self.http.raw().get(format!("{peer}/journal")).timeout(REQUEST_TIMEOUT);

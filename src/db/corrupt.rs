@@ -20,7 +20,7 @@ use super::schema::{objects, replicas, server_health};
 use super::sync::look_again;
 use super::{cluster, dialect, events};
 use crate::decisions::scrub::{Judgement, Listed, Reported, judge as decide};
-use crate::types::api::{CorruptFate, CorruptReplica};
+use crate::types::api::{CorruptFate, CorruptJournalFile, CorruptReplica};
 use crate::types::{CauseWord, EventKind, ServerId, Version};
 
 /// Characters of a reason that are kept; the sender is trusted with its own copies, not with the size of the log.
@@ -47,6 +47,25 @@ pub fn judge(
     }
     events::tell(connection, bench.happened)?;
     Ok(fates)
+}
+
+/// Writes down that files of a server's copy of the journal were damaged: one event for each of them.
+pub fn note_journal(connection: &mut AnyConnection, server: ServerId, files: &[CorruptJournalFile]) -> Step<()> {
+    if files.is_empty() {
+        return Ok(());
+    }
+    let now = dialect::clock(connection)?;
+    let event = |file: &CorruptJournalFile| {
+        let cut = |text: &str| text.chars().take(REASON_CHARS_MAX).collect::<String>();
+        let detail = format!(
+            "the file {} of the metadata's journal was damaged ({}) and is in quarantine; what is missing is sent anew",
+            cut(&file.name),
+            cut(&file.reason)
+        );
+        EventRow { server: Some(server.0), ..events::row(now, EventKind::JournalCorrupt, detail) }
+    };
+    dialect::insert_events(connection, &files.iter().map(event).collect::<Vec<_>>())?;
+    Ok(())
 }
 
 /// Whether an inventory of the server may have been read and not been put right yet. Asked under the objects' locks:

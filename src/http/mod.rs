@@ -17,6 +17,7 @@ pub mod registration;
 pub mod report;
 pub mod restore;
 pub mod routes;
+pub mod scrub;
 pub mod server;
 pub mod servers;
 pub mod state;

@@ -4,7 +4,7 @@ use actix_web::HttpResponse;
 use utoipa::OpenApi;
 
 use super::routes::ROUTES;
-use super::{files, fsck, namespace, openapi, operation, redirect, report, restore, servers, tokens, why};
+use super::{files, fsck, namespace, openapi, operation, redirect, report, restore, scrub, servers, tokens, why};
 use crate::types::api::{ErrorBody, NameServerDetails};
 use crate::types::schema::PathBehindFiles;
 use crate::types::{DfsPath, EventId, ObjectId};
@@ -44,6 +44,8 @@ use crate::web::describe::{ABOUT, bearer, complete, server};
         operation::metrics_text,
         openapi::document,
         fsck::check,
+        scrub::start,
+        scrub::status,
         restore::start,
         restore::status,
         tokens::create,

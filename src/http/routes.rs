@@ -6,7 +6,7 @@ use actix_web::web::{ServiceConfig, to};
 use super::auth::Access::{self, Open, Restorer, Scrape, StorageServer, Token};
 use super::auth::Of::{AnyCluster, ThisCluster};
 use super::auth::Scope::{Cluster, Path};
-use super::{files, fsck, namespace, openapi, operation, redirect, report, restore, servers, tokens, why};
+use super::{files, fsck, namespace, openapi, operation, redirect, report, restore, scrub, servers, tokens, why};
 use crate::types::ErrorCode::{self, *};
 use crate::types::api::Role::{Reader, Superuser, Writer};
 use crate::web::route::{Body, Route, mount};
@@ -89,6 +89,8 @@ pub const ROUTES: &[Route<Access>] = &[
     }),
     row(GET, "/api/v1/why", Token(Reader, Path), Body::None, LOOK, || to(why::why)),
     row(POST, "/api/v1/fsck", Token(Superuser, Cluster), Body::Json, &[ReadOnly], || to(fsck::check)),
+    row(POST, "/api/v1/scrub", Token(Superuser, Cluster), Body::Json, &[NotFound, ReadOnly], || to(scrub::start)),
+    row(GET, "/api/v1/scrub", Token(Reader, Cluster), Body::None, &[], || to(scrub::status)),
     row(POST, "/api/v1/restore", Restorer(Superuser), Body::Json, &[], || to(restore::start)),
     row(GET, "/api/v1/restore", Restorer(Superuser), Body::None, &[], || to(restore::status)),
     row(POST, "/api/v1/tokens", Token(Superuser, Cluster), Body::Json, &[InvalidPath, AlreadyExists, ReadOnly], || {

@@ -186,17 +186,20 @@ pub async fn pending_fates(sender: StorageServer, body: Json<PendingRequest>, ap
 )]
 pub async fn corrupt_fates(sender: StorageServer, body: Json<CorruptRequest>, app: Data) -> Result<HttpResponse> {
     let StorageServer(identity) = sender;
-    let CorruptRequest { server, replicas, alarm } = body.into_inner();
+    let CorruptRequest { server, replicas, alarm, journal } = body.into_inner();
     if ServerId::of_identity(identity) != server {
         return Err(Error::new(ErrorCode::Forbidden, "a storage server may only report its own replicas"));
     }
-    if replicas.len() > PENDING_BATCH_ITEMS_MAX {
+    if replicas.len().max(journal.len()) > PENDING_BATCH_ITEMS_MAX {
         return Err(Error::new(
             ErrorCode::TooLarge,
             format!("at most {PENDING_BATCH_ITEMS_MAX} replicas are reported at once"),
         ));
     }
-    let judge = move |connection: &mut _| corrupt::judge(connection, server, &replicas, alarm);
+    let judge = move |connection: &mut _| {
+        corrupt::note_journal(connection, server, &journal)?;
+        corrupt::judge(connection, server, &replicas, alarm)
+    };
     Ok(HttpResponse::Ok().json(CorruptResponse { fates: app.context.db.write(judge).await? }))
 }
 

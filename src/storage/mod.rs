@@ -16,6 +16,7 @@
 //! | [`suspects`] | copies that looked wrong when they were sent, on their way to the `Scrubber` |
 //! | [`http`] | the endpoints |
 //! | [`salvage`] | writes a data directory's files out with no server running |
+//! | [`offline`] | reads every byte of a data directory with no server running |
 //! | [`server`] | options, start and end of the daemon |
 
 pub mod admission;
@@ -24,6 +25,7 @@ pub mod condition;
 pub mod heard;
 pub mod http;
 pub mod identity;
+pub mod offline;
 pub mod prober;
 pub mod readiness;
 pub mod registrar;

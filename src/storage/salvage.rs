@@ -12,6 +12,7 @@ use diesel::prelude::*;
 
 use super::heard;
 use super::store::index::{self, replicas, settings, small_bytes};
+use super::store::inspect::{self, Inspected};
 use super::store::layout::sync_dir;
 use super::store::{Layout, ReplicaRow, objects};
 use crate::types::error::IoContext;
@@ -51,8 +52,8 @@ pub struct Salvaged {
 pub fn salvage(data_dir: &Path, target: &Path, committed_only: bool) -> Result<Salvaged> {
     let (layout, server) = Layout::open_read_only(data_dir)?;
     fs::create_dir_all(target).io_context(|| format!("making {}", target.display()))?;
-    let connection = open_copy(&layout)?;
-    let mut work = Salvage { layout, connection, target: target.into(), committed_only, done: Salvaged::default() };
+    let index = open_copy(&layout)?;
+    let mut work = Salvage { layout, index, target: target.into(), committed_only, done: Salvaged::default() };
     match by_journal::load(&mut work, server.cluster)? {
         Some((staging, head)) => by_journal::run(&mut work, staging, head)?,
         None => work.by_labels()?,
@@ -63,7 +64,7 @@ pub fn salvage(data_dir: &Path, target: &Path, committed_only: bool) -> Result<S
 /// A salvage under way.
 struct Salvage {
     layout: Layout,
-    connection: SqliteConnection,
+    index: Inspected,
     target: PathBuf,
     committed_only: bool,
     done: Salvaged,
@@ -74,10 +75,11 @@ impl Salvage {
     /// written; where this server has not heard of a commit yet (it asks a few seconds later), the youngest copy,
     /// unless `committed_only`.
     fn by_labels(&mut self) -> Result<()> {
-        let newest =
-            newest_versions(&mut self.connection, &self.layout, |row| row.version.is_some() || !self.committed_only)?;
-        let Self { layout, connection, target, done, .. } = self;
-        each_row(connection, layout, |connection, row| {
+        let newest = newest_versions(&mut self.index.connection, &self.layout, |row| {
+            row.version.is_some() || !self.committed_only
+        })?;
+        let Self { layout, index, target, done, .. } = self;
+        each_row(&mut index.connection, layout, |connection, row| {
             if newest.get(row.label.as_str()) != Some(&row.key()) {
                 done.passed_over += 1;
                 return Ok(());
@@ -108,24 +110,15 @@ fn host_path(target: &Path, path: &str) -> PathBuf {
     path.split('/').filter(|name| !name.is_empty()).fold(PathBuf::from(target), |path, name| path.join(name))
 }
 
-/// A connection that only reads. SQLite may need to roll its log forward, which it does in memory here.
-fn open_copy(layout: &Layout) -> Result<SqliteConnection> {
+/// The index, to read it only.
+fn open_copy(layout: &Layout) -> Result<Inspected> {
     let path = layout.index_path();
-    let unreadable = |reason: String| {
+    inspect::reader(&path)?.map_err(|reason| {
         Error::new(
             ErrorCode::InvalidRequest,
             format!("the index {} cannot be read ({reason}); try rebuild first", path.display()),
         )
-    };
-    if !path.exists() {
-        return Err(unreadable("it does not exist".into()));
-    }
-    let mut connection =
-        SqliteConnection::establish(&path.to_string_lossy()).map_err(|error| unreadable(error.to_string()))?;
-    connection
-        .batch_execute("PRAGMA busy_timeout = 5000; PRAGMA query_only = ON")
-        .map_err(|error| unreadable(error.to_string()))?;
-    Ok(connection)
+    })
 }
 
 /// Rows of all copies; those too whose files were missing when the daemon last looked, and are there now.
@@ -259,13 +252,17 @@ pub fn rebuild(data_dir: &Path) -> Result<Rebuilt> {
 
 fn build(layout: &Layout, path: &Path, new_path: &Path) -> Result<Rebuilt> {
     let mut new = index::make(new_path)?;
-    let mut old = SqliteConnection::establish(&path.to_string_lossy()).map_err(|error| {
-        Error::internal("the old index cannot even be opened; keep this directory and start with another, empty one")
-            .with_source(error)
+    // The old one stays as it is, its log too: it is put aside whole.
+    let mut old = inspect::reader(path)?.map_err(|reason| {
+        Error::internal(format!(
+            "the old index {} cannot even be opened ({reason}); keep this directory and start with another, empty one",
+            path.display()
+        ))
     })?;
+    let old = &mut old.connection;
     let mut done = Rebuilt::default();
-    let mut epoch = index::setting(&mut old, "epoch").unwrap_or(0);
-    let ended = each_row(&mut old, layout, |old, row| {
+    let mut epoch = index::setting(old, "epoch").unwrap_or(0);
+    let ended = each_row(old, layout, |old, row| {
         epoch = epoch.max(row.epoch);
         match verified_bytes(old, layout, row) {
             Ok(bytes) => {
@@ -281,7 +278,7 @@ fn build(layout: &Layout, path: &Path, new_path: &Path) -> Result<Rebuilt> {
     });
     done.ended_early = ended.err().map(|error| error.chain());
     // What was promised about older name servers, and what was heard of the journal, must hold on.
-    let mut kept = |name| index::setting(&mut old, name).unwrap_or(0);
+    let mut kept = |name| index::setting(old, name).unwrap_or(0);
     let [version, servers] = heard::SETTINGS;
     let values = [("epoch", epoch), ("term", kept("term")), (version, kept(version)), (servers, kept(servers))];
     for (name, value) in values {

@@ -20,10 +20,10 @@ use super::readiness::Readiness;
 use super::registrar::Register;
 use super::reporter::{CommitReporter, ReportCommits};
 use super::scrubber::{Scrub, look_first};
-use super::store::{Index, Journal, Layout, index, sweep};
+use super::store::{Index, Journal, Layout, index, inspect, journal, sweep};
 use super::suspects::Suspects;
 use super::writer::{FORGOTTEN_ROWS_MAX, INDEX_DEADLINE, IndexChange, IndexWriter, WriteIndex};
-use super::{http, readiness, salvage};
+use super::{http, offline, readiness, salvage};
 use crate::actors::{Batcher, Board, Handle, PassActor, Supervisor, certificate_keeper};
 use crate::client::name_server::{announced_url, host_of};
 use crate::client::{Credentials, HttpClient, NameServerClient, StorageClient};
@@ -76,12 +76,23 @@ pub enum Action {
         #[structopt(long)]
         committed_only: bool,
     },
+    /// Read every byte of a data directory and say what is damaged, with no server running; nothing is changed
+    Verify(offline::VerifyArgs),
+    /// The copy of the metadata's journal in a data directory
+    Journal(JournalAction),
     /// Make a new index from a damaged one, keeping every replica that can be verified
     Rebuild {
         /// The storage server's data directory
         #[structopt(long)]
         data_dir: PathBuf,
     },
+}
+
+#[allow(missing_docs, reason = "each variant has its help")]
+#[derive(Debug, Clone, StructOpt)]
+pub enum JournalAction {
+    /// Read every byte of the journal's files and say what is damaged, with no server running; nothing is changed
+    Verify(offline::VerifyArgs),
 }
 
 // Options of the daemon as they are typed. A doc comment here would become the program's description.
@@ -340,6 +351,8 @@ pub async fn run(command: Command) -> Result<()> {
         Some(Action::Salvage { data_dir, to, committed_only }) => {
             print_salvaged(&salvage::salvage(&data_dir, &to, committed_only)?, &to)
         }
+        Some(Action::Verify(args)) => offline::verify(&args, offline::What::Everything),
+        Some(Action::Journal(JournalAction::Verify(args))) => offline::verify(&args, offline::What::Journal),
         Some(Action::Rebuild { data_dir }) => {
             let done = salvage::rebuild(&data_dir)?;
             println!("{} kept, {} dropped", counted(done.kept, "copy"), counted(done.dropped, "copy"));
@@ -392,7 +405,14 @@ async fn serve(typed: OptionalOptions) -> Result<()> {
     }
     // Contents of files are for the service alone.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
-    let (layout, file) = Layout::open(&options.data_dir)?;
+    // What can be refused is refused before the directory changes.
+    let client = HttpClient::new(typed.ca_cert.as_deref())?;
+    NameServerClient::new(client.clone(), typed.name_server.clone(), Credentials::None)?;
+    let (layout, file) = Layout::open_if(&options.data_dir, |root, file| {
+        let Some(cluster) = file.and_then(|file| file.cluster) else { return Ok(()) };
+        inspect::require_sound(&root.path().join("index.sqlite"))?;
+        journal::refuse_newer(root, cluster)
+    })?;
     let layout = Arc::new(layout);
     let mut connection = match file.cluster {
         // Only a directory that has never joined a cluster may be without an index.
@@ -422,7 +442,7 @@ async fn serve(typed: OptionalOptions) -> Result<()> {
         changes: index_changes.clone(),
     };
     let writer = Batcher::supervise(&supervisor, &board, "IndexWriter", work);
-    let (signer, client) = (Signer::new(secret), HttpClient::new(typed.ca_cert.as_deref())?);
+    let signer = Signer::new(secret);
     certificate_keeper::supervise(&supervisor, &board, certificate.clone(), client.trust())?;
     let credentials = Credentials::Server { signer: signer.clone(), standing: identity.signed_as() };
     let name_server = NameServerClient::new(client.clone(), typed.name_server.clone(), credentials.clone())?;

@@ -17,6 +17,7 @@ const SUSPECTS_MAX: usize = 1_000;
 pub struct Suspects {
     queue: Mutex<VecDeque<ReplicaKey>>,
     look_wanted: AtomicBool,
+    scrub_wanted: AtomicBool,
     alarm: AtomicBool,
     scrubber: OnceLock<Handle<PassActor>>,
 }
@@ -47,6 +48,19 @@ impl Suspects {
     /// Whether all files are to be looked for, asked once.
     pub fn take_look(&self) -> bool {
         self.look_wanted.swap(false, Ordering::SeqCst)
+    }
+
+    /// A round is wanted now: the scrubber looks for it in the settings.
+    pub fn want_scrub(&self) {
+        self.scrub_wanted.store(true, Ordering::SeqCst);
+        if let Some(scrubber) = self.scrubber.get() {
+            scrubber.nudge(Nudge);
+        }
+    }
+
+    /// Whether a round is wanted, asked once.
+    pub fn take_scrub(&self) -> bool {
+        self.scrub_wanted.swap(false, Ordering::SeqCst)
     }
 
     /// Tells where the scrubber is.

@@ -65,6 +65,7 @@ words! {
         ReplicaQuarantined => "replica_quarantined", "a copy was put aside";
         ReplicaCorrupt => "replica_corrupt", "a copy's bytes are wrong or gone; others are left";
         LastCopyCorrupt => "last_copy_corrupt", "the last copy's bytes are wrong or gone";
+        JournalCorrupt => "journal_corrupt", "a file of the journal's copy on a server was damaged, and is sent anew";
         CopiesWanted => "copies_wanted", "a person set how many copies are wanted (setrep)";
         TokenCreated => "token_created", "a token was made";
         TokenRevoked => "token_revoked", "a token was revoked";

@@ -444,6 +444,35 @@ pub struct RestoreStatus {
     pub lost_changes: u64,
 }
 
+/// Asks storage servers to read everything they have.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+pub struct ScrubRequest {
+    /// The id or name of one; without it each of them.
+    #[serde(default)]
+    pub server: Option<String>,
+}
+
+/// How far storage servers are with reading everything.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct ScrubResponse {
+    /// By name.
+    pub servers: Vec<ScrubServer>,
+}
+
+/// How far one of them is.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct ScrubServer {
+    /// Its id.
+    pub server: ServerId,
+    /// Its name.
+    pub name: String,
+    /// What it answered.
+    pub status: Option<super::storage_api::ScrubStatus>,
+    /// Why it did not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
 /// A storage server tells of copies whose bytes are not what they should be.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct CorruptRequest {
@@ -456,6 +485,18 @@ pub struct CorruptRequest {
     /// that other servers have too are no longer counted on.
     #[serde(default)]
     pub alarm: bool,
+    /// Files of its copy of the metadata's journal that were damaged. They are in quarantine.
+    #[serde(default)]
+    pub journal: Vec<CorruptJournalFile>,
+}
+
+/// A file of the journal whose bytes were wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CorruptJournalFile {
+    /// Its name.
+    pub name: String,
+    /// What was wrong with it.
+    pub reason: String,
 }
 
 /// A copy whose bytes are wrong or gone.

@@ -266,6 +266,45 @@ pub struct Told {
     pub servers: i64,
 }
 
+/// How far a storage server is with reading everything again, and what came of the last time.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ScrubStatus {
+    /// When somebody last asked for a round, in milliseconds since 1970 of the cluster's time; 0 for never.
+    pub wanted_ms: i64,
+    /// What the round under way has to read: bytes, with something on top for each copy.
+    pub total_bytes: u64,
+    /// What of it was read.
+    pub done_bytes: u64,
+    /// Copies and files of the journal that were found corrupt in it.
+    pub corrupt: u64,
+    /// The last round that has ended.
+    pub last: Option<ScrubResult>,
+}
+
+impl ScrubStatus {
+    /// A round that somebody asked for has not ended.
+    pub fn is_under_way(&self) -> bool {
+        self.last.as_ref().map_or(0, |last| last.asked_ms) < self.wanted_ms
+    }
+}
+
+/// What came of reading everything.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ScrubResult {
+    /// When the last round that somebody had asked for was asked for; as [`ScrubStatus::wanted_ms`].
+    pub asked_ms: i64,
+    /// Its beginning.
+    pub started: DateTime<Utc>,
+    /// Its end.
+    pub ended: DateTime<Utc>,
+    /// Copies that were read.
+    pub copies: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Copies and files of the journal that were corrupt.
+    pub corrupt: u64,
+}
+
 /// What a file of the journal has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]

@@ -76,7 +76,10 @@ fn a_credential_opens_one_request_to_one_server_for_minutes() {
     let register = announcement(peers[0].identity, "http://127.0.0.1:1");
     let register = serde_json::to_string(&RegisterRequest { cluster: Some(id), epoch: 1, ..register }).unwrap();
     let pending = json(serde_json::to_value(PendingRequest { server, replicas: Vec::new() }).unwrap());
-    let corrupt = json(serde_json::to_value(CorruptRequest { server, replicas: Vec::new(), alarm: false }).unwrap());
+    let corrupt = json(
+        serde_json::to_value(CorruptRequest { server, replicas: Vec::new(), alarm: false, journal: Vec::new() })
+            .unwrap(),
+    );
     let commit = json(serde_json::to_value(CommitRequest { reports: Vec::new() }).unwrap());
     let old = [-365 * 24 * 60, -24 * 60, -5, 10, 365 * 24 * 60];
     for (target, body) in [

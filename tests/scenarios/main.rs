@@ -8,6 +8,7 @@ mod bad_input;
 mod between_servers;
 mod crash;
 mod damage;
+mod damaged_directory;
 mod demo;
 mod errors;
 mod fsck;

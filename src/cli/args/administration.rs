@@ -109,6 +109,20 @@ pub(crate) struct FsckArgs {
     /// Puts right what can be put right without a person; names of files are never removed
     #[structopt(long)]
     pub(crate) repair: bool,
+    /// Has all storage servers read every byte first, and counts what they find corrupt
+    #[structopt(long)]
+    pub(crate) deep: bool,
+}
+
+/// `scrub`.
+#[derive(Debug, StructOpt)]
+pub(crate) struct ScrubArgs {
+    /// `now`, and the name or id of one server
+    #[structopt(max_values = 2)]
+    pub(crate) what: Vec<String>,
+    /// Only says how far the servers are, and what came of the last time
+    #[structopt(long)]
+    pub(crate) status: bool,
 }
 
 /// `restore`.

@@ -1,27 +1,49 @@
 //! `fsck`: what is not as it should be.
 
+use serde::Serialize;
+
+use super::scrub;
 use crate::cli::args::FsckArgs;
 use crate::cli::context::Context;
 use crate::cli::exit::Exit;
 use crate::cli::output::{Output, human_count, human_counted};
 use crate::cli::progress::StatusLine;
 use crate::types::Result;
-use crate::types::api::{Finding, FsckReport, FsckRequest};
+use crate::types::api::{Finding, FsckReport, FsckRequest, ScrubResponse};
+
+/// What `--json` prints: with `--deep` also what the servers found.
+#[derive(Serialize)]
+struct Whole<'w> {
+    #[serde(flatten)]
+    report: &'w FsckReport,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scrub: Option<&'w ScrubResponse>,
+}
 
 /// `holdfast fsck`.
 pub(crate) async fn run(context: &Context, args: &FsckArgs) -> Result<Exit> {
     let names = context.cluster()?.names;
+    let read = if args.deep { Some(scrub::follow(context, &names, None).await?) } else { None };
     let mut status = StatusLine::new(context.args.quiet || context.json());
     status.show("comparing the metadata with itself and with what the storage servers have …");
     let report = names.fsck(&FsckRequest { repair: args.repair }).await?;
     drop(status);
     let mut output = context.output();
     if context.json() {
-        output.json(&report)?;
+        output.json(&Whole { report: &report, scrub: read.as_ref() })?;
     } else {
+        if let Some(read) = &read {
+            scrub::print(&mut output, read)?;
+            output.line("")?;
+        }
         print(&mut output, &report, args.repair)?;
     }
     output.flush()?;
+    match read.as_ref().map(scrub::verdict) {
+        Some(Exit::Partly) => return Ok(Exit::Partly),
+        Some(Exit::Unavailable) => return Ok(Exit::Failed),
+        _ => {}
+    }
     Ok(if report.clean { Exit::Done } else { Exit::Failed })
 }
 

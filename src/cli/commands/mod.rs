@@ -12,6 +12,7 @@ pub(super) mod ls;
 pub(super) mod move_copy;
 pub(super) mod report;
 pub(super) mod restore;
+pub(super) mod scrub;
 pub(super) mod servers;
 pub(super) mod show;
 pub(super) mod tree;

@@ -6,6 +6,7 @@ pub mod download;
 mod journal;
 mod openapi;
 mod routes;
+mod scrub;
 mod upload;
 
 use std::sync::Arc;

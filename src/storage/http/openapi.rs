@@ -4,7 +4,7 @@ use actix_web::HttpResponse;
 use utoipa::OpenApi;
 
 use super::routes::ROUTES;
-use super::{admin, download, journal, openapi, upload};
+use super::{admin, download, journal, openapi, scrub, upload};
 use crate::types::api::ErrorBody;
 use crate::types::storage_api::{InventoryLine, StorageStatus};
 use crate::types::{DfsPath, Sha256};
@@ -24,6 +24,8 @@ use crate::web::describe::{ABOUT, bearer, complete, server, ticket};
         admin::dump_tree,
         journal::read,
         journal::receive,
+        scrub::start,
+        scrub::read,
         admin::identity,
         admin::status,
         super::metrics,

@@ -7,7 +7,7 @@ use actix_web::web::{ServiceConfig, to};
 use actix_web::{HttpMessage, HttpRequest};
 
 use self::Access::{NameServer, Open, OpenOrServer, Scrape, Ticket};
-use super::{admin, download, journal, metrics, openapi, upload};
+use super::{admin, download, journal, metrics, openapi, scrub, upload};
 use crate::storage::server::Shared;
 use crate::types::ErrorCode::{self, *};
 use crate::types::{Error, Result};
@@ -154,6 +154,8 @@ pub const ROUTES: &[Route<Access>] = &[
         &[PreconditionFailed, ChecksumMismatch, TooLarge, OutOfSpace],
         || to(journal::receive),
     ),
+    row(POST, "/scrub", NameServer(As::Acting), Body::None, &[OutOfSpace], || to(scrub::start)),
+    row(GET, "/scrub", NameServer(As::Reader), Body::None, &[], || to(scrub::read)),
     row(GET, "/identity", Ticket(Kind::Challenge), Body::None, &[], || to(admin::identity)),
     row(GET, "/openapi.json", Open, Body::None, &[], || to(openapi::document)),
     row(GET, "/status", OpenOrServer, Body::None, &[], || to(admin::status)),

@@ -103,7 +103,7 @@ fn write_file(work: &mut Salvage, entry: &StagedEntry, path: &str) -> Result<()>
     let mut failure = None;
     for row in copies_of(work, object)? {
         let to = host_path(&work.target, path);
-        match write_out(&mut work.connection, &work.layout, &row, &work.target, &to) {
+        match write_out(&mut work.index.connection, &work.layout, &row, &work.target, &to) {
             Ok(()) => {
                 work.done.files += 1;
                 work.done.bytes += row.size as u64;
@@ -120,8 +120,8 @@ fn write_file(work: &mut Salvage, entry: &StagedEntry, path: &str) -> Result<()>
 
 fn copies_of(work: &mut Salvage, object: i64) -> Result<Vec<ReplicaRow>> {
     let before = ReplicaKey { object: ObjectId(object), generation: Generation(-1) };
-    let mut rows = index::page(&mut work.connection, Some(before), PAGE_ROWS)?;
-    rows.extend(index::missing_page(&mut work.connection, Some(before), PAGE_ROWS)?);
+    let mut rows = index::page(&mut work.index.connection, Some(before), PAGE_ROWS)?;
+    rows.extend(index::missing_page(&mut work.index.connection, Some(before), PAGE_ROWS)?);
     rows.retain(|row| row.object == object);
     Ok(rows)
 }
@@ -161,7 +161,7 @@ fn fate(staging: &mut Staging, row: &ReplicaRow, head: Version) -> Result<Fate> 
 fn write_newer(work: &mut Salvage, staging: &mut Staging, head: Version) -> Result<()> {
     let (mut newer, mut passed_over) = (HashSet::new(), 0);
     let committed_only = work.committed_only;
-    each_row(&mut work.connection, &work.layout, |_, row| {
+    each_row(&mut work.index.connection, &work.layout, |_, row| {
         match fate(staging, row, head)? {
             Fate::InTree => {}
             Fate::Newer if row.version.is_some() || !committed_only => drop(newer.insert(row.key())),
@@ -169,10 +169,10 @@ fn write_newer(work: &mut Salvage, staging: &mut Staging, head: Version) -> Resu
         }
         Ok(())
     })?;
-    let newest = newest_versions(&mut work.connection, &work.layout, |row| newer.contains(&row.key()))?;
+    let newest = newest_versions(&mut work.index.connection, &work.layout, |row| newer.contains(&row.key()))?;
     work.done.passed_over += passed_over + (newer.len() - newest.len()) as u64;
-    let Salvage { layout, connection, target, done, .. } = work;
-    each_row(connection, layout, |connection, row| {
+    let Salvage { layout, index, target, done, .. } = work;
+    each_row(&mut index.connection, layout, |connection, row| {
         if newest.get(row.label.as_str()) != Some(&row.key()) {
             return Ok(());
         }

@@ -103,7 +103,7 @@ impl Pass<'_> {
         for key in gone_for_certain(self.shared, keys).await? {
             self.gone += 1;
             self.first_gone = self.first_gone.or(Some(key));
-            self.shared.count_corrupt();
+            self.count_bad();
             self.state.open.insert(key, Open { reason: GONE.into(), aside: true, gone: true, ask_at: self.began });
         }
         Ok(())

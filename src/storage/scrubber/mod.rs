@@ -19,6 +19,7 @@
 //! alarm is raised, nothing is moved any more, and the name server is told so with each report. What was found stays
 //! open then, and is told again and again.
 
+mod journal;
 mod look;
 mod round;
 
@@ -29,9 +30,11 @@ use std::time::{Duration, Instant, SystemTime};
 use futures_util::future::BoxFuture;
 use tokio::sync::Mutex;
 
+use self::journal::JournalRound;
 use self::look::Look;
 pub use self::look::look_first;
-use self::round::{Round, SETTINGS, Stage};
+pub use self::round::WANTED;
+use self::round::{LAST, Round, SETTINGS, Stage};
 use super::server::Shared;
 use super::store::verify::{self, Page, Reading, Step};
 use super::store::{ReplicaRow, State as CopyState, index, sweep};
@@ -40,7 +43,7 @@ use crate::actors::pass::{PassReport, Timing, Work};
 use crate::decisions::scrub::{self, CORRUPT_WINDOW, Progress, SCRUB_CORRUPT_MAX};
 use crate::types::api::{CorruptFate, CorruptReplica, CorruptRequest};
 use crate::types::limits::PENDING_BATCH_ITEMS_MAX;
-use crate::types::storage_api::ReplicaKey;
+use crate::types::storage_api::{ReplicaKey, ScrubResult, ScrubStatus};
 use crate::types::{Error, Result};
 
 /// Bytes that one step reads.
@@ -79,6 +82,8 @@ struct State {
     round: Option<Round>,
     /// The round has moved since it was written down.
     moved: bool,
+    /// What came of a round that has ended, until it is written down.
+    result: Vec<(&'static str, i64)>,
     /// A larger copy that the round is in the middle of.
     reading: Option<Box<Reading>>,
     /// How often the copy after the cursor could not be opened.
@@ -88,6 +93,7 @@ struct State {
     open: BTreeMap<ReplicaKey, Open>,
     ask_after: Instant,
     look: Look,
+    journal: JournalRound,
     /// When corrupt copies were found, within the window, as many as are alarming.
     found: VecDeque<Instant>,
     credit: i64,
@@ -127,12 +133,14 @@ impl Scrub {
         let state = State {
             round: None,
             moved: false,
+            result: Vec::new(),
             reading: None,
             tries: 0,
             checks: VecDeque::new(),
             open: BTreeMap::new(),
             ask_after: now,
             look: Look::at_start(started, now),
+            journal: JournalRound::new(now),
             found: VecDeque::new(),
             credit: 0,
             last_pass: now,
@@ -158,9 +166,40 @@ impl Work for Scrub {
     }
 }
 
+/// How far the round is and what came of the last one, as the settings of the index say; the copies there are so many
+/// and have so many bytes.
+pub fn status(connection: &mut index::IndexConnection, copies: u64, bytes: u64) -> Result<ScrubStatus> {
+    let [_, _, _, done, _, _, _, corrupt] = settings(connection, SETTINGS)?;
+    let [asked_ms, started, ended, read_copies, read_bytes, found] = settings(connection, LAST)?;
+    let time = |ms| chrono::DateTime::from_timestamp_millis(ms).unwrap_or_default();
+    let last = ScrubResult {
+        asked_ms,
+        started: time(started),
+        ended: time(ended),
+        copies: read_copies as u64,
+        bytes: read_bytes as u64,
+        corrupt: found as u64,
+    };
+    Ok(ScrubStatus {
+        wanted_ms: index::setting(connection, WANTED)?,
+        total_bytes: scrub::cost(copies, bytes),
+        done_bytes: done as u64,
+        corrupt: corrupt as u64,
+        last: (ended > 0).then_some(last),
+    })
+}
+
+fn settings<const N: usize>(connection: &mut index::IndexConnection, names: [&str; N]) -> Result<[i64; N]> {
+    let mut values = [0; N];
+    for (value, name) in values.iter_mut().zip(names) {
+        *value = index::setting(connection, name)?;
+    }
+    Ok(values)
+}
+
 /// One pass.
 struct Pass<'a> {
-    shared: &'a Shared,
+    shared: &'a Arc<Shared>,
     state: &'a mut State,
     began: Instant,
     verified: Vec<ReplicaKey>,
@@ -168,17 +207,29 @@ struct Pass<'a> {
     quarantined: usize,
     unknown: usize,
     gone: usize,
+    journal_damaged: usize,
     /// A copy whose file is gone, for the log.
     first_gone: Option<ReplicaKey>,
 }
 
 impl<'a> Pass<'a> {
-    fn new(shared: &'a Shared, state: &'a mut State) -> Self {
+    fn new(shared: &'a Arc<Shared>, state: &'a mut State) -> Self {
         let began = Instant::now();
         state.credit = scrub::credit_after(state.credit, shared.options.scrub.rate_bytes, began - state.last_pass);
         state.last_pass = began;
         let verified = Vec::new();
-        Self { shared, state, began, verified, corrupt: 0, quarantined: 0, unknown: 0, gone: 0, first_gone: None }
+        Self {
+            shared,
+            state,
+            began,
+            verified,
+            corrupt: 0,
+            quarantined: 0,
+            unknown: 0,
+            gone: 0,
+            journal_damaged: 0,
+            first_gone: None,
+        }
     }
 
     async fn run(mut self) -> Result<PassReport> {
@@ -187,12 +238,13 @@ impl<'a> Pass<'a> {
             return Ok(PassReport { counts: vec![("waiting: the disk is in trouble", 1)], more: false });
         }
         let more = self.look().await;
+        let journal = self.check_journal().await;
         let read = self.read().await;
         self.log_gone();
         // What was found is kept and told, whatever ended the reading.
         let kept = self.write_down().await;
         let settled = self.settle().await;
-        let more = more.and_then(|more| read.and(kept).and(settled).and(Ok(more)))?;
+        let more = more.and_then(|more| read.and(kept).and(settled).and(journal).and(Ok(more)))?;
         let counts = vec![
             ("copies verified", self.verified.len()),
             ("corrupt", self.corrupt),
@@ -200,6 +252,7 @@ impl<'a> Pass<'a> {
             ("waiting for their fate", self.state.open.len()),
             ("unknown files", self.unknown),
             ("files missing", self.gone),
+            ("damaged files of the journal", self.journal_damaged),
         ];
         Ok(PassReport { counts, more })
     }
@@ -222,17 +275,32 @@ impl<'a> Pass<'a> {
     }
 
     async fn resume(&mut self) -> Result<()> {
-        if self.state.round.is_some() {
+        // Before the settings are read: who asks after that is seen in the next pass.
+        let is_asked = self.shared.suspects.take_scrub();
+        if self.state.round.is_some() && !is_asked {
             return Ok(());
         }
         let read = self.shared.index.read(|connection| {
-            let mut settings = [0; SETTINGS.len()];
-            for (value, name) in settings.iter_mut().zip(SETTINGS) {
-                *value = index::setting(connection, name)?;
-            }
-            Ok(settings)
+            let (wanted, answered) = (index::setting(connection, WANTED)?, index::setting(connection, LAST[0])?);
+            Ok((settings(connection, SETTINGS)?, wanted, answered))
         });
-        let round = Round::resume(read.await?, self.now_ms());
+        let (remembered, wanted, answered) = read.await.inspect_err(|_| {
+            if is_asked {
+                self.shared.suspects.want_scrub();
+            }
+        })?;
+        let now_ms = self.now_ms();
+        let round = match self.state.round.take() {
+            Some(round) => round,
+            None => Round::resume(remembered, answered, now_ms),
+        };
+        let round = if wanted > round.asked_ms {
+            self.state.reading = None;
+            self.state.journal.again(self.began);
+            Round::asked(now_ms, wanted)
+        } else {
+            round
+        };
         (self.state.round, self.state.moved) = (Some(round), true);
         Ok(())
     }
@@ -326,8 +394,10 @@ impl<'a> Pass<'a> {
     /// The next step of the round. Answers whether there was one to make now.
     async fn go_on(&mut self, total: u64) -> Result<bool> {
         let (now_ms, period) = (self.now_ms(), self.shared.options.scrub.period);
+        let journal_is_done = self.state.journal.is_done();
         let Some(round) = &mut self.state.round else { return Ok(false) };
-        let elapsed = round.elapsed(now_ms);
+        // One that was asked for is as if the period were over.
+        let elapsed = if round.hurries { period } else { round.elapsed(now_ms) };
         match round.stage {
             Stage::Copies => {
                 let read = self.state.reading.as_ref().map_or(0, |reading| reading.position());
@@ -339,13 +409,21 @@ impl<'a> Pass<'a> {
                 }
                 self.read_copies(bytes.min(STEP_BYTES_MAX)).await?;
             }
+            Stage::Files(sweep::PARTS) => {
+                // It has ended when all that it has found is known.
+                if !self.state.checks.is_empty() || round.hurries && !journal_is_done {
+                    return Ok(false);
+                }
+                self.state.result = round.result(now_ms);
+                (round.stage, round.hurries, self.state.moved) = (Stage::Done, false, true);
+            }
             Stage::Files(part) => {
-                round.stage = if part + 1 < sweep::PARTS { Stage::Files(part + 1) } else { Stage::Done };
+                round.stage = Stage::Files(part + 1);
                 self.sweep(part, SystemTime::now().checked_sub(UNKNOWN_AGE_MIN)).await;
             }
             Stage::Done if elapsed >= period => {
                 log::debug!("a round of scrubbing has ended after {} s; the next one begins", elapsed.as_secs());
-                *round = Round::new(now_ms);
+                *round = Round::new(now_ms, round.asked_ms);
                 self.state.moved = true;
             }
             Stage::Done => return Ok(false),
@@ -363,13 +441,15 @@ impl<'a> Pass<'a> {
         let page =
             self.shared.index.read(move |connection| verify::check_page(connection, after, STEP_COPIES_MAX, bytes));
         let Page { good, bad, cursor, cost, next } = page.await?;
+        let copies = (good.len() + bad.len()) as u64;
         self.verified.extend(good);
         let open = &self.state.open;
         let checks = bad.into_iter().filter(|(key, _)| !open.contains_key(key));
         self.state.checks.extend(checks.map(|(key, reason)| Check::new(key, Some(reason))));
         self.state.credit -= cost as i64;
         if let (Some(round), Some(cursor)) = (&mut self.state.round, cursor) {
-            (round.cursor, round.done, self.state.moved) = (cursor, round.done + cost, true);
+            (round.cursor, self.state.moved) = (cursor, true);
+            round.count(copies, cost - scrub::cost(copies, 0));
         }
         match (next, &mut self.state.round) {
             (verify::Next::Large(row), _) => {
@@ -407,7 +487,7 @@ impl<'a> Pass<'a> {
         self.state.tries = 0;
         if let Some(round) = &mut self.state.round {
             (round.cursor, self.state.moved) = (key, true);
-            round.done += scrub::cost(1, row.size as u64);
+            round.count(1, row.size as u64);
         }
         Ok(())
     }
@@ -419,7 +499,7 @@ impl<'a> Pass<'a> {
         };
         log::error!("{key} ({}) is corrupt on this server: {reason}", row.label);
         self.corrupt += 1;
-        self.shared.count_corrupt();
+        self.count_bad();
         self.state.open.insert(key, Open { reason: reason.into(), aside: false, gone: false, ask_at: self.began });
         self.state.found.push_back(self.began);
         let too_old = |at: &Instant| at.elapsed() > CORRUPT_WINDOW;
@@ -437,6 +517,14 @@ impl<'a> Pass<'a> {
         Ok(())
     }
 
+    /// Counts something corrupt, in the metrics and in the round.
+    fn count_bad(&mut self) {
+        self.shared.count_corrupt();
+        if let Some(round) = &mut self.state.round {
+            (round.corrupt, self.state.moved) = (round.corrupt + 1, true);
+        }
+    }
+
     /// Marks what is right, and the place of the round.
     async fn write_down(&mut self) -> Result<()> {
         let mut answers = Vec::new();
@@ -450,7 +538,9 @@ impl<'a> Pass<'a> {
             // What is gone is not looked for again: a restart compares the inventory, which lacks it.
             let mut open = self.state.open.iter().filter(|(_, open)| !open.gone).map(|(key, _)| *key);
             let first_open = open.next().into_iter().chain(checked).min();
-            let change = IndexChange::Settings(round.settings(first_open));
+            let mut settings = round.settings(first_open);
+            settings.extend(self.state.result.iter().copied());
+            let change = IndexChange::Settings(settings);
             answers.push(self.shared.writer.hand_in(change, INDEX_DEADLINE).await?);
         }
         for answer in answers {
@@ -459,6 +549,7 @@ impl<'a> Pass<'a> {
                 .map_err(|error| Error::unavailable("the index's writer was restarted").with_source(error))??;
         }
         self.state.moved = false;
+        self.state.result.clear();
         Ok(())
     }
 
@@ -477,7 +568,8 @@ impl<'a> Pass<'a> {
             // Taken back when all went well.
             self.state.ask_after = now + ASK_AGAIN;
             let (_, server, _) = self.shared.identity.require_member()?;
-            let request = CorruptRequest { server, replicas, alarm: self.shared.suspects.alarm() };
+            let alarm = self.shared.suspects.alarm();
+            let request = CorruptRequest { server, replicas, alarm, journal: Vec::new() };
             let fates = self.shared.name_server.clone().with_retries(0).corrupt(&request).await?.fates;
             if fates.len() != request.replicas.len() {
                 return Err(Error::internal(

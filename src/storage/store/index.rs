@@ -157,12 +157,7 @@ pub struct Index {
 
 /// Opens the writing connection of an index that must be there. Damage and newer formats are refused.
 pub fn open_writer(path: &Path) -> Result<SqliteConnection> {
-    if interrupted_rebuild(path).exists() {
-        return Err(damaged(path, "a rebuild of it was interrupted; run it again"));
-    }
-    if !path.exists() {
-        return Err(damaged(path, "it does not exist, though this server has joined a cluster"));
-    }
+    super::inspect::open(path)?.map_err(|reason| damaged(path, &reason))?;
     open_or_make(path, false)
 }
 
@@ -192,25 +187,36 @@ fn open_or_make(path: &Path, may_make: bool) -> Result<SqliteConnection> {
             connection.immediate_transaction(|connection| connection.batch_execute(include_str!("index.sql")))?;
             version = INDEX_MADE;
         }
-        // Touches the root pages of the table, its index and the totals.
-        totals::table.select(totals::objects).first::<i64>(connection)?;
-        replicas::table.select(replicas::object).limit(1).load::<i64>(connection)?;
+        touch(connection)?;
         Ok(version)
     };
     let version = prepare(&mut connection).map_err(|error| damaged(path, &error.to_string()))?;
-    if version > INDEX_VERSION {
-        return Err(Error::new(
-            ErrorCode::InvalidRequest,
-            format!(
-                "{} has format {version}, this program knows formats up to {INDEX_VERSION}: use the newer program",
-                path.display()
-            ),
-        ));
-    }
+    refuse_newer(path, version)?;
     bring_up_to_date(&mut connection, version).map_err(|error| {
         Error::internal(format!("cannot bring the index {} up to date", path.display())).with_source(error)
     })?;
     Ok(connection)
+}
+
+/// Touches the root pages of the table, its index and the totals.
+pub fn touch(connection: &mut SqliteConnection) -> QueryResult<()> {
+    totals::table.select(totals::objects).first::<i64>(connection)?;
+    replicas::table.select(replicas::object).limit(1).load::<i64>(connection)?;
+    Ok(())
+}
+
+/// Refuses an index that a newer program wrote.
+pub fn refuse_newer(path: &Path, version: i32) -> Result<()> {
+    if version <= INDEX_VERSION {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorCode::InvalidRequest,
+        format!(
+            "{} has format {version}, this program knows formats up to {INDEX_VERSION}: use the newer program",
+            path.display()
+        ),
+    ))
 }
 
 /// Each step is a transaction of its own; an interrupted one is as if it had not begun.
@@ -221,7 +227,8 @@ fn bring_up_to_date(connection: &mut SqliteConnection, version: i32) -> QueryRes
     Ok(())
 }
 
-fn damaged(path: &Path, reason: &str) -> Error {
+/// An index that cannot be used, and the way out.
+pub fn damaged(path: &Path, reason: &str) -> Error {
     Error::new(
         ErrorCode::InvalidRequest,
         format!(

@@ -107,11 +107,26 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Opens a directory for the daemon: makes what is missing, locks it, empties `incoming/`.
+    /// Opens a directory to work with it: makes what is missing, locks it, empties `incoming/`.
     pub fn open(root: &Path) -> Result<(Self, ServerFile)> {
+        Self::open_if(root, |_, _| Ok(()))
+    }
+
+    /// As [`Layout::open`]; `is_sound` is asked when the directory is locked and before anything in it changes, and what
+    /// it refuses stays as it is. It is told who the directory says that it is, if it says so.
+    pub fn open_if(
+        root: &Path,
+        is_sound: impl FnOnce(&Dir, Option<&ServerFile>) -> Result<()>,
+    ) -> Result<(Self, ServerFile)> {
         make_private_dir(root)?;
         let root = Dir::open(root).io_context(|| format!("opening {}", root.display()))?;
         let lock = lock(&root)?;
+        let server = read_server_file(&root)?;
+        if server.is_none() {
+            require_new(&root)?;
+        }
+        is_sound(&root, server.as_ref())?;
+        remove_old_looks(&root);
         let part = |name: &str| -> Result<Dir> {
             let made = root.make_dir(name).and_then(|_| root.sub(name));
             made.io_context(|| format!("making {}", root.path().join(name).display()))
@@ -129,7 +144,7 @@ impl Layout {
         let places = places.io_context(|| format!("looking at {}", root.path().display()))?;
         let index = OnceLock::new();
         let layout = Self { root, objects, incoming, journal, quarantine, places, index, _lock: Some(lock) };
-        let server = match layout.read_server_file()? {
+        let server = match server {
             Some(server) => server,
             None => {
                 let server = ServerFile { format_version: FORMAT_VERSION, identity: Uuid::new_v4(), cluster: None };
@@ -158,13 +173,20 @@ impl Layout {
             index: OnceLock::new(),
             _lock: None,
         };
-        match layout.read_server_file()? {
+        match read_server_file(&layout.root)? {
             Some(server) => Ok((layout, server)),
             None => Err(Error::not_found(format!(
                 "{} is not a storage server's data directory: it has no server.json",
                 root.display()
             ))),
         }
+    }
+
+    /// As [`Layout::open_read_only`], of a directory that no daemon uses, nor begins to use meanwhile.
+    pub fn open_to_verify(root: &Path) -> Result<(Self, ServerFile)> {
+        let (mut layout, server) = Self::open_read_only(root)?;
+        layout._lock = lock_to_read(&layout.root)?;
+        Ok((layout, server))
     }
 
     /// Where the index is. SQLite works by paths; see [`Layout::remember_index`].
@@ -259,16 +281,6 @@ impl Layout {
         &self.quarantine
     }
 
-    fn read_server_file(&self) -> Result<Option<ServerFile>> {
-        let path = self.root.path().join("server.json");
-        let text = match self.root.open_file("server.json").and_then(std::io::read_to_string) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(Error::io(format!("reading {}", path.display()), error)),
-        };
-        ServerFile::parse(&text, &path).map(Some)
-    }
-
     /// Replaces `server.json` whole.
     pub fn write_server_file(&self, server: &ServerFile) -> Result<()> {
         let text = serde_json::to_vec_pretty(server)
@@ -294,6 +306,53 @@ impl Layout {
         let capacity = stat.f_blocks * stat.f_frsize;
         let available = stat.f_bavail * stat.f_frsize;
         Ok((capacity, available.saturating_sub(RESERVE_BYTES_MAX.min(capacity / 20))))
+    }
+}
+
+fn read_server_file(root: &Dir) -> Result<Option<ServerFile>> {
+    use std::io::ErrorKind;
+    let path = root.path().join("server.json");
+    match root.open_file("server.json").and_then(std::io::read_to_string) {
+        Ok(text) => ServerFile::parse(&text, &path).map(Some),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => Err(Error::io(
+            format!("reading {} (the user that the server runs as must be able to read it)", path.display()),
+            error,
+        )),
+        Err(error) => Err(damaged(&path, error)),
+    }
+}
+
+/// A directory that does not say who it is must never have been anybody: with a new identity its copies would be a
+/// stranger's.
+fn require_new(root: &Dir) -> Result<()> {
+    let path = root.path().join("server.json");
+    let looking = || format!("looking at {}", root.path().display());
+    let index = root.look("index.sqlite").io_context(looking)?;
+    let objects = Dir::open_if_there(&root.path().join("objects")).and_then(|objects| objects.names());
+    if index.is_none() && objects.io_context(looking)?.is_empty() {
+        return Ok(());
+    }
+    Err(damaged(&path, "it is missing, and there are copies beside it"))
+}
+
+/// What looks that were interrupted have left.
+fn remove_old_looks(root: &Dir) {
+    for name in root.names().unwrap_or_default() {
+        if name.to_string_lossy().starts_with(super::inspect::SCRATCH)
+            && let Err(error) = fs::remove_dir_all(root.path().join(&name))
+        {
+            log::warn!("{} cannot be removed: {error}", root.path().join(&name).display());
+        }
+    }
+}
+
+/// Locks a directory that is only read, when it has ever had a lock, so that no daemon begins to change it meanwhile.
+fn lock_to_read(root: &Dir) -> Result<Option<File>> {
+    match root.open_file("lock") {
+        Ok(file) => held(root, file).map(Some),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io(format!("opening {}/lock", root.path().display()), error)),
     }
 }
 
@@ -330,13 +389,13 @@ impl Shelf {
     }
 }
 
-fn damaged(path: &Path, error: serde_json::Error) -> Error {
+fn damaged(path: &Path, error: impl std::fmt::Display) -> Error {
     let message = format!(
         "{} is damaged ({error}): restore it from a backup. Or keep this directory (`salvage` reads its files, and no other \
          server may have them) and start with another, empty one, which is filled again",
         path.display()
     );
-    Error::new(ErrorCode::InvalidRequest, message).with_source(error)
+    Error::new(ErrorCode::InvalidRequest, message)
 }
 
 /// Makes a directory that only its owner may enter; one that is there keeps its mode.
@@ -348,6 +407,11 @@ fn make_private_dir(path: &Path) -> Result<()> {
 fn lock(root: &Dir) -> Result<File> {
     let place = root.path().display();
     let file = root.open_or_create("lock").io_context(|| format!("creating {place}/lock"))?;
+    held(root, file)
+}
+
+fn held(root: &Dir, file: File) -> Result<File> {
+    let place = root.path().display();
     rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
         .map_err(|_| Error::new(ErrorCode::InvalidRequest, format!("{place} is in use by another storage server")))?;
     Ok(file)

@@ -29,6 +29,7 @@
 pub mod dir;
 pub mod incoming;
 pub mod index;
+pub mod inspect;
 pub mod journal;
 pub mod layout;
 pub mod objects;

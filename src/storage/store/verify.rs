@@ -169,6 +169,17 @@ fn compare(row: &ReplicaRow, read: Sha256) -> Result<(), String> {
 
 /// Whether an error is the copy's or the moment's.
 fn judged(error: std::io::Error) -> std::io::Result<Step> {
+    if error.kind() == std::io::ErrorKind::NotFound {
+        return Ok(Step::Gone);
+    }
+    if is_damage(&error) {
+        return Ok(Step::Bad(format!("it cannot be read: {error}")));
+    }
+    Err(error)
+}
+
+/// Whether an error says that a place on the disk is damaged.
+pub fn is_damage(error: &std::io::Error) -> bool {
     use rustix::io::Errno;
     // What disks and file systems answer when they know that a place is damaged. A device that has gone answers
     // other things.
@@ -177,14 +188,8 @@ fn judged(error: std::io::Error) -> std::io::Result<Step> {
     const DAMAGE_LINUX: [Errno; 2] = [Errno::UCLEAN, Errno::NODATA];
     #[cfg(not(target_os = "linux"))]
     const DAMAGE_LINUX: [Errno; 0] = [];
-    if error.kind() == std::io::ErrorKind::NotFound {
-        return Ok(Step::Gone);
-    }
     let is = |errno: &Errno| error.raw_os_error() == Some(errno.raw_os_error());
-    if DAMAGE.iter().chain(&DAMAGE_LINUX).any(is) {
-        return Ok(Step::Bad(format!("it cannot be read: {error}")));
-    }
-    Err(error)
+    DAMAGE.iter().chain(&DAMAGE_LINUX).any(is)
 }
 
 /// Lets the page cache go of what was read: a scrub must not push out what clients read, nor be shown memory in the

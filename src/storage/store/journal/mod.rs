@@ -18,7 +18,7 @@ use uuid::Uuid;
 use super::dir::{Dir, TempFile};
 use super::incoming::not_stored;
 use super::layout::Layout;
-use super::quarantine;
+use super::{quarantine, verify};
 use crate::journal::reader::{Reader, ends};
 use crate::journal::{Contents, Defect, Ends, Header, Kind, Segment, collection};
 use crate::types::error::IoContext;
@@ -47,14 +47,11 @@ impl Journal {
     pub fn open(layout: Arc<Layout>, cluster: Option<Uuid>) -> Result<Self> {
         let dir = layout.journal().clone();
         let mut files = Vec::new();
+        refuse_newer_in(&dir, cluster)?;
         for name in names(&dir)? {
             match look(&dir, &name, cluster) {
                 Ok(file) => files.push(file),
-                Err(Defect::FormatTooNew(format)) => {
-                    let defect = Error::from(Defect::FormatTooNew(format));
-                    return Err(defect.context(dir.path().join(&name).display()));
-                }
-                Err(Defect::Failed(error)) => log::error!("{}; it is left out", error.chain()),
+                Err(Defect::Failed(error)) if !is_of_disk(&error) => log::error!("{}; it is left out", error.chain()),
                 Err(defect) => put_aside(&layout, &name, &defect.to_string())?,
             }
         }
@@ -93,6 +90,39 @@ impl Journal {
                 }
             }
         }
+    }
+
+    /// Reads the next file after `after`, in the order of their names, to its end; every file is read in turn that way.
+    /// One that is damaged is read a second time, and goes into quarantine then: the position falls back to what is
+    /// still linked, and the name server sends anew what is missing. `None` when there is none after it.
+    pub fn check_after(&self, after: &str, cluster: Option<Uuid>) -> Result<Option<Checked>> {
+        let next = self.held().files().iter().find(|file| file.name.as_str() > after).cloned();
+        let Some(file) = next else { return Ok(None) };
+        let dir = self.layout.journal();
+        let read = || open(dir, &file.name, cluster).and_then(|reader| reader.verify());
+        let mut checked = Checked { name: file.name.clone(), bytes: file.bytes, damage: None };
+        // Not under the lock: it takes a while, and files come meanwhile.
+        if read().is_ok() {
+            return Ok(Some(checked));
+        }
+        let Err(defect) = read() else {
+            log::warn!("{} looked damaged, and was right the second time", file.name);
+            return Ok(Some(checked));
+        };
+        let mut held = self.held();
+        if !held.files().contains(&file) {
+            // It was trimmed or replaced meanwhile.
+            return Ok(Some(checked));
+        }
+        match &defect {
+            Defect::Failed(error) if is_absent(error) => {}
+            Defect::Failed(error) if !is_of_disk(error) => return Err(error.clone().context("checking the journal")),
+            defect => put_aside(&self.layout, &file.name, &defect.to_string())?,
+        }
+        held.remove(&file.name, &|file, version| tip_inside(dir, file, version));
+        self.note_position(&held);
+        checked.damage = Some(defect.to_string());
+        Ok(Some(checked))
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
@@ -214,6 +244,49 @@ impl Journal {
             }
         }
     }
+}
+
+/// A file of the journal that was read to its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checked {
+    /// Its name.
+    pub name: String,
+    /// Its size.
+    pub bytes: u64,
+    /// What was wrong with it; then it is in quarantine.
+    pub damage: Option<String>,
+}
+
+/// Refuses a directory in which a newer program has written files of the journal, before anything in it changes.
+pub fn refuse_newer(root: &Dir, cluster: Uuid) -> Result<()> {
+    let journal = root.path().join("journal");
+    let dir = Dir::open_if_there(&journal).io_context(|| format!("opening {}", journal.display()))?;
+    refuse_newer_in(&dir, Some(cluster))
+}
+
+fn refuse_newer_in(dir: &Dir, cluster: Option<Uuid>) -> Result<()> {
+    for name in names(dir)? {
+        if let Err(Defect::FormatTooNew(format)) = look(dir, &name, cluster) {
+            let defect = Error::from(Defect::FormatTooNew(format));
+            return Err(defect.context(dir.path().join(&name).display()));
+        }
+    }
+    Ok(())
+}
+
+/// The kind of a failure of the system that is behind an error.
+fn system_error(error: &Error) -> Option<&std::io::Error> {
+    std::error::Error::source(error)?.downcast_ref()
+}
+
+/// Whether a file is not there.
+fn is_absent(error: &Error) -> bool {
+    system_error(error).is_some_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+}
+
+/// Whether the disk knows that it cannot read a place, in the contrast to a bad moment.
+fn is_of_disk(error: &Error) -> bool {
+    system_error(error).is_some_and(verify::is_damage)
 }
 
 /// The names of the journal's files.
