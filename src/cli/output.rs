@@ -126,11 +126,6 @@ impl Output {
         Ok(())
     }
 
-    /// Whether a person reads it.
-    pub(crate) fn is_terminal(&self) -> bool {
-        self.terminal
-    }
-
     pub(crate) fn flush(&mut self) -> Result<()> {
         if self.terminal {
             super::progress::clear_waiting();

@@ -32,9 +32,9 @@ const COMPLETION_PAGES_MAX: usize = 5;
 
 /// Commands that are completed.
 const COMMANDS: &[&str] = &[
-    "actors", "cat", "cd", "cp", "df", "drain", "du", "events", "exit", "export", "find", "fsck", "help", "import", "info",
-    "ls", "mkdir", "mv", "pull", "push", "pwd", "remove", "report", "restore", "rm", "rmdir", "servers", "setrep",
-    "stat", "status", "token", "touch", "tree", "undrain", "version", "why",
+    "actors", "cat", "cd", "cp", "df", "drain", "du", "events", "exit", "export", "find", "fsck", "help", "import",
+    "info", "ls", "mkdir", "mv", "pull", "push", "pwd", "remove", "report", "restore", "rm", "rmdir", "servers",
+    "setrep", "stat", "status", "token", "touch", "tree", "undrain", "version", "why",
 ];
 
 /// `holdfast shell`.

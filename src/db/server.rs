@@ -14,7 +14,6 @@ use crate::decisions::admission::Known;
 use crate::decisions::health::copies_last;
 use crate::types::api::{AdminState, Health, RegisterRequest};
 use crate::types::storage_api::TroubleCode;
-use crate::types::words::counted;
 use crate::types::{Error, ErrorCode, EventKind, Result, ServerId};
 
 /// A server with its health.
@@ -247,7 +246,10 @@ fn tell_moved(changes: &mut Changes<'_>, known: &ServerRow, row: &ServerRow) -> 
         row.name, row.url, row.host, known.url, known.host
     );
     log::warn!("{detail}");
-    let event = EventRow { server: Some(row.id), ..super::events::row(changes.now, crate::types::EventKind::ServerMoved, detail) };
+    let event = EventRow {
+        server: Some(row.id),
+        ..super::events::row(changes.now, crate::types::EventKind::ServerMoved, detail)
+    };
     super::dialect::insert_events(changes.connection, &[event])?;
     Ok(())
 }

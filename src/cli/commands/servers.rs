@@ -3,14 +3,12 @@
 //! The table of servers fits a terminal of a hundred columns; what would make it wider (reasons, what a drain still has to
 //! do, other URLs) stands below it, a line for each server.
 
-use chrono::Utc;
-
 use crate::cli::context::Context;
 use crate::cli::exit::Exit;
 use crate::cli::output::{Output, human_ago, human_ago_or, human_bytes, human_count, human_span, percent};
 use crate::decisions::room::usable;
 use crate::types::api::{AdminState, Health, ServerInfo};
-use crate::types::{DfsPath, Result, Time};
+use crate::types::{DfsPath, Result};
 
 /// A clock that is further off is told.
 const CLOCK_TOLD_SECONDS: f64 = 30.0;
@@ -29,13 +27,12 @@ pub(crate) async fn servers(context: &Context) -> Result<Exit> {
 }
 
 fn print_servers(output: &mut Output, servers: &[ServerInfo]) -> Result<()> {
-    let now = Utc::now();
     let zones = servers.iter().any(|server| !server.zone.is_empty());
     let mut headings = vec!["NAME", "STATE", "COPIES", "FREE", "SEEN", "URL"];
     if zones {
         headings.insert(2, "ZONE");
     }
-    let rows = servers.iter().map(|server| row(server, zones, now)).collect();
+    let rows = servers.iter().map(|server| row(server, zones)).collect();
     output.table(&headings, rows)?;
     let notes: Vec<String> = servers.iter().flat_map(|server| notes(server, servers)).collect();
     if !notes.is_empty() {
@@ -50,13 +47,12 @@ fn print_servers(output: &mut Output, servers: &[ServerInfo]) -> Result<()> {
     let oldest = servers.iter().filter_map(|server| Some((server.scrubbed?, &server.name))).min();
     if let Some((time, name)) = oldest {
         let name = output.name(name).into_owned();
-        output
-            .line(format_args!("the copy that was checked least recently: {} ({name})", human_ago(&time)))?;
+        output.line(format_args!("the copy that was checked least recently: {} ({name})", human_ago(&time)))?;
     }
     Ok(())
 }
 
-fn row(server: &ServerInfo, zones: bool, now: Time) -> Vec<String> {
+fn row(server: &ServerInfo, zones: bool) -> Vec<String> {
     let mut row = vec![
         server.name.clone(),
         state(server),
@@ -217,6 +213,8 @@ pub(crate) async fn df(context: &Context) -> Result<Exit> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use chrono::Utc;
+
     use crate::types::ServerId;
 
     fn server(id: i64, name: &str) -> ServerInfo {
@@ -253,7 +251,7 @@ mod tests {
         let mut sick = server(1, "storage-17");
         (sick.health, sick.admin_state, sick.drain_left) = (Health::Down, AdminState::Draining, Some(624));
         sick.reason = Some("connection refused ".repeat(4));
-        let row = row(&sick, true, Utc::now());
+        let row = row(&sick, true);
         let width: usize = row.iter().map(|cell| cell.len() + 2).sum();
         assert!(width <= 100 && row.contains(&"250.0 GiB (25%)".to_string()), "{width}: {row:?}");
         let below = notes(&sick, &[sick.clone()]).join("\n");
