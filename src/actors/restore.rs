@@ -16,10 +16,11 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::{TimeDelta, Utc};
 use futures_util::future::join_all;
+use tokio::task::AbortHandle;
 use uuid::Uuid;
 
 use super::announced::{Announced, cluster_to_restore};
@@ -30,7 +31,7 @@ use crate::db::former::{self, Former};
 use crate::db::restore::{self, INVENTORY, Known, Plan, say};
 use crate::db::rows::{ServerRow, TokenRow};
 use crate::db::server::ServerView;
-use crate::db::{cluster, dialect, events, lease, migrate, restores, server};
+use crate::db::{DatabaseUrl, cluster, dialect, events, lease, migrate, restores, server};
 use crate::journal::collection::Added;
 use crate::journal::{Collection, SERVERS};
 use crate::types::api::{RegisterRequest, RestoreRequest, RestoreStatus};
@@ -40,8 +41,18 @@ use crate::types::{Error, ErrorCode, EventKind, ObjectId, Result, ServerId, Vers
 
 /// How long a server may take to say who it is.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long storage servers that are known to belong to the cluster may take to announce themselves.
+const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often it is looked whether they have.
+const ARRIVAL_POLL: Duration = Duration::from_millis(500);
+/// Why a restore has ended that a person has ended.
+const ABORTED: &str = "it was aborted";
 /// Copies wanted when nothing is left that tells, and nobody says it.
 const COPIES_DEFAULT: i32 = 2;
+/// What the directory of a restore is called, and a few random letters.
+const WORK_PREFIX: &str = "holdfast-restore-";
+/// Bytes that a restore needs for each byte of the journal's copies: the copy itself, and the rows with their indexes.
+const ROOM_FACTOR: u64 = 3;
 
 /// Storage servers that have announced themselves, and the restore under way.
 #[derive(Default)]
@@ -51,6 +62,8 @@ pub struct Restores {
     status: Arc<Mutex<RestoreStatus>>,
     /// The last one was started by the first token.
     by_first_token: AtomicBool,
+    /// Ends the one that runs.
+    running: Mutex<Option<AbortHandle>>,
 }
 
 impl Restores {
@@ -63,6 +76,56 @@ impl Restores {
     /// when the journal says that it is revoked.
     pub fn was_started_by_first_token(&self) -> bool {
         self.by_first_token.load(Ordering::SeqCst)
+    }
+
+    /// Refuses unless there is something that a restore would bring back: a database that is complete and sound loses by it
+    /// whatever its journal's copies do not have yet.
+    pub async fn refuse_needless(self: &Arc<Self>, context: &Context) -> Result<()> {
+        if context.db.soundness().trouble().is_some() || self.status().state == "running" {
+            return Ok(());
+        }
+        let look = context.db.read(|connection| {
+            let state = cluster::state(connection)?;
+            Ok((state, restores::is_new(connection)?, server::server_views(connection)?))
+        });
+        let (state, is_new, servers) = look.await?;
+        if state.mode != "normal" || is_new || !self.announced.knocking(state.cluster).is_empty() {
+            return Ok(());
+        }
+        let run = Run::new(context.clone(), RestoreRequest::default(), self.clone(), false);
+        let asked = servers.iter().map(|server| run.ask(&server.row));
+        let answers: Vec<StorageStatus> = join_all(asked).await.into_iter().flatten().collect();
+        // Read after they have answered: what they have heard of is in it, unless it was set back.
+        let version = context.db.read(cluster::state).await?.version;
+        if answers.iter().any(|status| status.heard_version > version || status.epoch > state.epoch) {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorCode::PreconditionFailed,
+            format!(
+                "the metadata is complete: the database is sound, and no storage server knows of a change after its version                  {version}. A restore would stop all changes and repair while it runs, and write every table anew from the                  storage servers' copies of the journal; changes of the last second may be lost. Nothing was changed;                  --force does it all the same"
+            ),
+        ))
+    }
+
+    /// Ends the restore that is under way, or was interrupted, and has the cluster be what it was before.
+    pub async fn abort(&self, context: &Context) -> Result<RestoreStatus> {
+        if let Some(running) = self.running.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            running.abort();
+        }
+        let mode = context.db.write(|connection| restores::go_back(connection, None, ABORTED)).await?;
+        let Some(mode) = mode else {
+            return Err(Error::new(
+                ErrorCode::PreconditionFailed,
+                "there is no restore to abort: none has begun to change anything, or it is done; `holdfast restore --status`                  says what the last one came to",
+            ));
+        };
+        let state = context.db.read(cluster::state).await?;
+        context.standing.set_membership(state.cluster, state.epoch);
+        log::warn!("the restore was aborted; the cluster is {mode} again");
+        let last = context.db.read(restores::last_report).await?.unwrap_or_default();
+        *self.status.lock().unwrap_or_else(PoisonError::into_inner) = last.clone();
+        Ok(last)
     }
 
     /// Starts a restore, unless one is under way.
@@ -86,7 +149,8 @@ impl Restores {
         };
         let this = self.clone();
         tokio::spawn(async move {
-            let run = Run { context: context.clone(), request, shared: this.clone(), by_first_token };
+            let run = Run::new(context.clone(), request, this.clone(), by_first_token);
+            let id = run.id;
             let was_sound = context.db.soundness().trouble().is_none();
             let mut outcome = run.clone().guarded().await;
             if outcome.is_err() && was_sound && context.db.soundness().trouble().is_some() {
@@ -103,6 +167,9 @@ impl Restores {
                     status.error = Some(error.message().into());
                 }
             }
+            if status.state == "failed" {
+                go_back(&context, id, &status).await;
+            }
             crate::types::failpoint::RESTORE_DONE.passed();
             *this.status.lock().unwrap_or_else(PoisonError::into_inner) = status.clone();
             let kept = context
@@ -114,7 +181,8 @@ impl Restores {
                         let event = events::row(now, EventKind::RestoreFailed, detail);
                         dialect::insert_events(connection, &[event])?;
                     }
-                    restores::save_report(connection, ObjectId::generate().0, now, Some(now), &status)
+                    let started = status.started.map_or(now, |started| started.naive_utc());
+                    restores::save_report(connection, id, started, Some(now), &status)
                 })
                 .await;
             if let Err(error) = kept {
@@ -126,13 +194,38 @@ impl Restores {
 
     fn step(&self, step: impl Into<String>) {
         let step = step.into();
-        log::info!("restore: {step}");
-        self.status.lock().unwrap_or_else(PoisonError::into_inner).step = step;
+        let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        if status.step != step {
+            log::info!("restore: {step}");
+            status.step = step;
+        }
+    }
+}
+
+/// A restore that came to nothing leaves the cluster as it was. Where that cannot be written, `--abort` does it later.
+async fn go_back(context: &Context, id: i64, status: &RestoreStatus) {
+    let why = status.error.clone().unwrap_or_default();
+    let gone_back = context.db.write(move |connection| {
+        let mode = restores::go_back(connection, Some(id), &why)?;
+        Ok((mode, cluster::state(connection)?))
+    });
+    match gone_back.await {
+        Ok((Some(mode), state)) => {
+            context.standing.set_membership(state.cluster, state.epoch);
+            log::info!("the cluster is {mode} again, as before the restore");
+        }
+        Ok((None, _)) => {}
+        Err(error) => log::warn!(
+            "the cluster could not be set back to what it was before the restore, `holdfast restore --abort` does: {}",
+            error.chain()
+        ),
     }
 }
 
 #[derive(Clone)]
 struct Run {
+    /// In the table of restores.
+    id: i64,
     context: Context,
     request: RestoreRequest,
     shared: Arc<Restores>,
@@ -158,15 +251,48 @@ struct Member {
 }
 
 impl Run {
-    /// A task of its own: a panic in it must not leave the status at "running".
+    fn new(context: Context, request: RestoreRequest, shared: Arc<Restores>, by_first_token: bool) -> Self {
+        Self { id: ObjectId::generate().0, context, request, shared, by_first_token }
+    }
+
+    /// A task of its own: a panic in it must not leave the status at "running", and it can be aborted.
     async fn guarded(self) -> Result<RestoreStatus> {
-        let outcome = tokio::spawn(self.run()).await;
-        outcome.unwrap_or_else(|error| Err(Error::internal("the restore panicked").with_source(error)))
+        let shared = self.shared.clone();
+        let running = tokio::spawn(self.run());
+        *shared.running.lock().unwrap_or_else(PoisonError::into_inner) = Some(running.abort_handle());
+        let outcome = running.await;
+        shared.running.lock().unwrap_or_else(PoisonError::into_inner).take();
+        outcome.unwrap_or_else(|error| match error.is_cancelled() {
+            true => Err(Error::unavailable(ABORTED)),
+            false => Err(Error::internal("the restore panicked").with_source(error)),
+        })
+    }
+
+    /// The servers that take part, after those that are on their way had time to come. Who is missing then is for the later
+    /// steps to judge, which know more.
+    async fn arrived(&self) -> Result<Parts> {
+        let deadline = Instant::now() + ARRIVAL_TIMEOUT;
+        loop {
+            let parts = self.parts().await;
+            let complete = match &parts {
+                Ok(parts) => self.refuse_absent(&parts.absent).and_then(|()| self.refuse_missing(&parts.members)),
+                Err(error) if error.code() == ErrorCode::Unavailable => {
+                    Err(Error::unavailable(error.message().to_string()))
+                }
+                Err(_) => Ok(()),
+            };
+            let Err(missing) = complete else { return parts };
+            if Instant::now() >= deadline {
+                return parts;
+            }
+            self.shared.step(format!("waiting up to {ARRIVAL_TIMEOUT:?} for storage servers: {}", missing.message()));
+            tokio::time::sleep(ARRIVAL_POLL).await;
+        }
     }
 
     async fn run(self) -> Result<RestoreStatus> {
         self.shared.step("looking for the storage servers");
-        let Parts { members, cluster, newcomers, absent } = self.parts().await?;
+        let Parts { members, cluster, newcomers, absent } = self.arrived().await?;
         self.refuse_absent(&absent)?;
         let mut status = RestoreStatus {
             started: self.shared.status().started,
@@ -185,9 +311,9 @@ impl Run {
         crate::types::failpoint::RESTORE_FENCED.passed();
         status.epoch = epoch;
         self.shared.step("reading the copies of the journal");
-        let dir = tempfile::tempdir().io_context(|| "making a temporary directory".into())?;
+        let dir = self.work_directory()?;
         let collection = self.collect(&members, cluster, dir.path(), &mut status).await?;
-        let (staged, known) = self.stage(collection, &members, epoch, status).await?;
+        let (staged, known) = self.stage(collection, &members, epoch, status, dir.path()).await?;
         let staged = self.inventories(staged, &members).await?;
         self.shared.step("writing the tables");
         let done = self.write(staged, known, &members, cluster, epoch).await?;
@@ -303,7 +429,7 @@ impl Run {
             bounds::next("epoch", seen, bounds::EPOCH_MAX)
                 .map_err(|error| error.context(format!("the storage server {}", member.name)))?;
         }
-        let holder = self.context.standing.holder.to_string();
+        let (id, holder) = (self.id, self.context.standing.holder.to_string());
         let ttl = TimeDelta::from_std(LEASE_TTL).unwrap_or(TimeDelta::seconds(8));
         let asked = std::time::Instant::now();
         let (epoch, term) = self
@@ -312,7 +438,7 @@ impl Run {
             .write(move |connection| {
                 // Whoever acts now is waited for; afterwards nobody can who does not know of the restore.
                 let term = lease::seize(connection, &holder, ttl)?;
-                Ok((restores::begin(connection, cluster, seen)?, term))
+                Ok((restores::begin(connection, id, cluster, seen)?, term))
             })
             .await?;
         self.context.standing.set_membership(cluster, epoch);
@@ -326,6 +452,36 @@ impl Run {
         Ok(epoch)
     }
 
+    /// Where the journal's copies and the rows that are made of them are kept meanwhile: beside the database, whose disk has
+    /// to have room for them anyway; with Postgres, where temporary files are. It goes when the restore ends.
+    fn work_directory(&self) -> Result<tempfile::TempDir> {
+        let place = match self.context.db.url() {
+            DatabaseUrl::Sqlite(path) => path.parent().map(Path::to_path_buf).filter(|dir| !dir.as_os_str().is_empty()),
+            DatabaseUrl::Postgres(_) => Some(std::env::temp_dir()),
+        };
+        let place = place.unwrap_or_else(|| ".".into());
+        remove_left_behind(&place);
+        let made = tempfile::Builder::new().prefix(WORK_PREFIX).tempdir_in(&place);
+        made.io_context(|| format!("making a directory for the restore in {}", place.display()))
+    }
+
+    /// Refuses what would not fit before any of it is fetched.
+    fn require_room(dir: &Path, journal_bytes: u64) -> Result<()> {
+        let stat = rustix::fs::statvfs(dir)
+            .map_err(|error| Error::io(format!("looking at {}", dir.display()), error.into()))?;
+        let (there, needed) = (stat.f_bavail * stat.f_frsize, journal_bytes.saturating_mul(ROOM_FACTOR));
+        if there >= needed {
+            return Ok(());
+        }
+        let place = dir.parent().unwrap_or(dir).display();
+        Err(Error::new(
+            ErrorCode::OutOfSpace,
+            format!(
+                "the restore needs about {needed} bytes in {place} for the copies of the journal and the rows made of them, and                  {there} are free there: make room and run it again"
+            ),
+        ))
+    }
+
     /// Fetches the journal's files of all members; defective ones are told and left out.
     async fn collect(
         &self,
@@ -335,8 +491,13 @@ impl Run {
         status: &mut RestoreStatus,
     ) -> Result<Collection> {
         let mut collection = Collection::new(Some(cluster));
+        let mut all = Vec::new();
         for member in members {
-            let held = self.context.storage.journal_status(&member.row.peer()).await?;
+            all.push((member, self.context.storage.journal_status(&member.row.peer()).await?));
+        }
+        let bytes: u64 = all.iter().flat_map(|(_, held)| &held.files).map(|file| file.bytes).sum();
+        Self::require_room(dir, bytes)?;
+        for (member, held) in all {
             for file in held.files {
                 let path = dir.join(format!("{}-{}", ServerId(member.row.id), file.name));
                 self.fetch(member, &file.name, &path).await?;
@@ -378,7 +539,9 @@ impl Run {
         members: &[Member],
         epoch: i64,
         mut status: RestoreStatus,
+        dir: &Path,
     ) -> Result<(Staged, Known)> {
+        let dir = dir.to_path_buf();
         let merged = collection.merge();
         let head = merged.chain.as_ref().map(|chain| chain.head.clone());
         status.journal_version = head.as_ref().map_or(0, |head| head.version);
@@ -416,8 +579,10 @@ impl Run {
         let context = self.context.clone();
         let identities: HashSet<String> = members.iter().map(|member| member.row.identity.clone()).collect();
         let without = self.request.without.clone();
-        let staged =
-            context.db.read(move |connection| branches::stage(connection, &collection, &merged, epoch, status)).await?;
+        let staged = context
+            .db
+            .read(move |connection| branches::stage(connection, &collection, &merged, epoch, status, &dir))
+            .await?;
         let staged = match former.zip(head) {
             Some((former, head)) => self.bring_back(former, head, staged).await?,
             None => staged,
@@ -548,6 +713,21 @@ impl Run {
         };
         let (mut staging, status) = (staged.staging, staged.status);
         self.context.db.write(move |connection| restore::rebuild(connection, &mut staging, &plan, status)).await
+    }
+}
+
+/// What a restore has left behind whose process was killed. Only one name server works on a SQLite database; where
+/// temporary files are, those of another one may be in use.
+fn remove_left_behind(place: &Path) {
+    if place == std::env::temp_dir() {
+        return;
+    }
+    let Ok(entries) = std::fs::read_dir(place) else { return };
+    let left = entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(WORK_PREFIX));
+    for entry in left {
+        if let Err(error) = std::fs::remove_dir_all(entry.path()) {
+            log::warn!("{} of an earlier restore cannot be removed: {error}", entry.path().display());
+        }
     }
 }
 

@@ -335,6 +335,11 @@ impl NameServerClient {
         self.post("/api/v1/restore", request, Repeat::IfNotDone).await
     }
 
+    /// Ends a restore that is under way or was interrupted.
+    pub async fn restore_abort(&self) -> Result<RestoreStatus> {
+        self.call(Method::DELETE, "/api/v1/restore", Repeat::IfNotDone, Wait::Short, |request| request).await
+    }
+
     /// How a restore goes on, or what the last one found.
     pub async fn restore_status(&self) -> Result<RestoreStatus> {
         self.get("/api/v1/restore", &()).await

@@ -7,6 +7,7 @@
 //! are kept aside in a directory of their own below the root, and listed.
 
 use std::collections::{HashMap, HashSet};
+use std::path::Path;
 
 use serde::de::DeserializeOwned;
 
@@ -45,8 +46,9 @@ pub fn stage(
     merged: &Merged,
     epoch: i64,
     mut status: RestoreStatus,
+    dir: &Path,
 ) -> Result<Staged> {
-    let mut staging = Staging::create(None)?;
+    let mut staging = Staging::create(Some(dir))?;
     let state = cluster::state(connection)?;
     let mut own = HashSet::new();
     let Some(chain) = merged.chain.as_ref() else {

@@ -5,31 +5,98 @@ use chrono::NaiveDateTime;
 use diesel::prelude::*;
 
 use super::connection::AnyConnection;
-use super::dialect;
 use super::error::{Failure, Step};
 use super::migrate::FIRST_TOKEN;
 use super::rows::*;
 use super::schema::*;
+use super::{dialect, events};
 use crate::journal::{ENTRIES, OBJECTS, SERVERS, Staging, TOKENS};
-use crate::types::api::RestoreStatus;
+use crate::types::api::{ModeBefore, RestoreStatus};
 use crate::types::{Error, Result, bounds, id};
 
+/// The mode of a cluster that waits for its restore, or is restored.
+const RESTORING: &str = "restoring";
 /// Rows that are read together.
 const BATCH_ROWS: usize = 500;
 
-/// Stops the cluster for a restore and raises its epoch. Answers the epoch.
-pub fn begin(connection: &mut AnyConnection, cluster_id: uuid::Uuid, epoch_seen: i64) -> Step<i64> {
+/// Stops the cluster for the restore `id` and raises its epoch. Answers the epoch. What the cluster was before is kept with
+/// the restore, so that one that comes to nothing can be taken back, also by another process.
+pub fn begin(connection: &mut AnyConnection, id: i64, cluster_id: uuid::Uuid, epoch_seen: i64) -> Step<i64> {
     let row = dialect::lock_cluster(connection)?;
     let epoch = bounds::next("epoch", row.epoch.max(epoch_seen), bounds::EPOCH_MAX)?;
+    let now = dialect::clock(connection)?;
+    // One that was interrupted has left its own mode behind; what counts is the one before it.
+    let interrupted = if row.mode == RESTORING { unended(connection)? } else { None };
+    let before = match interrupted.and_then(|(_, status)| status.before) {
+        Some(before) => before,
+        None => ModeBefore { mode: row.mode, reason: row.mode_reason, cluster: row.cluster_id },
+    };
+    diesel::update(restores::table.filter(restores::ended.is_null()))
+        .set(restores::ended.eq(Some(now)))
+        .execute(connection)?;
+    let status = RestoreStatus {
+        state: "running".into(),
+        step: "the name server that did it has ended".into(),
+        started: Some(utc(now)),
+        before: Some(before),
+        epoch,
+        ..RestoreStatus::default()
+    };
+    save_report(connection, id, now, None, &status)?;
     diesel::update(cluster::table)
         .set((
             cluster::cluster_id.eq(cluster_id.to_string()),
             cluster::epoch.eq(epoch),
-            cluster::mode.eq("restoring"),
-            cluster::mode_reason.eq("a restore is under way, or was interrupted: run `holdfast restore` again"),
+            cluster::mode.eq(RESTORING),
+            cluster::mode_reason.eq(
+                "a restore is under way, or was interrupted: run `holdfast restore` again, or `holdfast restore --abort`",
+            ),
         ))
         .execute(connection)?;
     Ok(epoch)
+}
+
+/// The restore that was begun and has not ended, if there is one.
+fn unended(connection: &mut AnyConnection) -> Step<Option<(i64, RestoreStatus)>> {
+    let row: Option<(i64, String)> = restores::table
+        .filter(restores::ended.is_null())
+        .order(restores::id.desc())
+        .select((restores::id, restores::report))
+        .first(connection)
+        .optional()?;
+    // A report that another program wrote tells nothing.
+    Ok(row.and_then(|(id, report)| Some((id, serde_json::from_str(&report).ok()?))))
+}
+
+/// Takes a restore back that has not ended (`id`, or whichever it is): the cluster is again what it was before. The epoch
+/// stays, because servers have seen it; the restore itself, if it still runs anywhere, finds that it may not write any more.
+/// Answers the mode of before; nothing when there is nothing to take back.
+pub fn go_back(connection: &mut AnyConnection, id: Option<i64>, why: &str) -> Step<Option<String>> {
+    let row = dialect::lock_cluster(connection)?;
+    if row.mode != RESTORING {
+        return Ok(None);
+    }
+    let Some((begun, mut status)) = unended(connection)?.filter(|(begun, _)| id.is_none_or(|id| id == *begun)) else {
+        return Ok(None);
+    };
+    let Some(before) = status.before.clone() else { return Ok(None) };
+    diesel::update(cluster::table)
+        .set((
+            cluster::cluster_id.eq(&before.cluster),
+            cluster::mode.eq(&before.mode),
+            cluster::mode_reason.eq(&before.reason),
+            // One that still runs elsewhere has the former epoch, and may not write any more.
+            cluster::epoch.eq(if id.is_none() { row.epoch + 1 } else { row.epoch }),
+        ))
+        .execute(connection)?;
+    let now = dialect::clock(connection)?;
+    status.state = "failed".into();
+    status.error = Some(why.into());
+    status.ended = Some(utc(now));
+    save_report(connection, begun, status.started.map_or(now, |started| started.naive_utc()), Some(now), &status)?;
+    let detail = format!("a restore was taken back ({why}); the cluster is {} again", before.mode);
+    dialect::insert_events(connection, &[events::row(now, "restore_note", detail)])?;
+    Ok(Some(before.mode))
 }
 
 /// Keeps the report of a restore.

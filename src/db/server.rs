@@ -2,14 +2,15 @@
 
 use std::collections::HashMap;
 
+use chrono::NaiveDateTime;
 use diesel::prelude::*;
 
 use super::change::Changes;
 use super::connection::AnyConnection;
 use super::error::{Failure, Step};
-use super::newcomer;
 use super::rows::*;
 use super::schema::{outbox, replicas, server_health, servers};
+use super::{dialect, newcomer};
 use crate::decisions::admission::Known;
 use crate::decisions::health::copies_last;
 use crate::types::api::{AdminState, Health, RegisterRequest};
@@ -233,7 +234,31 @@ pub fn register(changes: &mut Changes<'_>, request: &RegisterRequest, judged_by:
         }
         Some(_) => {}
     }
-    note_boot(changes, id, request)?;
+    note_boot(changes.connection, changes.now, id, request)?;
+    Ok(id)
+}
+
+/// A server that is known comes back while the cluster takes no changes: only what is not journaled is noted, its start and
+/// its room. One that is new, or is reached elsewhere now, waits for `reason`'s end.
+pub fn register_again(
+    connection: &mut AnyConnection,
+    request: &RegisterRequest,
+    judged_by: Option<&Known>,
+    reason: &str,
+) -> Step<ServerId> {
+    let id = ServerId::of_identity(request.identity);
+    let place = |known: &Known| (known.url.clone(), known.boot_id);
+    if known(connection, id)?.as_ref().map(place) != judged_by.map(place) {
+        return Err(Error::unavailable("another announcement of this storage server came first; ask again").into());
+    }
+    let same = |row: &ServerRow| {
+        row.identity == request.identity.to_string() && row.url == request.url && row.public_url == request.public_url
+    };
+    if !find(connection, id)?.as_ref().is_some_and(same) {
+        return Err(Error::new(ErrorCode::ReadOnly, reason).into());
+    }
+    let now = dialect::clock(connection)?;
+    note_boot(connection, now, id, request)?;
     Ok(id)
 }
 
@@ -255,7 +280,7 @@ fn tell_moved(changes: &mut Changes<'_>, known: &ServerRow, row: &ServerRow) -> 
 }
 
 /// Notes start and room; the health is for the checks to say.
-fn note_boot(changes: &mut Changes<'_>, id: ServerId, request: &RegisterRequest) -> Step<()> {
+fn note_boot(connection: &mut AnyConnection, now: NaiveDateTime, id: ServerId, request: &RegisterRequest) -> Step<()> {
     use server_health::dsl;
     let (boot_id, capacity) = (request.boot_id.to_string(), request.capacity_bytes as i64);
     let updated = diesel::update(dsl::server_health.find(id.0))
@@ -265,16 +290,16 @@ fn note_boot(changes: &mut Changes<'_>, id: ServerId, request: &RegisterRequest)
             dsl::free_bytes.eq(request.free_bytes as i64),
             dsl::index_changes.eq(request.index_changes),
         ))
-        .execute(changes.connection)?;
+        .execute(connection)?;
     if updated == 0 {
         let row = ServerHealthRow {
             boot_id,
             capacity_bytes: capacity,
             free_bytes: request.free_bytes as i64,
             index_changes: request.index_changes,
-            ..ServerHealthRow::unchecked(id.0, changes.now, "it has registered and was not checked yet")
+            ..ServerHealthRow::unchecked(id.0, now, "it has registered and was not checked yet")
         };
-        diesel::insert_into(server_health::table).values(&row).execute(changes.connection)?;
+        diesel::insert_into(server_health::table).values(&row).execute(connection)?;
     }
     Ok(())
 }

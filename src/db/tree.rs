@@ -73,6 +73,13 @@ impl Walk {
     /// Why the path leads nowhere: a name that does not exist, or a file on the way.
     pub fn missing(&self) -> Error {
         let reached = self.found.len();
+        // Absence is evidence only from somebody who knows.
+        if reached == 0 {
+            return Error::unavailable(
+                "the metadata of this cluster is not there, so that nobody can say what exists: the cluster waits for \
+                 `holdfast restore`",
+            );
+        }
         let mut path = DfsPath::root();
         for name in self.path.components().take(reached) {
             path = path.join(name).unwrap_or(path);

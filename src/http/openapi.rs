@@ -48,6 +48,7 @@ use crate::web::describe::{ABOUT, bearer, complete, server};
         scrub::status,
         restore::start,
         restore::status,
+        restore::abort,
         tokens::create,
         tokens::list,
         tokens::revoke,

@@ -32,9 +32,23 @@ pub async fn start(
     if body.replicas.is_some_and(|copies| !(1..=REPLICATION_MAX).contains(&copies)) {
         return Err(Error::invalid(format!("replicas must be 1 to {REPLICATION_MAX}")));
     }
+    if !body.force {
+        app.restores.refuse_needless(&app.context).await?;
+    }
     let begun = app.restores.start(app.context.clone(), body, by_first_token)?;
     note_start(&app, bearer.name()).await;
     Ok(HttpResponse::Accepted().json(begun))
+}
+
+/// Ends a restore that is under way or was interrupted; the cluster is what it was before. Superusers only.
+#[utoipa::path(
+    delete, path = "/api/v1/restore", tag = "operation", responses((status = 200, body = RestoreStatus))
+)]
+pub async fn abort(bearer: Bearer, app: Data) -> Result<HttpResponse> {
+    if app.waits_for_restore().await.is_none() {
+        bearer.at_all()?;
+    }
+    Ok(HttpResponse::Ok().json(app.restores.abort(&app.context).await?))
 }
 
 /// How the restore goes on, or what the last one found.

@@ -91,7 +91,8 @@ pub const ROUTES: &[Route<Access>] = &[
     row(POST, "/api/v1/fsck", Token(Superuser, Cluster), Body::Json, &[ReadOnly], || to(fsck::check)),
     row(POST, "/api/v1/scrub", Token(Superuser, Cluster), Body::Json, &[NotFound, ReadOnly], || to(scrub::start)),
     row(GET, "/api/v1/scrub", Token(Reader, Cluster), Body::None, &[], || to(scrub::status)),
-    row(POST, "/api/v1/restore", Restorer(Superuser), Body::Json, &[], || to(restore::start)),
+    row(DELETE, "/api/v1/restore", Restorer(Superuser), Body::None, &[PreconditionFailed], || to(restore::abort)),
+    row(POST, "/api/v1/restore", Restorer(Superuser), Body::Json, &[PreconditionFailed], || to(restore::start)),
     row(GET, "/api/v1/restore", Restorer(Superuser), Body::None, &[], || to(restore::status)),
     row(POST, "/api/v1/tokens", Token(Superuser, Cluster), Body::Json, &[InvalidPath, AlreadyExists, ReadOnly], || {
         to(tokens::create)

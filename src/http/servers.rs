@@ -101,6 +101,14 @@ async fn take(body: RegisterRequest, app: Data) -> Result<HttpResponse, Refusal>
     }
     refuse_removed(&app, &state, &body).await?;
     let known = admit(&app.context, &body).await.map_err(of_server)?;
+    if state.mode == "read_only" {
+        // Reads go on, and a server that is what it was changes nothing that is journaled.
+        let reason = cluster::refusal(state.mode_reason.as_deref());
+        let write = move |connection: &mut _| server::register_again(connection, &body, known.as_ref(), &reason);
+        let server = app.context.db.write(write).await?;
+        app.check_servers_soon();
+        return Ok(RegisterResponse { server, cluster: state.cluster, epoch: state.epoch, time: state.now });
+    }
     let (server, _) = app.context.change(move |changes| server::register(changes, &body, known.as_ref())).await?;
     // Once it has read this answer, it passes the check.
     let soon = app.clone();

@@ -378,6 +378,17 @@ pub struct SetrepResponse {
     pub files: u64,
 }
 
+/// What a cluster was before a restore began.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ModeBefore {
+    /// `normal`, `read_only` or `restoring`.
+    pub mode: String,
+    /// Why the mode was not normal.
+    pub reason: Option<String>,
+    /// The cluster's UUID: an empty database takes the one of the servers that it is restored from.
+    pub cluster: String,
+}
+
 /// Starts a restore.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 pub struct RestoreRequest {
@@ -391,6 +402,9 @@ pub struct RestoreRequest {
     #[serde(default)]
     #[schema(minimum = 1, maximum = 16)]
     pub replicas: Option<u32>,
+    /// Goes on although the database is complete, and nothing is to be brought back.
+    #[serde(default)]
+    pub force: bool,
 }
 
 /// How a restore goes on, and what it found.
@@ -406,6 +420,9 @@ pub struct RestoreStatus {
     pub ended: Option<DateTime<Utc>>,
     /// Why it failed, and what to do.
     pub error: Option<String>,
+    /// What the cluster was before; one that fails or is aborted goes back to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<ModeBefore>,
     /// Where the metadata came from: `journal`, `forward` (a database that was rolled back) or `labels`.
     pub source: String,
     /// The newest version that the journal's copies have.

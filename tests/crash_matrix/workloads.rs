@@ -177,7 +177,7 @@ fn lead_past(arena: &mut Arena, area: Area) {
 /// Starts a restore, unless one is under way or not all servers have announced themselves. Answers whether the name server
 /// answers.
 fn asks_for_restore(arena: &Arena) -> bool {
-    let answer = arena.cluster.http().post("/api/v1/restore", "{}");
+    let answer = arena.cluster.http().post("/api/v1/restore", r#"{"force":true}"#);
     answer.status != 0
 }
 

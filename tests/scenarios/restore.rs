@@ -73,6 +73,11 @@ fn a_database_that_was_set_back_is_noticed_and_brought_forward() {
         cluster.storage.iter_mut().for_each(|server| server.start());
         wait_for("the cluster protects itself", 30, || (cluster.get("/status")["mode"] == "read_only").then_some(()));
         assert_eq!(cluster.run(&["mkdir", "/x"]).0, 6, "no changes");
+        // Reads go on, also after the storage servers' restart.
+        let file = cluster.ok(&["find", "/", "--type", "f"]).lines().next().unwrap().to_string();
+        cluster.storage.iter_mut().for_each(|server| server.kill());
+        cluster.storage.iter_mut().for_each(|server| server.start());
+        wait_for("a file is read", 30, || (cluster.run(&["cat", &file]).0 == 0).then_some(()));
         let status = restored(&cluster, "{}");
         assert_eq!(status["source"], "forward", "{status:#}");
         cluster.wait_for_live(3);

@@ -89,9 +89,12 @@ fn a_detached_cluster_lives_on_loses_a_member_and_stops() {
     // The client finds the cluster by ./holdfast-data/client.toml.
     std::fs::write(dir.join("photo"), "p").unwrap();
     assert_eq!(run(dir, &["import", "photo", "/photo"]).0, 0);
-    let (code, _, errors) = run(dir, &["up", "--detach"]);
-    assert_eq!(code, 4, "{errors}");
-    assert!(errors.contains("running already") && errors.contains("holdfast down"), "{errors}");
+    let running = members(dir);
+    let (code, table, errors) = run(dir, &["up", "--detach"]);
+    assert!(code == 0 && table.contains("storage-3"), "what runs is shown: {code} {table}{errors}");
+    assert_eq!(members(dir), running);
+    let (code, _, errors) = run(dir, &["up", "--detach", "--port", &free_ports().to_string()]);
+    assert!(code == 4 && errors.contains("running already") && errors.contains("holdfast down"), "{errors}");
     let note = std::fs::read_to_string(dir.join("holdfast-data/run/storage-2.json")).unwrap();
     let pid = serde_json::from_str::<serde_json::Value>(&note).unwrap()["pid"].as_i64().unwrap() as i32;
     kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
@@ -100,6 +103,11 @@ fn a_detached_cluster_lives_on_loses_a_member_and_stops() {
     assert_eq!(code, 3, "{errors}");
     assert_eq!(run(dir, &["up", "--only", "storage-2"]).0, 0);
     assert_eq!(members(dir).len(), 4);
+    // A complete database is not restored without a word.
+    let (code, _, errors) = run(dir, &["restore"]);
+    assert!(code == 4 && errors.contains("--force") && errors.contains("complete"), "{code} {errors}");
+    assert_eq!(run(dir, &["restore", "--abort"]).0, 4, "there is none");
+    assert_eq!(run(dir, &["mkdir", "/goes-on"]).0, 0);
     assert_eq!(run(dir, &["down"]).0, 0);
     assert!(members(dir).is_empty());
     // Again on the same directory: the same data, on the same ports.
@@ -122,7 +130,7 @@ fn ctrl_c_leaves_no_process_behind_and_neither_does_a_killed_parent() {
                 .then_some(pids)
         });
         kill_process(Pid::from_raw(up.id() as i32).unwrap(), signal).unwrap();
-        up.wait().unwrap();
+        wait_for("it has ended", 30, || up.try_wait().unwrap());
         wait_for("all members have ended", 20, || pids.iter().all(|pid| !alive(*pid)).then_some(()));
     }
 }
@@ -196,7 +204,7 @@ fn a_lost_database_is_not_made_anew_but_waits_for_a_restore() {
     assert!(code == 0 && table.contains("storage-3"), "{table}{notes}");
     assert!(notes.contains("holdfast restore"), "{notes}");
     let (code, _, errors) = run(dir, &["ls"]);
-    assert_ne!(code, 0, "{errors}");
+    assert!(code == 6 && errors.contains("holdfast restore"), "nobody knows what exists: {code} {errors}");
     let restored = wait_for("the restore goes through", 60, || {
         let (code, told, _) = run(dir, &["restore"]);
         (code == 0).then_some(told)

@@ -137,9 +137,15 @@ pub(crate) struct RestoreArgs {
     /// Copies wanted of all files, when there is no journal left that tells
     #[structopt(long, value_name = "N", parse(try_from_str = copies))]
     pub(crate) replicas: Option<u32>,
+    /// Goes on although the database is complete, and there is nothing to bring back
+    #[structopt(long)]
+    pub(crate) force: bool,
     /// Starts nothing; shows how the running restore goes on, or what the last one found
-    #[structopt(long, conflicts_with_all = &["without", "accept-gap", "replicas"])]
+    #[structopt(long, conflicts_with_all = &["without", "accept-gap", "replicas", "force", "abort"])]
     pub(crate) status: bool,
+    /// Ends the restore that is under way or was interrupted; the cluster is what it was before
+    #[structopt(long, conflicts_with_all = &["without", "accept-gap", "replicas", "force"])]
+    pub(crate) abort: bool,
 }
 
 /// `token`.

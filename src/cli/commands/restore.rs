@@ -18,11 +18,18 @@ const POLL_INTERVAL: Duration = Duration::from_millis(500);
 pub(crate) async fn run(context: &Context, args: &RestoreArgs) -> Result<Exit> {
     let names = context.cluster()?.names;
     let mut output = context.output();
+    if args.abort {
+        return abort(context, &names).await;
+    }
     let status = if args.status {
         names.restore_status().await?
     } else {
-        let request =
-            RestoreRequest { without: args.without.clone(), accept_gap: args.accept_gap, replicas: args.replicas };
+        let request = RestoreRequest {
+            without: args.without.clone(),
+            accept_gap: args.accept_gap,
+            replicas: args.replicas,
+            force: args.force,
+        };
         let mut line = StatusLine::new(context.args.quiet || context.json());
         restore(&names, &request, &mut line).await?
     };
@@ -38,6 +45,19 @@ pub(crate) async fn run(context: &Context, args: &RestoreArgs) -> Result<Exit> {
         ("failed", None) => Err(Error::new(ErrorCode::Internal, "the restore failed; the name server's log says why")),
         _ => Ok(exit(&status)),
     }
+}
+
+async fn abort(context: &Context, names: &NameServerClient) -> Result<Exit> {
+    let status = names.restore_abort().await?;
+    let mut output = context.output();
+    if context.json() {
+        output.json(&status)?;
+    } else {
+        let mode = status.before.map_or_else(|| "as before".into(), |before| before.mode.replace('_', "-"));
+        output.line(format_args!("The restore was taken back; the cluster's mode is {mode} again."))?;
+    }
+    output.flush()?;
+    Ok(Exit::Done)
 }
 
 /// Starts a restore, unless one is under way already, and follows it to its end.

@@ -37,8 +37,8 @@ impl LocalCluster {
     /// Starts all members and waits until they serve.
     pub(in crate::cli) async fn start(&mut self) -> Result<()> {
         let Some(config) = self.dir.config()? else { return Ok(()) };
-        start_all(&self.dir, &self.members, true, LOG_BYTES_MAX, &mut self.started)?;
-        wait_until_ready(&self.dir, &config, &self.members, &mut self.started).await?;
+        start_all(&self.dir, &self.members.iter().collect::<Vec<_>>(), true, LOG_BYTES_MAX, &mut self.started)?;
+        whole(wait_until_ready(&self.dir, &config, &self.members, &mut self.started).await?)?;
         // From now on the name server makes no new cluster when it finds none.
         self.dir.note_initialized(&config)?;
         if let Some(config) = self.dir.config()? {
@@ -95,7 +95,7 @@ impl LocalCluster {
         let config = self.dir.config()?.ok_or_else(|| Error::internal("the cluster has no configuration"))?;
         let running = process::start(&self.dir, &member, true, LOG_BYTES_MAX)?;
         self.started.push(running);
-        let ready = wait_until_ready(&self.dir, &config, &[member], &mut self.started).await?;
+        let ready = whole(wait_until_ready(&self.dir, &config, &[member], &mut self.started).await?)?;
         Ok((self.dir.running(name)?.map_or(0, |running| running.pid), ready))
     }
 
@@ -103,4 +103,9 @@ impl LocalCluster {
     pub(in crate::cli) async fn stop(&mut self) -> Result<()> {
         stop(&self.dir, &mut self.started).await.map(drop)
     }
+}
+
+/// Here every member must have got ready.
+fn whole((ready, lacking): (Ready, Vec<String>)) -> Result<Ready> {
+    if lacking.is_empty() { Ok(ready) } else { Err(Error::unavailable(lacking.join("; "))) }
 }

@@ -53,6 +53,10 @@ const READY_TIMEOUT: Duration = Duration::from_secs(60);
 const STATUS_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often that is looked at.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
+/// How long a storage server that is started alone waits for a name server that does not answer.
+const NAME_SERVER_PATIENCE: Duration = Duration::from_secs(3);
+/// What is said where a storage server was started alone.
+const NO_NAME_SERVER: &str = "The name server does not answer; the storage server registers as soon as it does.";
 /// The size at which a member's log is begun anew, unless it is said otherwise.
 const LOG_BYTES_MAX: u64 = 16 << 20;
 /// What temporary files are called that a crash may leave behind.
@@ -169,41 +173,38 @@ fn database(args: &UpArgs, before: Option<&ClusterConfig>) -> Option<Hidden> {
 
 /// `holdfast up`.
 pub async fn up(global: &GlobalArgs, args: &UpArgs) -> Result<Exit> {
+    // From here on a signal is not lost, also where the shell has it ignored: what was started is stopped.
+    let mut signals = Signals::listen()?;
     let dir = ClusterDir::open(&args.data_dir)?;
     let log_bytes_max = args.log_size << 20;
     if let Some(name) = &args.only {
         return only(global, &dir, name, log_bytes_max).await;
     }
     let before = dir.config()?;
+    let running = dir.all_running()?;
+    refuse_to_move(&running, args, before.as_ref())?;
     let database = database(args, before.as_ref());
     let config = dir.configure(args.port, args.storage_servers, args.replicas, database.as_ref())?;
     let members = member::all(&dir, &config, Timings::default())?;
-    for member in &members {
-        if let Some(running) = dir.running(&member.name)? {
-            return Err(Error::new(
-                ErrorCode::AlreadyExists,
-                format!(
-                    "{} is running already (process {}); `holdfast down --data-dir {}` stops the cluster",
-                    member.name,
-                    running.pid,
-                    args.data_dir.display()
-                ),
-            ));
-        }
-    }
-    for member in &members {
+    let is_running = |member: &&Member| running.iter().any(|running| running.name == member.name);
+    let missing: Vec<&Member> = members.iter().filter(|member| !is_running(member)).collect();
+    for member in &missing {
         member.check_port()?;
     }
     access::prepare(&dir, before.as_ref(), &config)?;
     let mut started = Vec::new();
-    let outcome = match start_all(&dir, &members, !args.detach, log_bytes_max, &mut started) {
-        Ok(()) => wait_until_ready(&dir, &config, &members, &mut started).await,
+    let outcome = match start_all(&dir, &missing, !args.detach, log_bytes_max, &mut started) {
+        Ok(()) => tokio::select! {
+            outcome = wait_until_ready(&dir, &config, &members, &mut started) => outcome,
+            () = signals.next() => Err(Error::unavailable("the start was interrupted; what it had started was stopped")),
+        },
         Err(error) => Err(error),
     };
-    let ready = match outcome {
+    let (ready, lacking) = match outcome {
         Ok(ready) => ready,
         Err(error) => {
-            stop(&dir, &mut started).await?;
+            // Only what was started here: what ran before goes on.
+            stop_those(&dir, &mut started, running_of(&dir, &missing)?).await?;
             return Err(error);
         }
     };
@@ -215,7 +216,55 @@ pub async fn up(global: &GlobalArgs, args: &UpArgs) -> Result<Exit> {
         Ok(told) => told.iter().for_each(|told| say(told)),
         Err(error) => say(&format!("{}: {}", dir.client_config_path().display(), error.message())),
     }
-    if args.detach { Ok(Exit::Done) } else { stay(global, &dir, &mut started).await }
+    lacking.iter().for_each(|sentence| say(sentence));
+    let exit = if lacking.is_empty() { Exit::Done } else { Exit::Partly };
+    if started.is_empty() && !args.detach {
+        say("All members were running already, and go on when this command ends.");
+    }
+    if args.detach || started.is_empty() { Ok(exit) } else { stay(global, &dir, &mut started, signals).await }
+}
+
+/// A cluster that runs stays where it is.
+fn refuse_to_move(running: &[Recorded], args: &UpArgs, before: Option<&ClusterConfig>) -> Result<()> {
+    let moves = before.is_some_and(|before| args.port.is_some_and(|port| port != before.port));
+    match running.first() {
+        Some(first) if moves => Err(Error::new(
+            ErrorCode::AlreadyExists,
+            format!(
+                "{} is running already (process {}) on the ports of before; `holdfast down --data-dir {}` stops the cluster",
+                first.name,
+                first.pid,
+                args.data_dir.display()
+            ),
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn running_of(dir: &ClusterDir, members: &[&Member]) -> Result<Vec<Recorded>> {
+    let running = members.iter().map(|member| dir.running(&member.name)).collect::<Result<Vec<_>>>()?;
+    Ok(running.into_iter().flatten().collect())
+}
+
+/// Ctrl-C and SIGTERM.
+struct Signals {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let listen = |kind| signal(kind).map_err(|error| Error::io("listening for signals", error));
+        Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
 }
 
 /// What to do when the cluster cannot serve everything.
@@ -240,7 +289,7 @@ fn say_ready(dir: &ClusterDir, config: &ClusterConfig, ready: Ready) {
 
 fn start_all(
     dir: &ClusterDir,
-    members: &[Member],
+    members: &[&Member],
     with_parent: bool,
     log_bytes_max: u64,
     started: &mut Vec<Running>,
@@ -266,23 +315,28 @@ pub(in crate::cli) enum Ready {
 /// database remembers from before does not count. A name server that makes no changes, or has no metadata, takes no storage
 /// servers; then it is enough that they answer.
 ///
+/// Answers also which members are not ready, in sentences: where the name server answers, they do not stop the others, and
+/// whoever puts them right needs those. One that has ended ends the wait.
+///
 /// All that is asked is what servers tell anybody. Tokens come and go, and a cluster starts whatever tokens there are.
 async fn wait_until_ready(
     dir: &ClusterDir,
     config: &ClusterConfig,
     members: &[Member],
     started: &mut Vec<Running>,
-) -> Result<Ready> {
+) -> Result<(Ready, Vec<String>)> {
     let (client, members_client) = clients(config)?;
     let mut storage: Vec<&Member> = members.iter().filter(|member| member.role == Role::StorageServer).collect();
-    let deadline = tokio::time::Instant::now() + READY_TIMEOUT;
+    let begun = tokio::time::Instant::now();
+    let deadline = begun + READY_TIMEOUT;
+    let is_alone = !storage.is_empty() && storage.len() == members.len();
     loop {
         leave_out_refused(dir, &mut storage, started)?;
         for running in started.iter_mut() {
             if let Some(how) = running.ended() {
                 return Err(Error::new(
                     ErrorCode::Internal,
-                    format!("{} {how}: {}", running.name, process::last_words(dir, &running.name)),
+                    format!("{} {how}: {}", running.name, running.last_words(dir)),
                 ));
             }
         }
@@ -293,18 +347,36 @@ async fn wait_until_ready(
             None => (Ready::ToServe, &[]),
             Some(_) => (Ready::TakesNoChanges, &[]),
         };
-        let waiting = match mode {
+        let waiting = match &mode {
             Some(_) => not_ready(&members_client, &storage, too_early).await,
+            // One storage server alone (`--only`) registers as soon as there is a name server.
+            None if is_alone && begun.elapsed() > NAME_SERVER_PATIENCE => {
+                let waiting = not_ready(&members_client, &storage, &[]).await;
+                if waiting.is_empty() {
+                    return Ok((Ready::ToServe, vec![NO_NAME_SERVER.into()]));
+                }
+                waiting
+            }
             None => vec!["name-server"],
         };
         if waiting.is_empty() {
-            return Ok(ready);
+            return Ok((ready, Vec::new()));
         }
-        if tokio::time::Instant::now() > deadline {
-            let last = process::last_words(dir, waiting[0]);
+        let words = |name: &&str| {
+            let running = started.iter().find(|running| running.name == **name);
+            running.map_or_else(|| "it was running before".into(), |running| running.last_words(dir))
+        };
+        let is_late = tokio::time::Instant::now() > deadline;
+        let refused = |name: &&str| started.iter().any(|one| one.name == **name && one.refusal(dir).is_some());
+        if mode.is_some() && (is_late || waiting.iter().all(refused)) {
+            let sentence = |name| format!("{name} is not ready, and goes on trying: {}", words(name));
+            return Ok((ready, waiting.iter().map(sentence).collect()));
+        }
+        if is_late {
             return Err(Error::unavailable(format!(
-                "{} did not get ready within {READY_TIMEOUT:?}: {last}",
-                waiting.join(", ")
+                "{} did not get ready within {READY_TIMEOUT:?}: {}",
+                waiting.join(", "),
+                words(&waiting[0])
             )));
         }
         tokio::time::sleep(POLL_INTERVAL).await;
@@ -315,16 +387,16 @@ async fn wait_until_ready(
 /// there are others.
 fn leave_out_refused(dir: &ClusterDir, storage: &mut Vec<&Member>, started: &mut Vec<Running>) -> Result<()> {
     let is_storage = |running: &Running| storage.iter().any(|member| member.name == running.name);
-    let refused: Vec<String> = started
+    let refused: Vec<(String, String)> = started
         .iter_mut()
         .filter(|running| is_storage(running))
-        .filter_map(|running| running.was_refused().then(|| running.name.clone()))
+        .filter_map(|running| running.was_refused().then(|| (running.name.clone(), running.last_words(dir))))
         .collect();
     if refused.len() >= storage.len() {
         return Ok(());
     }
-    for name in refused {
-        say(&format!("{name} is left out, because the cluster refuses it: {}", process::last_words(dir, &name)));
+    for (name, words) in refused {
+        say(&format!("{name} is left out, because the cluster refuses it: {words}"));
         dir.forget_process(&name)?;
         storage.retain(|member| member.name != name);
         started.retain(|running| running.name != name);
@@ -375,7 +447,10 @@ async fn only(global: &GlobalArgs, dir: &ClusterDir, name: &str, log_bytes_max: 
     // A name server is ready when it answers; a storage server when the cluster has taken it in.
     let awaited: &[Member] = if member.role == Role::NameServer { &[] } else { std::slice::from_ref(member) };
     match wait_until_ready(dir, &config, awaited, &mut started).await {
-        Ok(ready) => say_ready(dir, &config, ready),
+        Ok((ready, lacking)) => {
+            say_ready(dir, &config, ready);
+            lacking.iter().for_each(|sentence| say(sentence));
+        }
         Err(error) => {
             // Only what was started here: the others go on.
             dir.running(name)?.iter().for_each(process::Recorded::terminate);
@@ -413,18 +488,14 @@ fn show(global: &GlobalArgs, dir: &ClusterDir, members: &[Member]) -> Result<()>
 }
 
 /// Keeps running until Ctrl-C or SIGTERM, and stops all members then. Says when one ends by itself.
-async fn stay(global: &GlobalArgs, dir: &ClusterDir, started: &mut Vec<Running>) -> Result<Exit> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let listen = |kind| signal(kind).map_err(|error| Error::io("listening for signals", error));
-    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+async fn stay(global: &GlobalArgs, dir: &ClusterDir, started: &mut Vec<Running>, mut signals: Signals) -> Result<Exit> {
     if !global.quiet {
         say("The cluster is ready. Ctrl-C stops it.");
     }
     let mut missed: Vec<String> = Vec::new();
     loop {
         tokio::select! {
-            _ = interrupt.recv() => break,
-            _ = terminate.recv() => break,
+            () = signals.next() => break,
             () = tokio::time::sleep(Duration::from_millis(500)) => {}
         }
         for running in started.iter_mut() {
@@ -467,6 +538,10 @@ pub async fn down(global: &GlobalArgs, args: &DownArgs) -> Result<Exit> {
 /// Asks all members to end, waits, and kills those that do not. Answers how many there were.
 async fn stop(dir: &ClusterDir, started: &mut Vec<Running>) -> Result<usize> {
     let running = dir.all_running()?;
+    stop_those(dir, started, running).await
+}
+
+async fn stop_those(dir: &ClusterDir, started: &mut Vec<Running>, running: Vec<Recorded>) -> Result<usize> {
     for member in &running {
         member.terminate();
     }

@@ -70,12 +70,29 @@ fn start_time(pid: i32) -> Option<u64> {
 pub(super) struct Running {
     pub(super) name: String,
     child: Child,
+    /// Where its log ended before this start.
+    log_from: u64,
 }
 
 impl Running {
     /// Whether it has ended because its cluster refuses it.
     pub(super) fn was_refused(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(Some(status)) if status.code() == Some(Exit::NotPermitted as i32))
+    }
+
+    /// The last error that it has logged since this start, for a message.
+    pub(super) fn last_words(&self, dir: &ClusterDir) -> String {
+        last_words(dir, &self.name, self.log_from)
+    }
+
+    /// What stands in the way of a storage server that lives and that the name server does not take, and what only a person
+    /// can put right.
+    pub(super) fn refusal(&self, dir: &ClusterDir) -> Option<String> {
+        let words = self.last_words(dir);
+        ["data of another one", "data of another cluster", "wrong cluster secret"]
+            .iter()
+            .any(|sign| words.contains(sign))
+            .then_some(words)
     }
 
     /// How it has ended, if it has.
@@ -97,6 +114,7 @@ pub(super) fn start(dir: &ClusterDir, member: &Member, with_parent: bool, log_by
         Ok((file.try_clone()?, file))
     });
     let (output, errors) = output.io_context(|| format!("opening {}", log.display()))?;
+    let log_from = output.metadata().map_or(0, |metadata| metadata.len());
     let program = std::env::current_exe().io_context(|| "finding this program".into())?;
     let mut command = Command::new(program);
     command.arg("member");
@@ -119,7 +137,7 @@ pub(super) fn start(dir: &ClusterDir, member: &Member, with_parent: bool, log_by
     command.stdin(Stdio::null()).stdout(output).stderr(errors);
     let child = command.spawn().io_context(|| format!("starting {}", member.name))?;
     dir.record_process(&Recorded::of(&member.name, child.id() as i32))?;
-    Ok(Running { name: member.name.clone(), child })
+    Ok(Running { name: member.name.clone(), child, log_from })
 }
 
 /// Called first in a member's process: gives it a session of its own, so that a Ctrl-C at the terminal reaches
@@ -137,13 +155,14 @@ pub(super) fn settle(with_parent: bool) -> Result<()> {
     Ok(())
 }
 
-/// The last error in a member's log, for a message.
-pub(super) fn last_words(dir: &ClusterDir, member: &str) -> String {
+/// The last error in a member's log after `from`, for a message. A log that was begun anew since is shorter than that.
+fn last_words(dir: &ClusterDir, member: &str, from: u64) -> String {
     let path = dir.log_path(member);
     let read = || -> std::io::Result<String> {
         let mut file = fs::File::open(&path)?;
         let length = file.metadata()?.len();
-        file.seek(SeekFrom::Start(length.saturating_sub(LOG_TAIL_BYTES)))?;
+        let from = if from <= length { from } else { 0 };
+        file.seek(SeekFrom::Start(length.saturating_sub(LOG_TAIL_BYTES).max(from)))?;
         let mut bytes = Vec::new();
         file.take(LOG_TAIL_BYTES).read_to_end(&mut bytes)?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())

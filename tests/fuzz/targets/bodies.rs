@@ -36,7 +36,7 @@ const BODIES: [Body; 26] = bodies! { json:
     TransferRequest r#"{"from":"/a","to":"/b","recursive":true}"#
     SetrepRequest r#"{"path":"/a","copies":3}"#
     FsckRequest r#"{"repair":true}"#
-    RestoreRequest r#"{"without":["n"],"accept_gap":true,"replicas":2}"#
+    RestoreRequest r#"{"without":["n"],"accept_gap":true,"replicas":2,"force":true}"#
     TokenRequest r#"{"name":"n","role":"writer","prefix":"/a","ttl_seconds":60}"#
     DeleteRequest r#"{"replicas":[{"object":"ID","generation":"ID"}],"quarantine":"q"}"#
     ReplicateRequest r#"{"replica":{"object":"ID","generation":"ID"},"target":{"server":"ID","url":"http://h:1"},"ticket":"a.b"}"#
