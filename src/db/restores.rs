@@ -12,7 +12,7 @@ use super::schema::*;
 use super::{dialect, events};
 use crate::journal::{ENTRIES, OBJECTS, SERVERS, Staging, TOKENS};
 use crate::types::api::{ModeBefore, RestoreStatus};
-use crate::types::{Error, Result, bounds, id};
+use crate::types::{Error, EventKind, Result, bounds, id};
 
 /// The mode of a cluster that waits for its restore, or is restored.
 const RESTORING: &str = "restoring";
@@ -80,13 +80,17 @@ pub fn go_back(connection: &mut AnyConnection, id: Option<i64>, why: &str) -> St
         return Ok(None);
     };
     let Some(before) = status.before.clone() else { return Ok(None) };
+    // One that still runs elsewhere has the former epoch, and may not write any more.
+    let epoch = match id {
+        None => bounds::next("epoch", row.epoch, bounds::EPOCH_MAX)?,
+        Some(_) => row.epoch,
+    };
     diesel::update(cluster::table)
         .set((
             cluster::cluster_id.eq(&before.cluster),
             cluster::mode.eq(&before.mode),
             cluster::mode_reason.eq(&before.reason),
-            // One that still runs elsewhere has the former epoch, and may not write any more.
-            cluster::epoch.eq(if id.is_none() { row.epoch + 1 } else { row.epoch }),
+            cluster::epoch.eq(epoch),
         ))
         .execute(connection)?;
     let now = dialect::clock(connection)?;
@@ -95,7 +99,8 @@ pub fn go_back(connection: &mut AnyConnection, id: Option<i64>, why: &str) -> St
     status.ended = Some(utc(now));
     save_report(connection, begun, status.started.map_or(now, |started| started.naive_utc()), Some(now), &status)?;
     let detail = format!("a restore was taken back ({why}); the cluster is {} again", before.mode);
-    dialect::insert_events(connection, &[events::row(now, "restore_note", detail)])?;
+    let kind = if id.is_none() { EventKind::RestoreAborted } else { EventKind::RestoreNote };
+    dialect::insert_events(connection, &[events::row(now, kind, detail)])?;
     Ok(Some(before.mode))
 }
 

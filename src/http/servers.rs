@@ -107,7 +107,8 @@ async fn take(body: RegisterRequest, app: Data) -> Result<HttpResponse, Refusal>
         let write = move |connection: &mut _| server::register_again(connection, &body, known.as_ref(), &reason);
         let server = app.context.db.write(write).await?;
         app.check_servers_soon();
-        return Ok(RegisterResponse { server, cluster: state.cluster, epoch: state.epoch, time: state.now });
+        let answer = RegisterResponse { server, cluster: state.cluster, epoch: state.epoch, time: state.now };
+        return Ok(HttpResponse::Ok().json(answer));
     }
     let (server, _) = app.context.change(move |changes| server::register(changes, &body, known.as_ref())).await?;
     // Once it has read this answer, it passes the check.

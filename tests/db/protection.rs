@@ -36,7 +36,7 @@ both_backends! {
     async fn numbers_that_nobody_has_counted_up_to_are_refused_and_overflow_nothing(db: TestDb) {
         let cluster = uuid::Uuid::new_v4();
         for seen in [i64::MAX, bounds::EPOCH_MAX, -5] {
-            let begun = db.db.write(move |connection| restores::begin(connection, cluster, seen)).await;
+            let begun = db.db.write(move |connection| restores::begin(connection, 7, cluster, seen)).await;
             // What is lower than the database's own epoch counts for nothing.
             assert_eq!(begun.is_ok(), seen < 0, "{seen}: {begun:?}");
             if let Err(error) = begun {

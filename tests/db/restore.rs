@@ -63,7 +63,7 @@ async fn restored_with(
         })
         .await;
     let cluster = db.db.read(holdfast::db::cluster::state).await.unwrap().cluster;
-    let epoch = db.db.write(move |connection| begin(connection, cluster, 1)).await.unwrap();
+    let epoch = db.db.write(move |connection| begin(connection, 7, cluster, 1)).await.unwrap();
     let mut staging = Staging::create(None).unwrap();
     let now = chrono::Utc::now().naive_utc();
     let entry = EntryRow {
