@@ -50,6 +50,16 @@ impl Cluster {
             Err(error) => Err(error),
         }
     }
+
+    /// Whether the bytes of a file that is listed are nowhere any more, not even on a server that is away: then it counts as
+    /// one that has to be sent.
+    pub(crate) async fn is_lost(&self, path: &DfsPath, listed: &Entry) -> Result<bool> {
+        if listed.copies != Some(0) {
+            return Ok(false);
+        }
+        let now = self.stat(path).await?;
+        Ok(now.is_some_and(|entry| entry.object == listed.object && entry.replicas.is_empty()))
+    }
 }
 
 /// What a command works with.

@@ -56,6 +56,11 @@ pub(crate) fn remedy(error: &Error) -> Option<&'static str> {
     match error.code() {
         ErrorCode::Unauthorized => Some("give a valid token by --token, HOLDFAST_TOKEN or a client.toml"),
         ErrorCode::Unavailable if is_of_tls(error) => None,
+        // It answers, and has said why not.
+        ErrorCode::Unavailable if error.message().contains("`holdfast") => None,
+        ErrorCode::Unavailable if !error.message().contains("cannot be reached") => {
+            Some("`holdfast report` says how the cluster is")
+        }
         ErrorCode::Unavailable => Some("is the cluster running? `holdfast up` starts one on this machine"),
         ErrorCode::NotEnoughServers => Some("`holdfast servers` shows which storage servers are live"),
         _ => None,

@@ -121,7 +121,7 @@ fn finish(context: &Context, tally: &Tally) -> Result<Exit> {
     Ok(tally.exit())
 }
 
-/// Sends a file unless the same bytes are there.
+/// Sends a file unless the same bytes are there. Of a file that is listed and whose copies are all lost nothing is there.
 async fn send_if_different(
     cluster: &Cluster,
     host: HostPath,
@@ -133,6 +133,7 @@ async fn send_if_different(
     if let Some(entry) = theirs
         && entry.size == Some(stat.size)
         && entry.sha256 == Some(hash_file(host.clone()).await?.sha256)
+        && !cluster.is_lost(to, &entry).await?
     {
         return Ok(None);
     }

@@ -35,6 +35,7 @@ fn set_back(night: &mut Night) {
     night.cluster.kill_all();
     night.backup = Some(back_up(&night.cluster, &database));
     night.cluster.start_all();
+    night.wait_until_healthy();
     night.write("/later", vec![5; 100_000]);
     night.wait_for_the_journal();
     night.cluster.kill_all();

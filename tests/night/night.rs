@@ -85,7 +85,7 @@ impl Night {
             let size = if number % 2 == 0 { 150_000 } else { 900 };
             night.write(&format!("/f{number}"), (0..size).map(|i| (i * 7 + number) as u8).collect());
         }
-        night.wait_until_healthy(HEALTHY_WITHIN);
+        night.wait_until_healthy();
         night.wait_for_the_journal();
         night
     }
@@ -111,7 +111,8 @@ impl Night {
         serde_json::from_str(&printed).ok()
     }
 
-    fn wait_until_healthy(&self, seconds: u64) {
+    pub fn wait_until_healthy(&self) {
+        let seconds = HEALTHY_WITHIN;
         let mut last = Value::Null;
         let healthy = || {
             last = self.report()?;
@@ -174,7 +175,7 @@ pub fn live_through(trouble: Trouble) {
     for act in &trouble.remedy {
         night.act(act);
     }
-    night.wait_until_healthy(HEALTHY_WITHIN);
+    night.wait_until_healthy();
     night.nothing_is_lost();
 }
 

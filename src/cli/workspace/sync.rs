@@ -359,6 +359,12 @@ impl Shared {
     /// Does not transfer anything: both sides are the same, or it is for the other direction, or a conflict.
     async fn leave(self: Arc<Self>, seen: Seen, decision: Decision) -> Result<()> {
         match decision {
+            Decision::Same if self.is_lost_there(&seen).await? => {
+                let path = seen.path.clone();
+                self.push_file(seen, None)
+                    .await
+                    .map_err(|error| error.context(format!("{path} is lost in the cluster")))
+            }
             Decision::Same => self.remember_same(seen).await,
             Decision::Conflict => {
                 self.tally.conflict(&seen.path, &reason(&seen));
@@ -368,6 +374,16 @@ impl Shared {
                 self.left.fetch_add(1, Relaxed);
                 Ok(())
             }
+        }
+    }
+
+    /// Whether a push has to send a file again that is the same as ever, because the cluster has lost its bytes.
+    async fn is_lost_there(&self, seen: &Seen) -> Result<bool> {
+        match (self.direction, &seen.local, &seen.remote) {
+            (Direction::Push, Some(Local::File(_)), Some(entry)) => {
+                self.cluster.is_lost(&self.remote_path(&seen.path)?, entry).await
+            }
+            _ => Ok(false),
         }
     }
 
