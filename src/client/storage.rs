@@ -328,7 +328,8 @@ fn sealed<S>(body: S, seal: Option<Seal>) -> impl Stream<Item = std::io::Result<
 where
     S: Stream<Item = std::io::Result<Bytes>> + Send + 'static,
 {
-    let state = (Box::pin(body), Hasher::default(), seal);
+    // What has ended is asked once more behind the seal.
+    let state = (Box::pin(body.fuse()), Hasher::default(), seal);
     futures_util::stream::try_unfold(state, |(mut body, mut hasher, seal)| async move {
         match body.next().await.transpose()? {
             Some(piece) => {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use actix_web::HttpResponse;
 use chrono::{NaiveDateTime, TimeDelta, Utc};
 
+use super::auth::Bearer;
 use super::state::{App, Data};
 use crate::db::cluster::{self, ClusterState};
 use crate::db::lately::{Lately, lately, lost_labels};
@@ -28,8 +29,12 @@ type Seen = (ClusterState, Lately, Arc<Vec<ServerView>>);
 
 /// Whether data is in danger, and why.
 #[utoipa::path(get, path = "/api/v1/report", tag = "operation", responses((status = 200, body = Report)))]
-pub async fn report(app: Data) -> Result<HttpResponse> {
+pub async fn report(bearer: Bearer, app: Data) -> Result<HttpResponse> {
     let seen = look(&app).await;
+    // Whoever may start a restore may see that one is needed, and nothing else.
+    if seen.as_ref().is_ok_and(|(state, ..)| state.mode != "restoring") {
+        bearer.at_all()?;
+    }
     let fresh = async |seen: &Seen| {
         let labels = |counted: &Counts| counted.lost > 0;
         let read = app.context.db.read(move |connection| {

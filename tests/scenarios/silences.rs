@@ -46,7 +46,7 @@ fn a_server_that_hangs_costs_seconds_and_is_named() {
     wait_for("both are down", 30, || down(2)(&cluster).then_some(()));
     let (code, errors, took) = timed(&cluster, &["import", &format!("{tree}/1"), "/one"]);
     assert!(code == 6 && errors.contains("0 storage servers are live"), "{code} {errors}");
-    assert!(took < Duration::from_secs(10), "it took {took:?}");
+    assert!(took < Duration::from_secs(20), "it took {took:?}");
     // The name server.
     cluster.name_server.signal(Signal::STOP);
     let (code, errors, took) = timed(&cluster, &["ls", "/"]);

@@ -170,9 +170,12 @@ fn a_directory_of_another_cluster_or_a_newer_program_is_refused() {
     let aside = first.join("aside");
     std::fs::rename(&mine, &aside).unwrap();
     std::fs::rename(&theirs, &mine).unwrap();
+    // The others serve; it is left out, and the reason is said within seconds.
     let (code, _, errors) = run(&first, &["up", "--detach"]);
-    assert_ne!(code, 0);
-    assert!(errors.contains("another cluster"), "{errors}");
+    assert_eq!(code, 7, "{errors}");
+    assert!(errors.contains("storage-1 is left out") && errors.contains("another cluster"), "{errors}");
+    assert_eq!(run(&first, &["cat", "/photo"]).1, "p");
+    assert_eq!(run(&first, &["down"]).0, 0);
     assert!(members(&first).is_empty());
     // A format that a later program wrote.
     let server_file = aside.join("server.json");

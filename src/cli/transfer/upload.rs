@@ -20,7 +20,7 @@ use crate::types::{DfsPath, Error, ErrorCode, ObjectId, Result, ServerId, Versio
 /// Further tries of an upload: long enough that servers which died are noticed.
 const UPLOAD_RETRIES_MAX: usize = 10;
 /// How long an upload waits for enough servers to write to, when no server failed before: one may be about to come back.
-const PLACEMENT_PATIENCE: Duration = Duration::from_secs(3);
+const PLACEMENT_PATIENCE: Duration = Duration::from_secs(8);
 
 /// A finished upload.
 #[derive(Debug, Clone, Copy)]

@@ -330,8 +330,9 @@ async fn wait_until_ready(
     let begun = tokio::time::Instant::now();
     let deadline = begun + READY_TIMEOUT;
     let is_alone = !storage.is_empty() && storage.len() == members.len();
+    let mut left_out = Vec::new();
     loop {
-        leave_out_refused(dir, &mut storage, started)?;
+        left_out.extend(leave_out_refused(dir, &mut storage, started)?);
         for running in started.iter_mut() {
             if let Some(how) = running.ended() {
                 return Err(Error::new(
@@ -360,7 +361,7 @@ async fn wait_until_ready(
             None => vec!["name-server"],
         };
         if waiting.is_empty() {
-            return Ok((ready, Vec::new()));
+            return Ok((ready, left_out));
         }
         let words = |name: &&str| {
             let running = started.iter().find(|running| running.name == **name);
@@ -370,7 +371,7 @@ async fn wait_until_ready(
         let refused = |name: &&str| started.iter().any(|one| one.name == **name && one.refusal(dir).is_some());
         if mode.is_some() && (is_late || waiting.iter().all(refused)) {
             let sentence = |name| format!("{name} is not ready, and goes on trying: {}", words(name));
-            return Ok((ready, waiting.iter().map(sentence).collect()));
+            return Ok((ready, left_out.into_iter().chain(waiting.iter().map(sentence)).collect()));
         }
         if is_late {
             return Err(Error::unavailable(format!(
@@ -385,7 +386,7 @@ async fn wait_until_ready(
 
 /// A storage server that the cluster refuses (it was removed, for instance) holds the others up no longer, as long as
 /// there are others.
-fn leave_out_refused(dir: &ClusterDir, storage: &mut Vec<&Member>, started: &mut Vec<Running>) -> Result<()> {
+fn leave_out_refused(dir: &ClusterDir, storage: &mut Vec<&Member>, started: &mut Vec<Running>) -> Result<Vec<String>> {
     let is_storage = |running: &Running| storage.iter().any(|member| member.name == running.name);
     let refused: Vec<(String, String)> = started
         .iter_mut()
@@ -393,15 +394,16 @@ fn leave_out_refused(dir: &ClusterDir, storage: &mut Vec<&Member>, started: &mut
         .filter_map(|running| running.was_refused().then(|| (running.name.clone(), running.last_words(dir))))
         .collect();
     if refused.len() >= storage.len() {
-        return Ok(());
+        return Ok(Vec::new());
     }
+    let mut left_out = Vec::new();
     for (name, words) in refused {
-        say(&format!("{name} is left out, because the cluster refuses it: {words}"));
         dir.forget_process(&name)?;
         storage.retain(|member| member.name != name);
         started.retain(|running| running.name != name);
+        left_out.push(format!("{name} is left out, because the cluster refuses it: {words}"));
     }
-    Ok(())
+    Ok(left_out)
 }
 
 /// The members that do not answer, or with one of these words.
