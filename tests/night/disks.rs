@@ -133,7 +133,7 @@ pub fn the_last_copy_is_corrupt() -> Trouble {
         },
         code: "lost",
         within: NAMED_WITHIN,
-        remedy: vec![Hands("send the files again (`holdfast import`", |night| {
+        remedy: vec![Hands("send the files again", |night| {
             night.write("/once/photo", vec![9; 200_000]);
         })],
     }

@@ -23,12 +23,7 @@ pub fn too_much_is_drained() -> Trouble {
         make: |night| drain(night, &["storage-0", "storage-1"]),
         code: "writes_refused",
         within: NAMED_WITHIN,
-        remedy: vec![
-            Run("holdfast undrain storage-0"),
-            Hands("`holdfast undrain", |night| {
-                night.cluster.ok(&["undrain", "storage-1"]);
-            }),
-        ],
+        remedy: vec![Run("holdfast undrain storage-0")],
     }
 }
 
@@ -67,6 +62,6 @@ pub fn a_certificate_ends() -> Trouble {
         },
         code: "certificate_ends",
         within: NAMED_WITHIN,
-        remedy: vec![Hands("holdfast certs renew", |_| tls::renew(certs(), "storage-0", 300))],
+        remedy: vec![Hands("make it anew where the authority is", |_| tls::renew(certs(), "storage-0", 300))],
     }
 }
