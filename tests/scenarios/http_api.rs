@@ -131,7 +131,9 @@ fn operation_endpoints_and_the_description() {
     let description = cluster.get("/api/v1/openapi.json");
     assert!(description["paths"]["/api/v1/file"]["get"].is_object());
     assert!(description["components"]["schemas"]["ErrorBody"].is_object());
-    let drained = cluster.http().post("/api/v1/servers/storage-0/drain", "{}");
+    let drain = "/api/v1/servers/storage-0/drain";
+    assert_eq!(cluster.http().post(drain, "{}").code(), "precondition_failed", "a write needs both");
+    let drained = cluster.http().post(&format!("{drain}?force=true"), "{}");
     assert_eq!(drained.json()["admin_state"], "draining");
     assert_eq!(cluster.http().put("/g", &body, &[]).code(), "not_enough_servers");
     assert_eq!(cluster.http().post("/api/v1/servers/storage-0/remove", "{}").code(), "precondition_failed");

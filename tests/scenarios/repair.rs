@@ -309,7 +309,7 @@ fn the_number_of_copies_can_be_raised_and_lowered() {
     check_all(&cluster);
     assert_eq!(report(&cluster)["verdict"], "healthy");
     let (code, _, notes) = cluster.run(&["setrep", "5", "/d/f1"]);
-    assert!(code == 0 && notes.contains("only 4 storage servers"), "{notes}");
+    assert!(code == 0 && notes.contains("storage servers in service: 4"), "{notes}");
     let (code, _, notes) = cluster.run(&["setrep", "1", "/d/f1"]);
     assert!(code == 0 && notes.contains("dead disk"), "{notes}");
     assert_eq!(cluster.run(&["setrep", "0", "/d"]).0, 2);

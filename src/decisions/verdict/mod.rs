@@ -393,7 +393,9 @@ fn writes(facts: &Facts) -> Option<Trouble> {
         remedies.push("start more storage servers, each on a machine of its own".into());
     }
     let on_hosts = if facts.allow_same_host { "" } else { " on hosts of their own" };
-    let young = facts.age < YOUNG;
+    // Servers that have come and were taken out or went down are no matter of age.
+    let has_fallen = facts.servers.iter().any(|server| server.health == Health::Down) || !away.is_empty();
+    let young = facts.age < YOUNG && !has_fallen;
     let what = match young {
         true => format!("the cluster is new: {live} storage servers have come so far, a write needs {needed}"),
         false => format!("writes are refused: {live} storage servers take files{on_hosts}, {needed} are needed"),
