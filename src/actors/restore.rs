@@ -39,6 +39,10 @@ use crate::types::error::IoContext;
 use crate::types::storage_api::{JournalPosition, StorageStatus};
 use crate::types::{Error, ErrorCode, EventKind, ObjectId, Result, ServerId, Version, bounds};
 
+/// A database that is locked is asked as often again.
+const LOCKED_TRIES: usize = 10;
+/// After this time each.
+const LOCKED_PAUSE: Duration = Duration::from_millis(200);
 /// How long a server may take to say who it is.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long storage servers that are known to belong to the cluster may take to announce themselves.
@@ -432,15 +436,24 @@ impl Run {
         let (id, holder) = (self.id, self.context.standing.holder.to_string());
         let ttl = TimeDelta::from_std(LEASE_TTL).unwrap_or(TimeDelta::seconds(8));
         let asked = std::time::Instant::now();
-        let (epoch, term) = self
-            .context
-            .db
-            .write(move |connection| {
+        let begin = || {
+            let holder = holder.clone();
+            self.context.db.write(move |connection| {
                 // Whoever acts now is waited for; afterwards nobody can who does not know of the restore.
                 let term = lease::seize(connection, &holder, ttl)?;
                 Ok((restores::begin(connection, id, cluster, seen)?, term))
             })
-            .await?;
+        };
+        let mut begun = begin().await;
+        // A database that is a moment old may be locked by whoever opens it beside this.
+        for _ in 0..LOCKED_TRIES {
+            if !begun.as_ref().is_err_and(|error| error.code() == ErrorCode::Busy) {
+                break;
+            }
+            tokio::time::sleep(LOCKED_PAUSE).await;
+            begun = begin().await;
+        }
+        let (epoch, term) = begun?;
         self.context.standing.set_membership(cluster, epoch);
         self.context.standing.took(term, asked + LEASE_TTL - Duration::from_secs(1));
         let storage = &self.context.storage;

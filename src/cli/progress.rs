@@ -4,6 +4,7 @@
 //! [`LINE_INTERVAL`], and one at the end. `--quiet` leaves only what went wrong. [`Tally`] counts outcomes,
 //! prints each failure when it happens (nothing is kept, however many there are) and knows the exit code.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -156,9 +157,10 @@ impl Progress {
             return;
         }
         clear_waiting();
+        let line = notice(text);
         match &self.0.bar {
-            Some(bar) => bar.suspend(|| print(text)),
-            None => print(text),
+            Some(bar) => bar.suspend(|| print(&line)),
+            None => print(&line),
         }
     }
 
@@ -291,13 +293,15 @@ pub(crate) fn speak_json(json: bool) {
     JSON.store(json, Relaxed);
 }
 
+/// What is no failure, as it stands on standard error.
+fn notice(text: &str) -> Cow<'_, str> {
+    if JSON.load(Relaxed) { serde_json::json!({ "notice": text }).to_string().into() } else { text.into() }
+}
+
 /// Says something on standard error that is no failure; with `--json` as `{"notice": …}`.
 pub(crate) fn say(text: &str) {
     clear_waiting();
-    match JSON.load(Relaxed) {
-        true => print(&serde_json::json!({ "notice": text }).to_string()),
-        false => print(text),
-    }
+    print(&notice(text));
 }
 
 /// Tells a failure on standard error.

@@ -152,7 +152,10 @@ impl Arena {
         // Where nobody carries the journal, it is always behind.
         let carried = actors.to_string().contains("JournalKeeper");
         let mut problems = report["problems"].as_array().unwrap().iter().map(Value::to_string);
-        let problem = problems.any(|problem| carried || !problem.contains("copies of its journal"));
+        // Servers were started again and again here.
+        let restless = |problem: &str| problem.contains("times in the last hour");
+        let problem =
+            problems.any(|problem| !restless(&problem) && (carried || !problem.contains("copies of its journal")));
         let syncing = report["troubles"].to_string().contains("server_syncing");
         if problem || syncing || report["outbox"] != 0 || report["repair"]["queued"] != 0 {
             return Some(format!("the report is {report}"));

@@ -346,7 +346,11 @@ fn a_scrub_now_finds_a_wrong_byte_and_what_it_found_stays() {
         assert_eq!(of(&found, server)["corrupt"], i32::from(server == number), "{found}");
         assert!(of(&found, server)["bytes"].as_u64().unwrap() > 0, "{found}");
     }
-    // It stays, over a restart as well.
+    // It stays, over a restart as well. What is found is told to the name server at once, and a server that dies before that
+    // finds it again.
+    wait_for("the name server has heard of it", 20, || {
+        cluster.get("/api/v1/events?kind=replica_corrupt")["events"].as_array()?.first().map(|_| ())
+    });
     cluster.storage[number].kill();
     cluster.storage[number].start();
     cluster.wait_for_live(3);
