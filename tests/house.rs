@@ -133,6 +133,18 @@ fn heavy_libraries_stay_in_their_rooms() {
     }
 }
 
+/// A sentence that goes over several lines of the source has a backslash at the end of each, or its blanks are printed.
+#[test]
+fn no_sentence_has_the_blanks_of_its_source() {
+    let has_run = |literal: &str| literal.trim().contains("      ");
+    for path in sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src")) {
+        for line in code(&path).lines() {
+            let literals = line.split('"').skip(1).step_by(2);
+            assert!(!literals.into_iter().any(has_run), "{}: {line}", path.display());
+        }
+    }
+}
+
 #[test]
 fn unsafe_code_is_forbidden_and_foreign_code_is_listed() {
     let manifest: toml::Table = read("Cargo.toml").parse().unwrap();

@@ -107,7 +107,10 @@ impl Restores {
         Err(Error::new(
             ErrorCode::PreconditionFailed,
             format!(
-                "the metadata is complete: the database is sound, and no storage server knows of a change after its version                  {version}. A restore would stop all changes and repair while it runs, and write every table anew from the                  storage servers' copies of the journal; changes of the last second may be lost. Nothing was changed;                  --force does it all the same"
+                "the metadata is complete: the database is sound, and no storage server knows of a change after its version \
+                 {version}. A restore would stop all changes and repair while it runs, and write every table anew from the \
+                 storage servers' copies of the journal; changes of the last second may be lost. Nothing was changed; \
+                 --force does it all the same"
             ),
         ))
     }
@@ -121,7 +124,8 @@ impl Restores {
         let Some(mode) = mode else {
             return Err(Error::new(
                 ErrorCode::PreconditionFailed,
-                "there is no restore to abort: none has begun to change anything, or it is done; `holdfast restore --status`                  says what the last one came to",
+                "there is no restore to abort: none has begun to change anything, or it is done; `holdfast restore --status` \
+                 says what the last one came to",
             ));
         };
         let state = context.db.read(cluster::state).await?;
@@ -490,7 +494,8 @@ impl Run {
         Err(Error::new(
             ErrorCode::OutOfSpace,
             format!(
-                "the restore needs about {needed} bytes in {place} for the copies of the journal and the rows made of them, and                  {there} are free there: make room and run it again"
+                "the restore needs about {needed} bytes in {place} for the copies of the journal and the rows made of them, and \
+                 {there} are free there: make room and run it again"
             ),
         ))
     }

@@ -180,7 +180,7 @@ impl NameServerClient {
                 Err(failure) if failure.not_sent || repeat == Repeat::Safe && !failure.answered => {
                     last_failure = Some(failure);
                 }
-                Err(failure) => return Err(failure),
+                Err(failure) => return Err(of_no_name_server(failure, &self.urls[index])),
             }
         }
         Err(last_failure.unwrap_or_else(|| Failure {
@@ -381,6 +381,19 @@ impl NameServerClient {
     pub async fn status(&self) -> Result<NameServerStatus> {
         self.get("/status", &()).await
     }
+}
+
+/// A server that has none of a name server's endpoints is not one, and nothing is said about what was asked for.
+fn of_no_name_server(failure: Failure, url: &str) -> Failure {
+    let message = failure.error.message();
+    let has_no_such = message.starts_with("there is no ") && message.contains(" /api/v1/");
+    if failure.error.code() != ErrorCode::NotFound || !has_no_such {
+        return failure;
+    }
+    let error = Error::invalid(format!(
+        "{url} is not a name server, though a server of Holdfast answers there ({message}): give the URL of the name server"
+    ));
+    Failure { error, ..failure }
 }
 
 /// What a server of either kind tells anybody of itself: the word of `GET /status`.

@@ -152,6 +152,9 @@ fn failures_as_json(cluster: &Cluster) {
             .collect();
         assert_eq!(told, codes, "holdfast {args:?}");
     }
+    let other = cluster.storage[0].url();
+    let (code, _, errors) = cluster.run(&["--name-server", &other, "ls", "/"]);
+    assert!(code == 2 && errors.contains(&format!("{other} is not a name server")), "{code} {errors}");
     let (code, output, errors) = cluster.run(&["ls", "/nope", "/a", "--json"]);
     let list: serde_json::Value = serde_json::from_str(&output).unwrap();
     assert_eq!((code, list[0]["directory"].as_str(), errors.lines().count()), (7, Some("/a"), 1), "{output}");
