@@ -97,8 +97,10 @@ mod tests {
         let internal = Failure::of(&Error::internal("broken\n").with_request_id(Some("7".into())));
         assert_eq!(internal.sentence(), "holdfast: broken\n [request 7]");
         assert_eq!(internal.json().lines().count(), 1, "one line, whatever is in the message");
-        let unavailable = Failure::of(&Error::unavailable("gone"));
-        assert!(unavailable.sentence().contains("`holdfast up`") && unavailable.json().contains("\"remedy\":"));
+        let unreached = Failure::of(&Error::unavailable("http://a:1 cannot be reached: refused"));
+        assert!(unreached.sentence().contains("`holdfast up`") && unreached.json().contains("\"remedy\":"));
+        let answered = Failure::of(&Error::unavailable("gone"));
+        assert!(answered.sentence().ends_with("(`holdfast report` says how the cluster is)"), "{}", answered.sentence());
         let told = Failure::of(&Error::unavailable("gone; see `holdfast report`"));
         assert_eq!(told.sentence(), "holdfast: gone; see `holdfast report`", "one remedy is enough");
     }
