@@ -100,7 +100,11 @@ mod tests {
         let unreached = Failure::of(&Error::unavailable("http://a:1 cannot be reached: refused"));
         assert!(unreached.sentence().contains("`holdfast up`") && unreached.json().contains("\"remedy\":"));
         let answered = Failure::of(&Error::unavailable("gone"));
-        assert!(answered.sentence().ends_with("(`holdfast report` says how the cluster is)"), "{}", answered.sentence());
+        assert!(
+            answered.sentence().ends_with("(`holdfast report` says how the cluster is)"),
+            "{}",
+            answered.sentence()
+        );
         let told = Failure::of(&Error::unavailable("gone; see `holdfast report`"));
         assert_eq!(told.sentence(), "holdfast: gone; see `holdfast report`", "one remedy is enough");
     }

@@ -101,7 +101,12 @@ fn a_dead_server_is_replaced_and_its_return_brings_nothing_back() {
         assert!(single["remedy"].as_str().unwrap().contains("begin to be copied in"), "{told:#}");
     }
     assert_eq!(trouble(&told, "server_down").unwrap()["severity"], "degraded");
-    assert_eq!(check(&cluster).0, 2);
+    let (code, line) = check(&cluster);
+    // A machine that was busy for longer than the delay has repaired some by now, or all.
+    if trouble(&report(&cluster), "single_copy").is_some() {
+        assert!(code == 2 && line.starts_with("DANGER: "), "{line} after {told:#}");
+    }
+    assert!(code == 2 || code == 1 && line.starts_with("DEGRADED: server_down"), "{line} after {told:#}");
     wait_for("repair begins after the delay", 30, || (events(&cluster, "replica_copied") > 0).then_some(()));
     assert!(killed.elapsed() >= Duration::from_secs(DELAY_SECONDS), "it began too early");
     wait_until_whole(&cluster, 60);
