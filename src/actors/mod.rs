@@ -17,6 +17,7 @@ pub mod lease_keeper;
 pub mod metadata_writer;
 pub mod pass;
 pub mod reaper;
+pub mod rebalance;
 pub mod replication_manager;
 pub mod restore;
 pub mod standing;

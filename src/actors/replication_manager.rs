@@ -13,6 +13,7 @@ use futures_util::future::BoxFuture;
 
 use super::context::Context;
 use super::pass::{PassReport, Timing, Work};
+use super::rebalance::{self, Rebalancing};
 use super::transfers::Transfers;
 use crate::db::repair::{self, Rules, scan, server_facts};
 use crate::db::server::{self, ServerView, holds};
@@ -33,6 +34,7 @@ pub struct Replicate {
     context: Context,
     transfers: Transfers,
     scans: Arc<Mutex<Scans>>,
+    rebalancing: Rebalancing,
 }
 
 impl Replicate {
@@ -41,13 +43,13 @@ impl Replicate {
 
     /// With nothing under way.
     pub fn new(context: Context, transfers: Transfers) -> Self {
-        Self { context, transfers, scans: Arc::default() }
+        Self { context, transfers, scans: Arc::default(), rebalancing: Rebalancing::default() }
     }
 }
 
 impl Work for Replicate {
     fn pass(&self) -> BoxFuture<'static, Result<PassReport>> {
-        Box::pin(pass(self.context.clone(), self.transfers.clone(), self.scans.clone()))
+        Box::pin(pass(self.context.clone(), self.transfers.clone(), self.scans.clone(), self.rebalancing.clone()))
     }
 }
 
@@ -135,7 +137,12 @@ pub fn rules(context: &Context) -> Rules {
     }
 }
 
-async fn pass(context: Context, transfers: Transfers, scans: Arc<Mutex<Scans>>) -> Result<PassReport> {
+async fn pass(
+    context: Context,
+    transfers: Transfers,
+    scans: Arc<Mutex<Scans>>,
+    rebalancing: Rebalancing,
+) -> Result<PassReport> {
     let Some(held) = context.standing.held() else {
         drop(transfers.take_ended());
         return Ok(context.standby());
@@ -174,7 +181,9 @@ async fn pass(context: Context, transfers: Transfers, scans: Arc<Mutex<Scans>>) 
     report.counts.push(("servers drained", finish_drains(&context, &views).await?));
     report.counts.push(("queued by scans", queued));
     report.counts.push(("PAUSED: too many servers are down", usize::from(pause.is_some())));
-    report.more |= scanning;
+    let moved = rebalance::step(&context, &transfers, &rebalancing, rules, &views, (held.term, pause)).await?;
+    report.counts.push(("copies begun to be moved", moved.begun));
+    report.more |= scanning || moved.more;
     Ok(report)
 }
 

@@ -13,7 +13,7 @@ use super::supervisor::Handle;
 use crate::db::repair::{Ended, Room, Transfer, lost_transfer};
 use crate::security::ReplicateTicket;
 use crate::types::storage_api::{ReplicaKey, ReplicateRequest};
-use crate::types::{Error, Generation, ObjectId, Result};
+use crate::types::{CauseWord, Error, Generation, ObjectId, Result};
 
 /// A transfer may take as long as its bytes at this rate need, and [`TRANSFER_TIME_MIN`].
 const SLOWEST_BYTES_PER_SECOND: u64 = 256 << 10;
@@ -72,6 +72,14 @@ impl Transfers {
             let bytes = if rate == 0 { u64::MAX } else { inner.allow(rate) };
             Room { transfers: transfers.saturating_sub(inner.running.len()), per_server, busy, bytes }
         })
+    }
+
+    /// How much more may be started to fill servers evenly: half of what repair may at most, so that repair finds room.
+    pub fn room_for_moves(&self, (transfers, per_server): (usize, usize), rate: u64) -> Room {
+        let is_move = |transfer: &&Transfer| transfer.cause.word == CauseWord::Rebalanced;
+        let moves = self.with(|inner| inner.running.values().filter(is_move).count());
+        let room = self.room((transfers, per_server.div_ceil(2)), rate);
+        Room { transfers: transfers.div_ceil(2).saturating_sub(moves).min(room.transfers), ..room }
     }
 
     /// Starts a transfer.

@@ -214,6 +214,12 @@ pub(crate) enum Command {
     /// largest number of all its places. A file's own number lasts until its content or its directory's number
     /// changes.
     Setrep(SetrepArgs),
+    /// Moves copies in the background until storage servers are filled evenly
+    ///
+    /// No file is short of copies meanwhile, and none is spread worse over hosts and zones. Copies are moved within the
+    /// limits of repair (--repair-transfers, --repair-rate of the name server), and only while repair has nothing to do.
+    /// It goes on when this ends and over restarts; `holdfast report` and --status show how far it is.
+    Rebalance(RebalanceArgs),
     /// Compares the metadata with itself and with what the storage servers have
     ///
     /// What is found is looked at again a second later, so that work under way is not mistaken for damage.

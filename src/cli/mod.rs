@@ -185,6 +185,7 @@ async fn execute(context: &Context, command: &Command) -> Result<Exit> {
         Command::Undrain(args) => administration::undrain(context, args).await,
         Command::Remove(args) => administration::remove(context, args).await,
         Command::Setrep(args) => administration::setrep(context, args).await,
+        Command::Rebalance(args) => rebalance::run(context, args).await,
         Command::Fsck(args) => fsck::run(context, args).await,
         Command::Scrub(args) => scrub::run(context, args).await,
         Command::Restore(args) => restore::run(context, args).await,

@@ -320,6 +320,21 @@ impl NameServerClient {
         self.call(Method::POST, "/api/v1/fsck", Repeat::IfNotDone, Wait::Long, |builder| builder.json(request)).await
     }
 
+    /// Begins to fill servers evenly, or says what would be moved.
+    pub async fn rebalance_start(&self, request: &RebalanceRequest) -> Result<RebalanceStatus> {
+        self.post("/api/v1/rebalance", request, Repeat::IfNotDone).await
+    }
+
+    /// How far that is.
+    pub async fn rebalance_status(&self) -> Result<RebalanceStatus> {
+        self.get("/api/v1/rebalance", &()).await
+    }
+
+    /// Ends it.
+    pub async fn rebalance_stop(&self) -> Result<RebalanceStatus> {
+        self.call(Method::DELETE, "/api/v1/rebalance", Repeat::IfNotDone, Wait::Short, |request| request).await
+    }
+
     /// Has storage servers read everything they have.
     pub async fn scrub_start(&self, request: &ScrubRequest) -> Result<ScrubResponse> {
         self.post("/api/v1/scrub", request, Repeat::IfNotDone).await

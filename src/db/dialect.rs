@@ -72,6 +72,10 @@ bulk_insert! {
     queue_repairs, RepairRow, repair_queue, ignore
 }
 bulk_insert! {
+    /// Objects of which a copy is being moved; those that are known keep their server.
+    insert_moves, MoveRow, moves, ignore
+}
+bulk_insert! {
     /// Deletions to carry out.
     insert_outbox, OutboxRow, outbox, ignore
 }

@@ -9,7 +9,7 @@ use diesel::sql_types::BigInt;
 
 use super::connection::AnyConnection;
 use super::lease::ACTING;
-use super::rows::utc;
+use super::rows::{RebalanceRow, utc};
 use super::schema::{cluster, events, leases, objects, repair_queue, replicas, servers};
 use super::{dialect, tree};
 use crate::types::id::floor_at;
@@ -45,6 +45,8 @@ pub struct Lately {
     pub downs: HashMap<i64, Vec<NaiveDateTime>>,
     /// Replicas on servers that are draining; beyond a limit they are not counted.
     pub drain_left: HashMap<i64, u64>,
+    /// Filling servers evenly, while it is under way.
+    pub rebalance: Option<RebalanceRow>,
 }
 
 #[derive(QueryableByName)]
@@ -79,7 +81,8 @@ pub fn lately(connection: &mut AnyConnection) -> Result<Lately> {
     }
     // There is no root while the metadata waits for a restore.
     let copies_wanted = tree::walk(connection, &DfsPath::root()).map_or(1, |walk| walk.copies_wanted()) as u32;
-    Ok(Lately { now, created, copies_wanted, lease_expires: lease, corrupt, downs, drain_left })
+    let rebalance = super::rebalance::last(connection)?.filter(RebalanceRow::is_running);
+    Ok(Lately { now, created, copies_wanted, lease_expires: lease, corrupt, downs, drain_left, rebalance })
 }
 
 /// Servers and times of events of these kinds, the newest first.

@@ -37,6 +37,7 @@ pub mod newcomer;
 pub mod outbox;
 pub mod pending;
 pub mod reap;
+pub mod rebalance;
 pub mod removed;
 pub mod repair;
 pub mod replication;

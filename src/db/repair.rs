@@ -14,10 +14,12 @@ use super::error::Step;
 use super::rows::*;
 use super::schema::{cluster, objects, repair_queue, replicas};
 use super::server::{ServerView, server_views};
-use super::{dialect, events};
+use super::{dialect, events, rebalance};
 use crate::decisions::placement::Candidate;
+use crate::decisions::rebalance as moving;
 use crate::decisions::repair::{self, CopyFacts, Object, ServerFacts};
 use crate::types::api::{Health, Target};
+use crate::types::limits::REPLICATION_MAX;
 use crate::types::{Cause, CauseWord, Error, EventKind, Generation, ObjectId, Result, ServerId, Sha256};
 
 /// Objects that one transaction looks at.
@@ -145,16 +147,23 @@ pub fn server_facts(views: &[ServerView], now: NaiveDateTime, repair_delay: Time
 }
 
 /// Objects with their copies.
-struct Loaded {
+pub(super) struct Loaded {
     servers: Vec<ServerFacts>,
     urls: HashMap<i64, String>,
     index: HashMap<i64, usize>,
     objects: HashMap<i64, ObjectRow>,
     copies: HashMap<i64, Vec<ReplicaRow>>,
+    /// Whose copy is being moved, by object.
+    moving: HashMap<i64, i64>,
 }
 
 impl Loaded {
-    fn load(connection: &mut AnyConnection, ids: &[i64], now: NaiveDateTime, rules: &Rules) -> QueryResult<Self> {
+    pub(super) fn load(
+        connection: &mut AnyConnection,
+        ids: &[i64],
+        now: NaiveDateTime,
+        rules: &Rules,
+    ) -> QueryResult<Self> {
         let views = server_views(connection)?;
         let servers = server_facts(&views, now, rules.repair_delay);
         let index = servers.iter().enumerate().map(|(index, server)| (server.place.server.0, index)).collect();
@@ -172,10 +181,20 @@ impl Loaded {
             index,
             objects: rows.into_iter().map(|row| (row.id, row)).collect(),
             copies,
+            moving: rebalance::moving(connection, ids)?.into_iter().collect(),
         })
     }
 
-    fn copies(&self, id: i64) -> Vec<CopyFacts<'_>> {
+    pub(super) fn servers(&self) -> &[ServerFacts] {
+        &self.servers
+    }
+
+    /// The server whose copy of an object is being moved.
+    pub(super) fn moving_from(&self, id: i64) -> Option<ServerId> {
+        self.moving.get(&id).map(|server| ServerId(*server))
+    }
+
+    pub(super) fn copies(&self, id: i64) -> Vec<CopyFacts<'_>> {
         let facts = |copy: &ReplicaRow| {
             let server = self.servers.get(*self.index.get(&copy.server)?)?;
             Some(CopyFacts { server, copying: copy.state == ReplicaRow::COPYING })
@@ -183,13 +202,21 @@ impl Loaded {
         self.copies.get(&id).into_iter().flatten().filter_map(facts).collect()
     }
 
-    /// What an object needs, and how many of its copies last; `None` when nobody wants it any more.
-    fn decide(&self, id: i64, rules: &Rules) -> Option<(repair::Step, usize)> {
+    /// What is wanted of an object; `None` when nobody wants it any more.
+    pub(super) fn object(&self, id: i64, rules: &Rules) -> Option<Object> {
         let row = self.objects.get(&id).filter(|row| row.state == ObjectRow::LIVE)?;
-        let object =
-            Object { copies: row.copies_wanted as u32, size: row.size as u64, allow_same_host: rules.allow_same_host };
-        let copies = self.copies(id);
-        Some((repair::decide(&object, &copies, &self.servers, &mut rand::rng()), repair::lasting(&copies)))
+        let (copies, size) = (row.copies_wanted as u32, row.size as u64);
+        Some(Object { copies, size, allow_same_host: rules.allow_same_host })
+    }
+
+    /// What an object needs, and how many of its copies last; `None` when nobody wants it any more.
+    pub(super) fn decide(&self, id: i64, rules: &Rules) -> Option<(repair::Step, usize)> {
+        let (object, copies, random) = (self.object(id, rules)?, self.copies(id), &mut rand::rng());
+        let step = match self.moving_from(id) {
+            Some(from) => moving::decide(&object, &copies, &self.servers, from, random),
+            None => repair::decide(&object, &copies, &self.servers, random),
+        };
+        Some((step, repair::lasting(&copies)))
     }
 
     fn generation(&self, id: i64, server: ServerId) -> Option<Generation> {
@@ -235,7 +262,7 @@ pub fn work_through(
     let ids: Vec<i64> = due.iter().map(|row| row.object).collect();
     dialect::lock_objects(connection, &ids)?;
     let loaded = Loaded::load(connection, &ids, now, rules)?;
-    let mut written = Written { now, last_version: last_version(connection)?, ..Written::default() };
+    let mut written = Written::begin(connection, now)?;
     for row in &due {
         written.apply(&loaded, row, rules, &mut room, &mut done);
     }
@@ -251,7 +278,7 @@ fn last_version(connection: &mut AnyConnection) -> QueryResult<i64> {
 
 /// Rows of one transaction.
 #[derive(Default)]
-struct Written {
+pub(super) struct Written {
     now: NaiveDateTime,
     last_version: i64,
     finished: Vec<i64>,
@@ -259,12 +286,21 @@ struct Written {
     trimmed: Vec<OutboxRow>,
     later: Vec<RepairRow>,
     events: Vec<EventRow>,
+    /// Objects of which nothing is moved any more, and how many copies were moved, with their bytes.
+    moves_over: Vec<i64>,
+    moved: (usize, i64),
 }
 
 impl Written {
+    pub(super) fn begin(connection: &mut AnyConnection, now: NaiveDateTime) -> QueryResult<Self> {
+        Ok(Self { now, last_version: last_version(connection)?, ..Self::default() })
+    }
+
     fn apply(&mut self, loaded: &Loaded, row: &RepairRow, rules: &Rules, room: &mut Room, done: &mut Done) {
+        let is_moving = loaded.moving_from(row.object).is_some();
         let Some((step, lasting)) = loaded.decide(row.object, rules) else {
             self.finished.push(row.object);
+            self.moves_over.extend(is_moving.then_some(row.object));
             return;
         };
         let mut row = RepairRow { copies: lasting as i32, ..row.clone() };
@@ -272,6 +308,8 @@ impl Written {
             repair::Step::Nothing => {
                 done.healthy += 1;
                 self.finished.push(row.object);
+                let is_over = is_moving && !loaded.copies(row.object).iter().any(|copy| copy.copying);
+                self.moves_over.extend(is_over.then_some(row.object));
                 return;
             }
             repair::Step::Copy { source, target } => {
@@ -300,7 +338,7 @@ impl Written {
         self.later.push(row);
     }
 
-    fn start(
+    pub(super) fn start(
         &mut self,
         loaded: &Loaded,
         id: i64,
@@ -349,12 +387,19 @@ impl Written {
             reason: why.word().into(),
             by_token: None,
         });
+        if why == CauseWord::Rebalanced {
+            self.moves_over.push(id);
+            self.moved.0 += 1;
+            self.moved.1 += loaded.objects.get(&id).map_or(0, |row| row.size);
+        }
         let cause = if why == CauseWord::Draining { why.of(server) } else { why.into() };
         let detail = format!("this copy is given up: {}", why.meaning());
         self.events.push(events::of_copy(self.now, EventKind::ReplicaTrimmed, (id, server.0), cause, detail));
     }
 
-    fn write(self, connection: &mut AnyConnection) -> Step<()> {
+    pub(super) fn write(self, connection: &mut AnyConnection) -> Step<()> {
+        rebalance::moved(connection, self.moved.0, self.moved.1)?;
+        rebalance::over(connection, &self.moves_over)?;
         diesel::delete(repair_queue::table.filter(repair_queue::object.eq_any(&self.finished))).execute(connection)?;
         dialect::insert_replicas_if_absent(connection, &self.copying)?;
         self.copying.first().inspect(|_| crate::types::failpoint::REPAIR_ROW_WRITTEN.passed());
@@ -387,9 +432,10 @@ fn save(connection: &mut AnyConnection, row: &RepairRow) -> QueryResult<usize> {
 fn note_ended(connection: &mut AnyConnection, ended: &[Ended], now: NaiveDateTime, done: &mut Done) -> Step<()> {
     let ids: Vec<i64> = ended.iter().map(|ended| ended.transfer.object.0).collect();
     dialect::lock_objects(connection, &ids)?;
-    let mut happened = Vec::new();
+    let (mut happened, mut moves_over) = (Vec::new(), Vec::new());
     for Ended { transfer, outcome } in ended {
         let id = transfer.object.0;
+        let is_move = transfer.cause.word == CauseWord::Rebalanced;
         let row = replicas::table
             .find((id, transfer.target.server.0))
             .filter(replicas::generation.eq(transfer.generation.0).and(replicas::state.eq(ReplicaRow::COPYING)));
@@ -404,6 +450,11 @@ fn note_ended(connection: &mut AnyConnection, ended: &[Ended], now: NaiveDateTim
                     let copy = (id, transfer.target.server.0);
                     let event = events::of_copy(now, EventKind::ReplicaCopied, copy, transfer.cause, detail);
                     happened.push(EventRow { path: Some(transfer.label.clone()), ..event });
+                    if is_move {
+                        queue_now(connection, id, REPLICATION_MAX as i32, now, None)?;
+                    }
+                } else {
+                    moves_over.extend(is_move.then_some(id));
                 }
                 diesel::update(repair_queue::table.find(id))
                     .set((repair_queue::next_attempt.eq(now), repair_queue::attempts.eq(0)))
@@ -411,6 +462,7 @@ fn note_ended(connection: &mut AnyConnection, ended: &[Ended], now: NaiveDateTim
             }
             Err(error) => {
                 done.failed += 1;
+                moves_over.extend(is_move.then_some(id));
                 give_up_copy(connection, id, transfer.target.server.0, transfer.generation.0, now)?;
                 put_off(connection, id, &error.chain(), now)?;
                 use crate::types::ErrorCode::{ChecksumMismatch, NotFound};
@@ -420,6 +472,7 @@ fn note_ended(connection: &mut AnyConnection, ended: &[Ended], now: NaiveDateTim
             }
         }
     }
+    rebalance::over(connection, &moves_over)?;
     for server in &done.doubted {
         super::sync::again(connection, server.0)?;
     }
@@ -452,6 +505,19 @@ fn give_up_copy(
         dialect::insert_outbox(connection, &[row])?;
     }
     Ok(())
+}
+
+/// Puts an object into the queue, to be looked at at once.
+fn queue_now(
+    connection: &mut AnyConnection,
+    object: i64,
+    copies: i32,
+    now: NaiveDateTime,
+    why: Option<&str>,
+) -> QueryResult<usize> {
+    let last_error = why.map(String::from);
+    let row = RepairRow { object, copies, queued: now, next_attempt: now, attempts: 0, last_error };
+    dialect::queue_repairs(connection, &[row])
 }
 
 fn put_off(connection: &mut AnyConnection, object: i64, why: &str, now: NaiveDateTime) -> Step<()> {
@@ -488,15 +554,7 @@ fn drop_stale(
     for row in &stale {
         done.failed += 1;
         give_up_copy(connection, row.object, row.server, row.generation, now)?;
-        let queued = RepairRow {
-            object: row.object,
-            copies: 0,
-            queued: now,
-            next_attempt: now,
-            attempts: 0,
-            last_error: Some("the copying was interrupted".into()),
-        };
-        dialect::queue_repairs(connection, std::slice::from_ref(&queued))?;
+        queue_now(connection, row.object, 0, now, Some("the copying was interrupted"))?;
         diesel::update(repair_queue::table.find(row.object))
             .set(repair_queue::next_attempt.eq(now))
             .execute(connection)?;

@@ -6,7 +6,7 @@ use diesel::sql_types::{BigInt, Text};
 
 use super::connection::AnyConnection;
 use super::rows::{RepairRow, utc};
-use super::schema::{events, journal, objects, outbox, repair_queue, replicas};
+use super::schema::{events, journal, moves, objects, outbox, repair_queue, replicas};
 use super::{cluster, dialect};
 use crate::types::api::{CopiesCount, JournalHealth, LossIfDied, RepairProgress, StuckObject};
 use crate::types::id::floor_at;
@@ -105,7 +105,10 @@ pub fn repair(connection: &mut AnyConnection) -> Result<RepairProgress> {
         .inner_join(repair_queue::table.on(repair_queue::object.eq(objects::id)))
         .select(diesel::dsl::sql::<BigInt>("CAST(coalesce(sum(size), 0) AS BIGINT)"))
         .get_result(connection)?;
-    let in_flight: i64 = replicas::table.filter(replicas::state.eq("copying")).count().get_result(connection)?;
+    let copying: i64 = replicas::table.filter(replicas::state.eq("copying")).count().get_result(connection)?;
+    // What only fills servers more evenly is no repair.
+    let moves: i64 = moves::table.count().get_result(connection)?;
+    let in_flight = (copying - moves).max(0);
     let since = utc(now) - RATE_WINDOW;
     let copied: i64 = events::table
         .filter(events::id.ge(floor_at(since)).and(events::kind.eq("replica_copied")))

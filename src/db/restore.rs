@@ -107,6 +107,8 @@ pub fn rebuild(
 
 /// Everything goes but the leases, the events and the reports of restores.
 fn clear(connection: &mut AnyConnection) -> Step<()> {
+    diesel::delete(super::schema::moves::table).execute(connection)?;
+    diesel::delete(super::schema::rebalances::table).execute(connection)?;
     diesel::delete(repair_queue::table).execute(connection)?;
     diesel::delete(outbox::table).execute(connection)?;
     diesel::delete(replicas::table).execute(connection)?;

@@ -287,3 +287,43 @@ pub struct RestoreRow {
     pub ended: Option<NaiveDateTime>,
     pub report: String,
 }
+
+#[derive(Debug, Clone, PartialEq, Queryable, Selectable, Insertable)]
+#[diesel(table_name = rebalances, treat_none_as_default_value = false)]
+pub struct RebalanceRow {
+    pub id: i64,
+    pub state: String,
+    pub within_percent: i32,
+    pub started: NaiveDateTime,
+    pub ended: Option<NaiveDateTime>,
+    pub by_token: Option<String>,
+    pub moved: i64,
+    pub moved_bytes: i64,
+    pub left_bytes: Option<i64>,
+    pub note: String,
+}
+
+impl RebalanceRow {
+    pub const RUNNING: &'static str = "running";
+    pub const DONE: &'static str = "done";
+    pub const STOPPED: &'static str = "stopped";
+
+    pub fn is_running(&self) -> bool {
+        self.state == Self::RUNNING
+    }
+
+    /// About how long it takes until it is done, at the rate so far.
+    pub fn seconds_left(&self, now: NaiveDateTime) -> Option<f64> {
+        let seconds = (now - self.started).num_milliseconds() as f64 / 1e3;
+        let left = self.left_bytes.filter(|_| self.is_running() && self.moved_bytes > 0 && seconds > 0.0)?;
+        Some(left as f64 / (self.moved_bytes as f64 / seconds))
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Queryable, Selectable, Insertable)]
+#[diesel(table_name = moves, treat_none_as_default_value = false)]
+pub struct MoveRow {
+    pub object: i64,
+    pub server: i64,
+    pub begun: NaiveDateTime,
+}

@@ -207,6 +207,29 @@ diesel::table! {
     }
 }
 
+diesel::table! {
+    rebalances (id) {
+        id -> BigInt,
+        state -> Text,
+        within_percent -> Integer,
+        started -> Timestamp,
+        ended -> Nullable<Timestamp>,
+        by_token -> Nullable<Text>,
+        moved -> BigInt,
+        moved_bytes -> BigInt,
+        left_bytes -> Nullable<BigInt>,
+        note -> Text,
+    }
+}
+
+diesel::table! {
+    moves (object) {
+        object -> BigInt,
+        server -> BigInt,
+        begun -> Timestamp,
+    }
+}
+
 diesel::allow_tables_to_appear_in_same_query!(
     cluster,
     servers,
@@ -224,4 +247,6 @@ diesel::allow_tables_to_appear_in_same_query!(
     audit,
     removed_servers,
     restores,
+    rebalances,
+    moves,
 );

@@ -6,6 +6,7 @@ pub mod health;
 pub mod journal;
 pub mod leaving;
 pub mod placement;
+pub mod rebalance;
 pub mod repair;
 pub mod restore;
 pub mod room;

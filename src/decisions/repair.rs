@@ -42,7 +42,7 @@ pub struct ServerFacts {
 }
 
 impl ServerFacts {
-    fn in_service(&self) -> bool {
+    pub(super) fn in_service(&self) -> bool {
         self.admin_state == AdminState::InService
     }
 
@@ -50,11 +50,11 @@ impl ServerFacts {
         self.in_service() && !self.gone
     }
 
-    fn is_safe(&self) -> bool {
+    pub(super) fn is_safe(&self) -> bool {
         self.in_service() && self.health == Health::Live && !self.syncing && !self.alarmed && !self.failing
     }
 
-    fn is_target(&self) -> bool {
+    pub(super) fn is_target(&self) -> bool {
         self.is_safe() && self.can_keep
     }
 }
@@ -152,7 +152,7 @@ pub fn decide(object: &Object, copies: &[CopyFacts<'_>], servers: &[ServerFacts]
 
 /// How well copies are spread: the more the better, in this order. Spreading and trimming must agree about it, or they
 /// would undo each other for ever.
-fn spread(object: &Object, servers: &[&ServerFacts]) -> (usize, usize) {
+pub(super) fn spread(object: &Object, servers: &[&ServerFacts]) -> (usize, usize) {
     match object.allow_same_host {
         true => (zones(servers), hosts(servers)),
         false => (hosts(servers), zones(servers)),
@@ -161,7 +161,7 @@ fn spread(object: &Object, servers: &[&ServerFacts]) -> (usize, usize) {
 
 /// Which of `servers` can go best, when one of those that may go must: those whose absence leaves the others spread best,
 /// and how the others are spread then.
-fn best_to_go<'s>(
+pub(super) fn best_to_go<'s>(
     object: &Object,
     servers: &[&'s ServerFacts],
     may_go: impl Fn(&ServerFacts) -> bool,

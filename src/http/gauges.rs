@@ -3,6 +3,7 @@
 use prometheus::{Gauge, GaugeVec, IntGauge, IntGaugeVec, Opts};
 
 use crate::db::report::Counts;
+use crate::db::rows::RebalanceRow;
 use crate::decisions::verdict::Code;
 use crate::types::Result;
 use crate::types::api::{ActorInfo, Health, Trouble};
@@ -24,6 +25,8 @@ pub struct Gauges {
     restarts: GaugeVec,
     last_pass: GaugeVec,
     trouble: IntGaugeVec,
+    rebalance_moved: Gauge,
+    rebalance_left: Gauge,
 }
 
 impl Gauges {
@@ -63,8 +66,15 @@ impl Gauges {
             .map_err(wrong)?,
             trouble: IntGaugeVec::new(Opts::new("holdfast_trouble", "Whether the report has this trouble"), &["code"])
                 .map_err(wrong)?,
+            rebalance_moved: Gauge::new("holdfast_rebalance_moved_bytes", "Bytes that the last rebalancing has moved")
+                .map_err(wrong)?,
+            rebalance_left: Gauge::new(
+                "holdfast_rebalance_left_bytes",
+                "About how many bytes the rebalancing under way has left to move",
+            )
+            .map_err(wrong)?,
         };
-        let all: [Box<dyn prometheus::core::Collector>; 13] = [
+        let all: [Box<dyn prometheus::core::Collector>; 15] = [
             Box::new(gauges.trouble.clone()),
             Box::new(gauges.servers.clone()),
             Box::new(gauges.objects.clone()),
@@ -78,6 +88,8 @@ impl Gauges {
             Box::new(gauges.journal_lag.clone()),
             Box::new(gauges.restarts.clone()),
             Box::new(gauges.last_pass.clone()),
+            Box::new(gauges.rebalance_moved.clone()),
+            Box::new(gauges.rebalance_left.clone()),
         ];
         for collector in all {
             metrics.registry.register(collector).map_err(wrong)?;
@@ -91,6 +103,13 @@ impl Gauges {
             let is_there = troubles.iter().any(|trouble| trouble.code == code);
             self.trouble.with_label_values(&[code]).set(is_there.into());
         }
+    }
+
+    /// Shows how far the last rebalancing is, if there was one.
+    pub fn show_rebalance(&self, row: Option<&RebalanceRow>) {
+        let left = row.filter(|row| row.is_running()).and_then(|row| row.left_bytes);
+        self.rebalance_moved.set(row.map_or(0.0, |row| row.moved_bytes as f64));
+        self.rebalance_left.set(left.unwrap_or(0) as f64);
     }
 
     /// Shows these numbers.

@@ -12,6 +12,7 @@ pub mod locations;
 pub mod namespace;
 pub mod openapi;
 pub mod operation;
+pub mod rebalance;
 pub mod redirect;
 pub mod registration;
 pub mod report;

@@ -4,7 +4,9 @@ use actix_web::HttpResponse;
 use utoipa::OpenApi;
 
 use super::routes::ROUTES;
-use super::{files, fsck, namespace, openapi, operation, redirect, report, restore, scrub, servers, tokens, why};
+use super::{
+    files, fsck, namespace, openapi, operation, rebalance, redirect, report, restore, scrub, servers, tokens, why,
+};
 use crate::types::api::{ErrorBody, NameServerDetails};
 use crate::types::schema::PathBehindFiles;
 use crate::types::{DfsPath, EventId, ObjectId};
@@ -44,6 +46,9 @@ use crate::web::describe::{ABOUT, bearer, complete, server};
         operation::metrics_text,
         openapi::document,
         fsck::check,
+        rebalance::start,
+        rebalance::status,
+        rebalance::stop,
         scrub::start,
         scrub::status,
         restore::start,

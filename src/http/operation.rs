@@ -10,7 +10,7 @@ use super::state::{App, Data};
 use crate::actors::context::takes_files;
 use crate::db::server;
 use crate::db::timeline::{self, Filter};
-use crate::db::{AnyConnection, cluster, removed, tree};
+use crate::db::{AnyConnection, cluster, rebalance, removed, tree};
 use crate::types::api::*;
 use crate::types::limits::LIST_PAGE_ROWS_MAX;
 use crate::types::{DfsPath, ErrorCode, EventKind, Result, ServerId};
@@ -120,6 +120,7 @@ fn resolve_any(connection: &mut AnyConnection, text: &str) -> Result<ServerId> {
 )]
 pub async fn metrics_text(app: Data, metrics: web::Data<Metrics>, gauges: web::Data<Gauges>) -> Result<HttpResponse> {
     gauges.show(&troubles(&app).await);
+    gauges.show_rebalance(app.context.db.read(rebalance::last).await?.as_ref());
     let counted = app.recent_counts().await?;
     let healths: Vec<(Health, bool)> =
         app.context.servers().await?.iter().map(|server| (server.health, server.trouble().is_some())).collect();

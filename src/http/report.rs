@@ -12,10 +12,12 @@ use super::state::{App, Data};
 use crate::db::cluster::{self, ClusterState};
 use crate::db::lately::{Lately, lately, lost_labels};
 use crate::db::report::{self as counts, Counts};
-use crate::db::rows::ServerHealthRow;
+use crate::db::rows::{RebalanceRow, ServerHealthRow};
 use crate::db::server::ServerView;
 use crate::decisions::certificate;
-use crate::decisions::verdict::{Counted, Database, Facts, Failing, Knocking, Server, begins_in, judge, pause, word};
+use crate::decisions::verdict::{
+    Counted, Database, Facts, Failing, Knocking, Rebalancing, Server, begins_in, judge, pause, word,
+};
 use crate::types::api::*;
 use crate::types::{Error, Result, ServerId};
 
@@ -119,6 +121,7 @@ fn facts(app: &App, seen: &Result<Seen>, counted: Result<(&Counts, &[String]), &
         counted: counted.map(|(counted, labels)| count(counted, labels, state)).map_err(Error::chain),
         mass_down_share: context.settings.mass_down_share,
         leaderless,
+        rebalance: lately.rebalance.as_ref().map(|row| rebalancing(row, lately.now)),
         failing: app.board.all().into_iter().filter_map(failing).collect(),
         knocking: announced
             .refused()
@@ -131,6 +134,16 @@ fn facts(app: &App, seen: &Result<Seen>, counted: Result<(&Counts, &[String]), &
         certificate: app.certificate.as_ref().and_then(|own| certificate::trouble(&own.status(), now)),
         no_room: context.db.room().trouble().map(|sentence| sentence.to_string()),
         disk: context.db.disk(),
+    }
+}
+
+fn rebalancing(row: &RebalanceRow, now: NaiveDateTime) -> Rebalancing {
+    Rebalancing {
+        within_percent: row.within_percent as u32,
+        moved_bytes: row.moved_bytes as u64,
+        left_bytes: row.left_bytes.map(|bytes| bytes as u64),
+        done_in: row.seconds_left(now).and_then(|seconds| TimeDelta::try_seconds(seconds.min(1e12) as i64)),
+        note: row.note.clone(),
     }
 }
 

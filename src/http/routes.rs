@@ -6,7 +6,9 @@ use actix_web::web::{ServiceConfig, to};
 use super::auth::Access::{self, Open, Restorer, Scrape, StorageServer, Token};
 use super::auth::Of::{AnyCluster, ThisCluster};
 use super::auth::Scope::{Cluster, Path};
-use super::{files, fsck, namespace, openapi, operation, redirect, report, restore, scrub, servers, tokens, why};
+use super::{
+    files, fsck, namespace, openapi, operation, rebalance, redirect, report, restore, scrub, servers, tokens, why,
+};
 use crate::types::ErrorCode::{self, *};
 use crate::types::api::Role::{Reader, Superuser, Writer};
 use crate::web::route::{Body, Route, mount};
@@ -91,6 +93,11 @@ pub const ROUTES: &[Route<Access>] = &[
     row(POST, "/api/v1/fsck", Token(Superuser, Cluster), Body::Json, &[ReadOnly], || to(fsck::check)),
     row(POST, "/api/v1/scrub", Token(Superuser, Cluster), Body::Json, &[NotFound, ReadOnly], || to(scrub::start)),
     row(GET, "/api/v1/scrub", Token(Reader, Cluster), Body::None, &[], || to(scrub::status)),
+    row(POST, "/api/v1/rebalance", Token(Superuser, Cluster), Body::Json, &[ReadOnly], || to(rebalance::start)),
+    row(GET, "/api/v1/rebalance", Token(Reader, Cluster), Body::None, &[], || to(rebalance::status)),
+    row(DELETE, "/api/v1/rebalance", Token(Superuser, Cluster), Body::None, &[PreconditionFailed], || {
+        to(rebalance::stop)
+    }),
     row(DELETE, "/api/v1/restore", Restorer(Superuser), Body::None, &[PreconditionFailed], || to(restore::abort)),
     row(POST, "/api/v1/restore", Restorer(Superuser), Body::Json, &[PreconditionFailed], || to(restore::start)),
     row(GET, "/api/v1/restore", Restorer(Superuser), Body::None, &[], || to(restore::status)),

@@ -70,6 +70,8 @@ words! {
         TokenCreated => "token_created", "a token was made";
         TokenRevoked => "token_revoked", "a token was revoked";
         FsckRepaired => "fsck_repaired", "fsck --repair put something right";
+        RebalanceStarted => "rebalance_started", "a person began to fill servers evenly (rebalance)";
+        RebalanceEnded => "rebalance_ended", "servers are filled evenly, as far as they can be, or a person stopped it";
         LeaseTaken => "lease_taken", "another name server acts";
         JournalHolderSetAside => "journal_holder_set_aside", "a server fails to take the journal's copies";
         ReadOnly => "read_only", "the cluster stopped taking changes";

@@ -356,6 +356,70 @@ pub struct Finding {
     pub detail: String,
 }
 
+/// Begins to fill servers evenly.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct RebalanceRequest {
+    /// It ends when servers are filled within so many percent of each other.
+    #[serde(default = "within_percent")]
+    #[schema(minimum = 1, maximum = 100)]
+    pub within_percent: u32,
+    /// Begins nothing; says what would be moved.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// Servers are filled evenly within this, unless somebody says otherwise.
+pub const WITHIN_PERCENT: u32 = 5;
+
+fn within_percent() -> u32 {
+    WITHIN_PERCENT
+}
+
+/// How filling servers evenly goes on, or what came of the last time.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+pub struct RebalanceStatus {
+    /// `none`, `running`, `done` or `stopped`; `dry_run` when nothing was begun.
+    pub state: String,
+    /// It ends when servers are filled within so many percent of each other.
+    pub within_percent: u32,
+    /// When it was begun.
+    pub started: Option<DateTime<Utc>>,
+    /// When it ended.
+    pub ended: Option<DateTime<Utc>>,
+    /// The name of the token that began it.
+    pub by: Option<String>,
+    /// Copies that were moved.
+    pub moved: u64,
+    /// Their bytes.
+    pub moved_bytes: u64,
+    /// About how many bytes are left to move; none before the servers' copies were counted.
+    pub left_bytes: Option<u64>,
+    /// About how long that takes.
+    pub seconds_left: Option<f64>,
+    /// What it waits for, or why it has ended.
+    pub note: String,
+    /// How far the fullest and the emptiest server are apart now, in percent of what each would have.
+    pub difference_percent: f64,
+    /// The servers among which copies are moved, by name, as they told their room last: copies that were moved are on both
+    /// until they are deleted.
+    pub servers: Vec<RebalanceServer>,
+}
+
+/// How full one server is.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct RebalanceServer {
+    /// The server.
+    pub server: ServerId,
+    /// Its name.
+    pub name: String,
+    /// Bytes of its copies.
+    pub bytes: u64,
+    /// Bytes of all the copies that it could have.
+    pub room_bytes: u64,
+    /// What it would have if all were even.
+    pub even_bytes: u64,
+}
+
 /// Sets copies wanted.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct SetrepRequest {

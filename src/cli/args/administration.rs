@@ -103,6 +103,26 @@ pub(crate) struct SetrepArgs {
     pub(crate) force: bool,
 }
 
+/// `rebalance`.
+#[derive(Debug, StructOpt)]
+pub(crate) struct RebalanceArgs {
+    /// Ends when servers are filled within so many percent of each other: 1 to 100 [default: 5]
+    #[structopt(long, value_name = "PERCENT", parse(try_from_str = percent))]
+    pub(crate) within: Option<u32>,
+    /// Begins nothing; says what would be moved
+    #[structopt(short = "n", long, conflicts_with_all = &["wait", "status", "stop"])]
+    pub(crate) dry_run: bool,
+    /// Returns when it has ended, and shows how far it is
+    #[structopt(short, long, conflicts_with = "stop")]
+    pub(crate) wait: bool,
+    /// Begins nothing; shows how far it is, or what came of the last time
+    #[structopt(long, conflicts_with_all = &["within", "stop"])]
+    pub(crate) status: bool,
+    /// Ends it; copies that are on their way still arrive
+    #[structopt(long, conflicts_with = "within")]
+    pub(crate) stop: bool,
+}
+
 /// `fsck`.
 #[derive(Debug, StructOpt)]
 pub(crate) struct FsckArgs {
@@ -187,6 +207,13 @@ fn copies(text: &str) -> Result<u32, String> {
     match text.parse() {
         Ok(number @ 1..=REPLICATION_MAX) => Ok(number),
         _ => Err(format!("must be a number from 1 to {REPLICATION_MAX}")),
+    }
+}
+
+fn percent(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(number @ 1..=100) => Ok(number),
+        _ => Err("must be a number from 1 to 100".into()),
     }
 }
 

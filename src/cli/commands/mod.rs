@@ -10,6 +10,7 @@ pub(super) mod fsck;
 pub(super) mod glob;
 pub(super) mod ls;
 pub(super) mod move_copy;
+pub(super) mod rebalance;
 pub(super) mod report;
 pub(super) mod restore;
 pub(super) mod scrub;

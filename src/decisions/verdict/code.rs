@@ -66,4 +66,5 @@ codes! {
     DiskFills "disk_fills" "A storage server's disk is full by a date that is near."
     DrainStuck "drain_stuck" "A drain cannot go on."
     Draining "draining" "A drain goes on."
+    Rebalancing "rebalancing" "Servers are filled evenly."
 }

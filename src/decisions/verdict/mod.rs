@@ -171,6 +171,21 @@ pub struct Counted {
     pub deletions_age: TimeDelta,
 }
 
+/// Filling servers evenly, while it is under way.
+#[derive(Debug, Clone, Default)]
+pub struct Rebalancing {
+    /// Until servers are filled within so many percent of each other.
+    pub within_percent: u32,
+    /// Bytes of the copies that were moved.
+    pub moved_bytes: u64,
+    /// About how many are left; `None` before the servers' copies were counted.
+    pub left_bytes: Option<u64>,
+    /// About how long that takes.
+    pub done_in: Option<TimeDelta>,
+    /// What it does, or waits for.
+    pub note: String,
+}
+
 /// Everything that the report judges.
 #[derive(Debug, Clone)]
 pub struct Facts {
@@ -198,6 +213,8 @@ pub struct Facts {
     pub mass_down_share: f64,
     /// For how long no name server has held the lease.
     pub leaderless: Option<TimeDelta>,
+    /// Filling servers evenly, if that is under way.
+    pub rebalance: Option<Rebalancing>,
     /// Actors whose passes fail.
     pub failing: Vec<Failing>,
     /// Servers that announce themselves and are refused.
@@ -234,6 +251,7 @@ pub fn judge(facts: &Facts) -> Vec<Trouble> {
     troubles.extend(facts.servers.iter().flat_map(servers::judge));
     troubles.extend(servers::clocks(&facts.servers));
     troubles.extend(drains(facts));
+    troubles.extend(facts.rebalance.as_ref().map(rebalancing));
     troubles.extend(others(facts));
     // Stable: what was found first is told first among equals.
     troubles.sort_by_key(|trouble| std::cmp::Reverse(trouble.severity));
@@ -552,6 +570,19 @@ fn drains(facts: &Facts) -> Vec<Trouble> {
         });
     }
     troubles
+}
+
+fn rebalancing(run: &Rebalancing) -> Trouble {
+    let left = run.left_bytes.map(|left| format!(", about {} left", bytes(left))).unwrap_or_default();
+    let time = run.done_in.map(|left| format!(", about {}", span(left))).unwrap_or_default();
+    let note = if run.note.is_empty() { String::new() } else { format!("; {}", run.note) };
+    let what = format!(
+        "copies are moved until servers are filled within {} % of each other: {} moved{left}{time}{note}",
+        run.within_percent,
+        bytes(run.moved_bytes)
+    );
+    let remedy = "nothing: `holdfast rebalance --status` shows how far it is; `holdfast rebalance --stop` ends it";
+    due(trouble(Code::Rebalancing, Severity::Notice, what, remedy), run.done_in)
 }
 
 fn others(facts: &Facts) -> Vec<Trouble> {

@@ -44,6 +44,7 @@ fn well() -> Facts {
         counted: Ok(Counted { objects: 9, ..Counted::default() }),
         mass_down_share: 0.5,
         leaderless: None,
+        rebalance: None,
         failing: Vec::new(),
         knocking: Vec::new(),
         foreign: None,
@@ -375,6 +376,20 @@ fn cases() -> Vec<(Code, Facts, Severity, Vec<&'static str>)> {
             of_first(|server| (server.admin_state, server.drain_left) = (AdminState::Draining, 2)),
             Notice,
             vec!["2 objects left"],
+        ),
+        (
+            Code::Rebalancing,
+            with(|facts| {
+                facts.rebalance = Some(Rebalancing {
+                    within_percent: 5,
+                    moved_bytes: 3 << 20,
+                    left_bytes: Some(1 << 20),
+                    done_in: Some(TimeDelta::seconds(40)),
+                    note: "it waits until s1 is well".into(),
+                });
+            }),
+            Notice,
+            vec!["within 5 %", "3.0 MiB moved", "about 1.0 MiB left", "about 40 s", "s1 is well", "rebalance --stop"],
         ),
     ]
 }

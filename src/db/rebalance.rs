@@ -1,0 +1,234 @@
+//! Rebalancing: the run that a person has begun, what each server has, and the copies that move.
+//!
+//! A move is a copy on its way as repair makes them, and a row that says which copy goes when it is there. The rest is
+//! repair's ([`super::repair`]): it notes what came of the transfer and trims, in one transaction. The row of the run is
+//! kept after its end, until the next one begins.
+//!
+//! None of it is journaled: it says nothing about files. After a restore nothing is being moved; what was, is there too
+//! often and trimmed.
+
+use diesel::prelude::*;
+use diesel::sql_types::BigInt;
+
+use super::connection::AnyConnection;
+use super::error::Step;
+use super::repair::{Loaded, Room, Rules, Transfer, Written};
+use super::rows::*;
+use super::schema::{moves, rebalances, repair_queue, replicas};
+use super::{dialect, events};
+use crate::decisions::rebalance::{self, Levels};
+use crate::decisions::repair;
+use crate::types::{CauseWord, Error, ErrorCode, EventKind, ObjectId, Result, ServerId};
+
+/// Copies of one page of a count.
+const COUNT_ROWS: i64 = 5_000;
+/// Copies that one transaction looks at.
+const PLAN_ROWS: i64 = 400;
+
+/// The last run, if there was one.
+pub fn last(connection: &mut AnyConnection) -> Result<Option<RebalanceRow>> {
+    Ok(rebalances::table.order(rebalances::id.desc()).select(RebalanceRow::as_select()).first(connection).optional()?)
+}
+
+/// Begins a run. One that is under way goes on, within other percent if they are others.
+pub fn begin(connection: &mut AnyConnection, within_percent: i32, by: &str) -> Step<RebalanceRow> {
+    dialect::lock_cluster(connection)?;
+    let before = rebalances::table
+        .filter(rebalances::state.eq(RebalanceRow::RUNNING))
+        .select(RebalanceRow::as_select())
+        .first(connection)
+        .optional()?;
+    if let Some(running) = before {
+        diesel::update(rebalances::table.find(running.id))
+            .set(rebalances::within_percent.eq(within_percent))
+            .execute(connection)?;
+        return Ok(RebalanceRow { within_percent, ..running });
+    }
+    let row = RebalanceRow {
+        id: ObjectId::generate().0,
+        state: RebalanceRow::RUNNING.into(),
+        within_percent,
+        started: dialect::clock(connection)?,
+        ended: None,
+        by_token: Some(by.into()),
+        moved: 0,
+        moved_bytes: 0,
+        left_bytes: None,
+        note: String::new(),
+    };
+    diesel::delete(rebalances::table).execute(connection)?;
+    diesel::insert_into(rebalances::table).values(&row).execute(connection)?;
+    let detail = format!("copies are moved until servers are filled within {within_percent} % of each other");
+    let event = events::row(row.started, EventKind::RebalanceStarted, detail);
+    dialect::insert_events(connection, &[EventRow { by_token: Some(by.into()), ..event }])?;
+    Ok(row)
+}
+
+/// Ends the run that is under way, because a person says so. What is on its way comes to its end.
+pub fn stop(connection: &mut AnyConnection, by: &str) -> Step<RebalanceRow> {
+    dialect::lock_cluster(connection)?;
+    let Some(row) = last(connection)?.filter(RebalanceRow::is_running) else {
+        let message = "nothing is being rebalanced; `holdfast rebalance --status` shows the last time";
+        return Err(Error::new(ErrorCode::PreconditionFailed, message).into());
+    };
+    finish(connection, row.id, RebalanceRow::STOPPED, &format!("it was stopped by {by}"))?;
+    Ok(last(connection)?.unwrap_or(row))
+}
+
+/// Notes that a run has ended, unless somebody else did.
+pub fn finish(connection: &mut AnyConnection, id: i64, state: &str, note: &str) -> Step<()> {
+    let now = dialect::clock(connection)?;
+    let running = rebalances::table.find(id).filter(rebalances::state.eq(RebalanceRow::RUNNING));
+    let ended = (rebalances::state.eq(state), rebalances::ended.eq(Some(now)), rebalances::note.eq(note));
+    if diesel::update(running).set(ended).execute(connection)? == 0 {
+        return Ok(());
+    }
+    if state == RebalanceRow::DONE {
+        diesel::update(rebalances::table.find(id)).set(rebalances::left_bytes.eq(Some(0i64))).execute(connection)?;
+    }
+    let moved: i64 = rebalances::table.find(id).select(rebalances::moved).first(connection)?;
+    let detail = format!("{note}; {}", crate::types::words::counted(moved as u64, "moved copy"));
+    dialect::insert_events(connection, &[events::row(now, EventKind::RebalanceEnded, detail)])?;
+    Ok(())
+}
+
+/// Writes down how far a run is.
+pub fn progress(connection: &mut AnyConnection, id: i64, left_bytes: Option<u64>, note: &str) -> Step<()> {
+    let row = rebalances::table.find(id).filter(rebalances::state.eq(RebalanceRow::RUNNING));
+    diesel::update(row).set(rebalances::note.eq(note)).execute(connection)?;
+    if let Some(left) = left_bytes {
+        diesel::update(rebalances::table.find(id))
+            .set(rebalances::left_bytes.eq(Some(left as i64)))
+            .execute(connection)?;
+    }
+    Ok(())
+}
+
+/// Why nothing is moved now, if repair has anything to do. What waits in its queue because of a move does not count.
+pub fn repair_first(connection: &mut AnyConnection) -> Result<Option<String>> {
+    let other: Option<i64> = repair_queue::table
+        .left_join(moves::table.on(moves::object.eq(repair_queue::object)))
+        .filter(moves::object.is_null())
+        .select(repair_queue::object)
+        .first(connection)
+        .optional()?;
+    Ok(other.map(|_| "it waits until repair has nothing left to do".to_string()))
+}
+
+/// Whether any copy is being moved.
+pub fn is_moving(connection: &mut AnyConnection) -> Result<bool> {
+    Ok(moves::table.select(moves::object).first::<i64>(connection).optional()?.is_some())
+}
+
+#[derive(QueryableByName)]
+struct CountRow {
+    #[diesel(sql_type = BigInt)]
+    copies: i64,
+    #[diesel(sql_type = BigInt)]
+    bytes: i64,
+    #[diesel(sql_type = BigInt)]
+    last: i64,
+}
+
+/// Bytes of one page of a server's copies, and where the next begins; `None` at the end.
+pub fn count_page(connection: &mut AnyConnection, server: i64, after: i64) -> Result<(u64, Option<i64>)> {
+    // Both backends read these numbers as they stand here.
+    let sql = format!(
+        "SELECT count(*) AS copies, CAST(coalesce(sum(o.size), 0) AS BIGINT) AS bytes,
+                CAST(coalesce(max(p.object), 0) AS BIGINT) AS last
+         FROM (SELECT object FROM replicas WHERE server = {server} AND object > {after}
+               ORDER BY object LIMIT {COUNT_ROWS}) AS p
+         JOIN objects o ON o.id = p.object"
+    );
+    let row: CountRow = diesel::sql_query(sql).get_result(connection)?;
+    Ok((row.bytes as u64, (row.copies == COUNT_ROWS).then_some(row.last)))
+}
+
+/// What one transaction began.
+#[derive(Debug, Default)]
+pub struct Planned {
+    /// Copies to be made now.
+    pub transfers: Vec<Transfer>,
+    /// The copy behind which to go on; `None` at the end of the server's copies.
+    pub next: Option<i64>,
+    /// More could be begun, and there is no room for it now.
+    pub full: bool,
+}
+
+/// Looks at a page of the copies on a server that is too full, and begins to move those that may move, as far as the
+/// levels and the room allow. Answers the levels as they will be then.
+pub fn plan(
+    connection: &mut AnyConnection,
+    rules: &Rules,
+    from: ServerId,
+    after: i64,
+    mut levels: Levels,
+    mut room: Room,
+) -> Step<(Planned, Levels)> {
+    let now = dialect::clock(connection)?;
+    let ids: Vec<i64> = replicas::table
+        .filter(replicas::server.eq(from.0).and(replicas::object.gt(after)))
+        .filter(replicas::state.eq(ReplicaRow::PRESENT))
+        .order(replicas::object)
+        .limit(PLAN_ROWS)
+        .select(replicas::object)
+        .load(connection)?;
+    dialect::lock_objects(connection, &ids)?;
+    let loaded = Loaded::load(connection, &ids, now, rules)?;
+    let mut written = Written::begin(connection, now)?;
+    let mut planned =
+        Planned { next: ids.last().copied().filter(|_| ids.len() == PLAN_ROWS as usize), ..Planned::default() };
+    let (mut seen, mut begun) = (after, Vec::new());
+    for id in ids {
+        if !levels.givers().contains(&from) {
+            planned.next = Some(seen);
+            break;
+        }
+        if let Some(to) = target(&loaded, id, from, rules, &levels) {
+            let Some(transfer) = written.start(&loaded, id, from, to, &mut room) else {
+                (planned.next, planned.full) = (Some(seen), true);
+                break;
+            };
+            levels.note_move(from, to, transfer.size);
+            begun.push(MoveRow { object: id, server: from.0, begun: now });
+            planned.transfers.push(Transfer { cause: CauseWord::Rebalanced.of(from), ..transfer });
+        }
+        seen = id;
+    }
+    dialect::insert_moves(connection, &begun)?;
+    written.write(connection)?;
+    Ok((planned, levels))
+}
+
+/// Where a copy moves, if nothing else is to be done about its object.
+fn target(loaded: &Loaded, id: i64, from: ServerId, rules: &Rules, levels: &Levels) -> Option<ServerId> {
+    if loaded.moving_from(id).is_some() || !matches!(loaded.decide(id, rules), Some((repair::Step::Nothing, _))) {
+        return None;
+    }
+    rebalance::target(&loaded.object(id, rules)?, &loaded.copies(id), from, loaded.servers(), levels)
+}
+
+/// Notes copies that were moved: how many, and their bytes.
+pub(super) fn moved(connection: &mut AnyConnection, copies: usize, bytes: i64) -> QueryResult<()> {
+    if copies > 0 {
+        let more = (
+            rebalances::moved.eq(rebalances::moved + copies as i64),
+            rebalances::moved_bytes.eq(rebalances::moved_bytes + bytes),
+        );
+        diesel::update(rebalances::table).set(more).execute(connection)?;
+    }
+    Ok(())
+}
+
+/// Notes that nothing is moved any more of these objects.
+pub(super) fn over(connection: &mut AnyConnection, objects: &[i64]) -> QueryResult<()> {
+    if !objects.is_empty() {
+        diesel::delete(moves::table.filter(moves::object.eq_any(objects))).execute(connection)?;
+    }
+    Ok(())
+}
+
+/// Of which of these objects a copy is being moved, and from where.
+pub(super) fn moving(connection: &mut AnyConnection, ids: &[i64]) -> QueryResult<Vec<(i64, i64)>> {
+    moves::table.filter(moves::object.eq_any(ids)).select((moves::object, moves::server)).load(connection)
+}
