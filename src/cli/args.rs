@@ -190,7 +190,7 @@ pub(crate) enum Command {
     /// Interactive, with history and completion of remote paths
     Shell,
     /// Shows the storage servers
-    Servers,
+    Servers(ServersArgs),
     /// Shows how much room there is, and how much of it new files may take
     Df,
     /// Says whether data is in danger, why, and what to do
@@ -225,9 +225,12 @@ pub(crate) enum Command {
     /// What is found is looked at again a second later, so that work under way is not mistaken for damage.
     /// The exit code is 0 when nothing is wrong and every server could be asked, else 1.
     /// With --deep it is 7 when bytes were found corrupt; they are replaced from other copies.
+    /// The name server does it: it goes on when this is interrupted, and asked for again it is followed. What the last one
+    /// found stays: --status shows it.
     Fsck(FsckArgs),
     /// Has storage servers read everything they have now (`scrub now [SERVER]`), and says what was corrupt
     ///
+    /// `scrub now PATH` has all copies of a file, or of the files below a directory, read; the name server does that.
     /// They read at the rate of their scrubber, and go on when this is interrupted or they are restarted; `--status` says
     /// how far they are and what came of the last time. What is corrupt is put aside and replaced from other copies.
     /// The exit code is 0 when all was right, 7 when something was corrupt, and 6 when a server could not be asked.

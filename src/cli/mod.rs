@@ -175,7 +175,7 @@ async fn execute(context: &Context, command: &Command) -> Result<Exit> {
         Command::Status(args) => workspace::status(context, args).await,
         Command::Push(args) => workspace::sync(context, args, workspace::Direction::Push).await,
         Command::Pull(args) => workspace::sync(context, args, workspace::Direction::Pull).await,
-        Command::Servers => servers::servers(context).await,
+        Command::Servers(args) => servers::servers(context, args).await,
         Command::Df => servers::df(context).await,
         Command::Report(args) => report::run(context, args).await,
         Command::Actors => cluster::actors(context).await,

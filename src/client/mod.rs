@@ -2,6 +2,7 @@
 
 mod body;
 pub mod http;
+mod jobs;
 pub mod name_server;
 pub mod proxy;
 mod reach;

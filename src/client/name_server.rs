@@ -316,8 +316,23 @@ impl NameServerClient {
     }
 
     /// Compares the metadata with itself and with what the storage servers have. Takes as long as it takes.
-    pub async fn fsck(&self, request: &FsckRequest) -> Result<FsckReport> {
-        self.call(Method::POST, "/api/v1/fsck", Repeat::IfNotDone, Wait::Long, |builder| builder.json(request)).await
+    pub async fn fsck_start(&self, request: &FsckRequest) -> Result<JobStatus> {
+        self.post("/api/v1/fsck", request, Repeat::IfNotDone).await
+    }
+
+    /// How far that is, or what the last one found.
+    pub async fn fsck_status(&self) -> Result<JobStatus> {
+        self.get("/api/v1/fsck", &()).await
+    }
+
+    /// Has the copies at and below a path read.
+    pub async fn scrub_path_start(&self, request: &ScrubPathRequest) -> Result<JobStatus> {
+        self.post("/api/v1/scrub/path", request, Repeat::IfNotDone).await
+    }
+
+    /// How far that is, or what came of the last time.
+    pub async fn scrub_path_status(&self) -> Result<JobStatus> {
+        self.get("/api/v1/scrub/path", &()).await
     }
 
     /// Begins to fill servers evenly, or says what would be moved.

@@ -237,6 +237,17 @@ impl StorageClient {
         send_json(request, self.to(peer)).await.map_err(error)
     }
 
+    /// Has it read copies, or asks how far it is with that.
+    pub async fn verify(
+        &self,
+        peer: &Peer,
+        request: &VerifyRequest,
+        timeout: std::time::Duration,
+    ) -> Result<VerifyResponse> {
+        let request = self.http.raw().post(format!("{peer}/scrub/copies")).timeout(timeout).json(request);
+        send_json(request, self.to(peer)).await.map_err(error)
+    }
+
     /// The state of its copy of the journal.
     pub async fn journal_status(&self, peer: &Peer) -> Result<JournalStatus> {
         let request = self.http.raw().get(format!("{peer}/journal")).timeout(REQUEST_TIMEOUT);

@@ -26,6 +26,7 @@ pub mod events;
 pub mod former;
 pub mod fsck;
 pub mod health;
+pub mod jobs;
 pub mod journal;
 pub mod lately;
 pub mod lease;
@@ -53,6 +54,7 @@ pub mod timeline;
 pub mod token;
 pub mod tree;
 pub mod url;
+pub mod verify;
 pub mod why;
 
 use std::sync::{Arc, PoisonError, RwLock};
@@ -213,6 +215,11 @@ impl Db {
             Ok(place)
         });
         task.await.map_err(|error| Error::internal("putting the database aside panicked").with_source(error))?
+    }
+
+    /// Whether this process is the only one that works on it: an embedded database has one name server.
+    pub fn is_alone(&self) -> bool {
+        matches!(self.inner.url, DatabaseUrl::Sqlite(_))
     }
 
     /// Free and all bytes of the disk that it is on, where this process sees that.

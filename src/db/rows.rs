@@ -327,3 +327,25 @@ pub struct MoveRow {
     pub server: i64,
     pub begun: NaiveDateTime,
 }
+
+#[derive(Debug, Clone, PartialEq, Queryable, Selectable, Insertable)]
+#[diesel(table_name = jobs, treat_none_as_default_value = false)]
+pub struct JobRow {
+    pub kind: String,
+    pub id: i64,
+    pub holder: String,
+    pub state: String,
+    pub started: NaiveDateTime,
+    pub beat: NaiveDateTime,
+    pub ended: Option<NaiveDateTime>,
+    pub by_token: Option<String>,
+    pub request: String,
+    pub step: String,
+    pub report: String,
+}
+
+impl JobRow {
+    pub const RUNNING: &'static str = "running";
+    pub const DONE: &'static str = "done";
+    pub const FAILED: &'static str = "failed";
+}

@@ -230,6 +230,22 @@ diesel::table! {
     }
 }
 
+diesel::table! {
+    jobs (kind) {
+        kind -> Text,
+        id -> BigInt,
+        holder -> Text,
+        state -> Text,
+        started -> Timestamp,
+        beat -> Timestamp,
+        ended -> Nullable<Timestamp>,
+        by_token -> Nullable<Text>,
+        request -> Text,
+        step -> Text,
+        report -> Text,
+    }
+}
+
 diesel::allow_tables_to_appear_in_same_query!(
     cluster,
     servers,
@@ -249,4 +265,5 @@ diesel::allow_tables_to_appear_in_same_query!(
     restores,
     rebalances,
     moves,
+    jobs,
 );

@@ -62,6 +62,7 @@ async fn told(app: &App, row: Option<RebalanceRow>) -> Result<RebalanceStatus> {
     let now = app.context.db.read(|connection| Ok(dialect::clock(connection)?)).await?;
     let status = row.map_or_else(none, |row| RebalanceStatus {
         seconds_left: row.seconds_left(now),
+        id: Some(row.id.to_string()),
         state: row.state,
         within_percent: row.within_percent as u32,
         started: Some(utc(row.started)),

@@ -6,11 +6,15 @@
 use std::time::Duration;
 
 use actix_web::HttpResponse;
+use futures_util::future::BoxFuture;
 use futures_util::{StreamExt, stream};
 
+use super::auth::Bearer;
 use super::state::{App, Data};
+use crate::actors::scrub_path;
 use crate::db::server::{self, ServerView};
-use crate::types::api::{Health, ScrubRequest, ScrubResponse, ScrubServer};
+use crate::db::{AnyConnection, Failure, tree};
+use crate::types::api::{Health, JobStatus, ScrubPathRequest, ScrubRequest, ScrubResponse, ScrubServer};
 use crate::types::{Error, Result, ServerId};
 use crate::web::body::Json;
 
@@ -39,6 +43,33 @@ pub async fn start(Json(body): Json<ScrubRequest>, app: Data) -> Result<HttpResp
 #[utoipa::path(get, path = "/api/v1/scrub", tag = "operation", responses((status = 200, body = ScrubResponse)))]
 pub async fn status(app: Data) -> Result<HttpResponse> {
     Ok(HttpResponse::Ok().json(ask(&app, None, false).await?))
+}
+
+/// Has the copies of a file, or of all files below a directory, read and compared with what was acknowledged. It is the name
+/// server's work and goes on when the client goes away; `GET` tells how far it is. The same that is under way already is
+/// answered instead; another one is refused.
+#[utoipa::path(
+    post, path = "/api/v1/scrub/path", tag = "operation", request_body = ScrubPathRequest,
+    responses((status = 202, body = JobStatus))
+)]
+pub async fn start_path(bearer: Bearer, Json(body): Json<ScrubPathRequest>, app: Data) -> Result<HttpResponse> {
+    // Only who may act is obeyed by storage servers.
+    app.context.act(|_| Ok(())).await?;
+    let path = body.path.clone();
+    let is_there = move |connection: &mut AnyConnection| {
+        tree::walk(connection, &path).and_then(|walk| walk.require().map(|_| ())).map_err(Failure::into_error)
+    };
+    app.context.db.read(is_there).await?;
+    let (context, path) = (app.context.clone(), body.path.clone());
+    let work = Box::new(move |job| -> BoxFuture<'static, _> { Box::pin(scrub_path::run(context, path, job)) });
+    let begun = app.jobs.begin(&app.context, scrub_path::KIND, bearer.name(), &body, work).await?;
+    Ok(HttpResponse::Accepted().json(begun))
+}
+
+/// How far reading the copies below a path is, or what came of the last time.
+#[utoipa::path(get, path = "/api/v1/scrub/path", tag = "operation", responses((status = 200, body = JobStatus)))]
+pub async fn path_status(app: Data) -> Result<HttpResponse> {
+    Ok(HttpResponse::Ok().json(app.jobs.status(&app.context, scrub_path::KIND).await?))
 }
 
 async fn ask(app: &App, only: Option<ServerId>, start: bool) -> Result<ScrubResponse> {

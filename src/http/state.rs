@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::auth::Bearer;
 use crate::actors::context::Context;
+use crate::actors::jobs::Jobs;
 use crate::actors::metadata_writer::{Answer, Asked, Change, MetadataWriter};
 use crate::actors::pass::Nudge;
 use crate::actors::restore::Restores;
@@ -53,6 +54,8 @@ pub struct App {
     pub gate: Gate,
     /// Servers that have announced themselves, and the restore under way.
     pub restores: Arc<Restores>,
+    /// Long work that somebody asked for.
+    pub jobs: Jobs,
     /// The TLS certificate that this name server shows.
     pub certificate: Option<Arc<ServerCertificate>>,
     /// Who may read metrics.
@@ -91,6 +94,7 @@ impl App {
             board,
             gate,
             restores: Arc::default(),
+            jobs: Jobs::default(),
             certificate: None,
             scrape,
             tokens: Mutex::default(),

@@ -1,9 +1,10 @@
 //! What the endpoints and the `Scrubber` tell each other: copies that looked wrong when they were sent, whether all
 //! files are to be looked for, and whether this server still trusts its disk.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::actors::pass::Nudge;
 use crate::actors::{Handle, PassActor};
@@ -12,10 +13,18 @@ use crate::types::storage_api::ReplicaKey;
 /// Copies that wait to be looked at; one more is dropped, and found by the round or by the next reader.
 const SUSPECTS_MAX: usize = 1_000;
 
+/// A copy that was wanted to be read and is not read after as long, and as long as its bytes take at the slowest rate, is
+/// handed in again when somebody asks.
+const READ_AGAIN_AFTER: Duration = Duration::from_secs(30);
+/// See [`READ_AGAIN_AFTER`].
+const SLOWEST_BYTES_PER_SECOND: u64 = 1 << 20;
+
 /// See the module.
 #[derive(Default)]
 pub struct Suspects {
     queue: Mutex<VecDeque<ReplicaKey>>,
+    /// Copies that somebody wants to be read, and until when that need not be asked for again.
+    wanted: Mutex<HashMap<ReplicaKey, Instant>>,
     look_wanted: AtomicBool,
     scrub_wanted: AtomicBool,
     alarm: AtomicBool,
@@ -33,6 +42,25 @@ impl Suspects {
         if let Some(scrubber) = self.scrubber.get() {
             scrubber.nudge(Nudge);
         }
+    }
+
+    /// Hands a copy of this size to the scrubber because somebody asks for it. Asking again while it waits, or may still be
+    /// read, begins nothing anew.
+    pub fn want_read(&self, key: ReplicaKey, size: u64) {
+        let now = Instant::now();
+        let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        wanted.retain(|_, until| *until > now);
+        if wanted.len() >= SUSPECTS_MAX || wanted.contains_key(&key) {
+            return;
+        }
+        wanted.insert(key, now + READ_AGAIN_AFTER + Duration::from_secs(size / SLOWEST_BYTES_PER_SECOND));
+        drop(wanted);
+        self.add(key);
+    }
+
+    /// Somebody who asked for a copy has heard what came of it.
+    pub fn is_told(&self, key: ReplicaKey) {
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
     }
 
     /// The one that waits for the longest time.
@@ -95,6 +123,16 @@ mod tests {
         let taken: Vec<ReplicaKey> = std::iter::from_fn(|| suspects.take()).collect();
         assert_eq!(taken.len(), SUSPECTS_MAX);
         assert!((0..).zip(&taken).all(|(object, taken)| *taken == key(object)));
+        for _ in 0..3 {
+            suspects.want_read(key(7), 1);
+            suspects.want_read(key(8), 1 << 40);
+        }
+        assert_eq!(std::iter::from_fn(|| suspects.take()).collect::<Vec<_>>(), [key(7), key(8)]);
+        suspects.want_read(key(7), 1);
+        assert_eq!(suspects.take(), None, "it may still be read");
+        suspects.is_told(key(7));
+        suspects.want_read(key(7), 1);
+        assert_eq!(suspects.take(), Some(key(7)), "somebody else asks");
         assert!(suspects.raise_alarm() && !suspects.raise_alarm() && suspects.alarm());
     }
 }

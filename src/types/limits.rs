@@ -21,6 +21,8 @@ pub const LIST_PAGE_ROWS_MAX: usize = 1_000;
 pub const INVENTORY_PAGE_ROWS_MAX: usize = 1_000;
 /// Deletions in one `DELETE /file`.
 pub const DELETE_BATCH_ITEMS_MAX: usize = 1_000;
+/// Copies that a storage server is asked to read at once.
+pub const VERIFY_BATCH_ITEMS_MAX: usize = 200;
 /// Reports in one `POST /api/v1/file`.
 pub const COMMIT_BATCH_ITEMS_MAX: usize = 256;
 /// Questions in one `POST /api/v1/pending`.

@@ -6,7 +6,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::api::Entry;
 use super::object::objects;
-use super::{DfsPath, EventId, ObjectId, ServerId, Version};
+use super::{DfsPath, Error, EventId, ObjectId, Result, ServerId, Version};
 
 /// How many objects have how many copies.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -320,6 +320,42 @@ pub struct FsckRequest {
     pub repair: bool,
 }
 
+/// How long work that somebody asked for goes on, or what came of the last of its kind.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+pub struct JobStatus {
+    /// `none`, `running`, `done`, `failed`; `interrupted` when the name server that did it has ended.
+    pub state: String,
+    /// Tells one from the next.
+    pub id: String,
+    /// It was under way already when it was asked for.
+    #[serde(default)]
+    pub joined: bool,
+    /// When it was begun.
+    pub started: Option<DateTime<Utc>>,
+    /// When it ended.
+    pub ended: Option<DateTime<Utc>>,
+    /// The name of the token that began it.
+    pub by: Option<String>,
+    /// What was asked for.
+    #[schema(value_type = Object)]
+    pub request: serde_json::Value,
+    /// How far it is.
+    pub step: String,
+    /// Why it failed.
+    pub error: Option<String>,
+    /// What was found: when it is done, in all; before, so far.
+    #[schema(value_type = Object)]
+    pub report: serde_json::Value,
+}
+
+impl JobStatus {
+    /// What was found, as what it is.
+    pub fn report_as<T: serde::de::DeserializeOwned>(&self) -> Result<T> {
+        T::deserialize(&self.report)
+            .map_err(|error| Error::internal("the report of a job cannot be read").with_source(error))
+    }
+}
+
 /// What a check found.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 pub struct FsckReport {
@@ -380,6 +416,8 @@ fn within_percent() -> u32 {
 pub struct RebalanceStatus {
     /// `none`, `running`, `done` or `stopped`; `dry_run` when nothing was begun.
     pub state: String,
+    /// Tells one from the next.
+    pub id: Option<String>,
     /// It ends when servers are filled within so many percent of each other.
     pub within_percent: u32,
     /// When it was begun.
@@ -418,6 +456,45 @@ pub struct RebalanceServer {
     pub room_bytes: u64,
     /// What it would have if all were even.
     pub even_bytes: u64,
+}
+
+/// Has the copies of a file, or of all files below a directory, read.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct ScrubPathRequest {
+    /// The file or directory.
+    pub path: DfsPath,
+}
+
+/// What came of reading the copies below a path.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+pub struct ScrubPathReport {
+    /// The file or directory.
+    pub path: String,
+    /// Files at and below it.
+    pub files: u64,
+    /// Copies of them that were read.
+    pub copies: u64,
+    /// Bytes of those that are right.
+    pub bytes: u64,
+    /// Copies that were corrupt or missing; they are replaced from others.
+    pub corrupt: u64,
+    /// Copies that could not be read.
+    pub unread: u64,
+    /// The first thousand that were corrupt.
+    pub findings: Vec<ScrubFinding>,
+    /// Which servers have not read how many, and why.
+    pub skipped: Vec<String>,
+}
+
+/// A copy that was corrupt.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct ScrubFinding {
+    /// The file.
+    pub path: String,
+    /// The name of the server that had the copy.
+    pub server: String,
+    /// What was wrong.
+    pub detail: String,
 }
 
 /// Sets copies wanted.

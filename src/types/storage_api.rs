@@ -288,6 +288,38 @@ impl ScrubStatus {
     }
 }
 
+/// Asks for copies to be read, or how far that is.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+pub struct VerifyRequest {
+    /// What was read since then, in milliseconds since 1970 by the answer before, is not read again; 0 the first time.
+    #[serde(default)]
+    pub since_ms: i64,
+    /// At most `VERIFY_BATCH_ITEMS_MAX`.
+    #[serde(deserialize_with = "objects")]
+    pub replicas: Vec<ReplicaKey>,
+}
+
+/// How a copy is that was to be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CopyState {
+    /// It was read since, and is as it should be.
+    Right,
+    /// There is no such copy: it never was, is put aside, or has lost its file.
+    Gone,
+    /// It is still to be read, or what becomes of it is to be decided.
+    Waiting,
+}
+
+/// How far copies are that were to be read.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct VerifyResponse {
+    /// What to ask with the next time.
+    pub since_ms: i64,
+    /// In the order of the request.
+    pub states: Vec<CopyState>,
+}
+
 /// What came of reading everything.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ScrubResult {

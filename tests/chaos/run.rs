@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use holdfast::client::{Credentials, HttpClient, StorageClient};
-use holdfast::types::api::{FsckReport, ServerInfo};
+use holdfast::types::ErrorCode;
+use holdfast::types::api::{FsckRequest, ServerInfo};
 use tokio::runtime::Runtime;
 
 use crate::check::{self, Judgement, scans::Finding};
@@ -226,19 +227,15 @@ fn troubles(world: &World) -> Vec<String> {
 
 /// Asks for a check of the metadata against the inventories.
 fn fsck(world: &World) -> Fsck {
-    let url = format!("{}/api/v1/fsck", world.client.urls()[0]);
-    let client = HttpClient::new(None).unwrap();
-    let request = client.patient().post(url).bearer_auth(&world.token).timeout(FSCK_TIMEOUT);
-    let request = request.json(&serde_json::json!({ "repair": false }));
     let answer = world.runtime.block_on(async {
-        let response = request.send().await.map_err(|error| error.to_string())?;
-        let status = response.status();
-        if status == reqwest::StatusCode::NOT_FOUND || status == reqwest::StatusCode::METHOD_NOT_ALLOWED {
-            return Ok(None);
+        let request = FsckRequest::default();
+        let fsck = world.client.fsck(&request, |_| ());
+        match tokio::time::timeout(FSCK_TIMEOUT, fsck).await {
+            Ok(Ok(report)) => Ok(Some(report)),
+            Ok(Err(error)) if error.code() == ErrorCode::NotFound => Ok(None),
+            Ok(Err(error)) => Err(error.chain()),
+            Err(_) => Err(format!("it took longer than {FSCK_TIMEOUT:?}")),
         }
-        let text = response.text().await.map_err(|error| error.to_string())?;
-        let report: Result<FsckReport, _> = serde_json::from_str(&text);
-        report.map(Some).map_err(|_| format!("{status}: {text}"))
     });
     match answer {
         Ok(None) => Fsck::NotAvailable,

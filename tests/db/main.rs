@@ -12,6 +12,7 @@ mod damage;
 mod events;
 mod fixture;
 mod fsck;
+mod jobs;
 mod journal;
 mod leaving;
 mod listing;

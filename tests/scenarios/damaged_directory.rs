@@ -370,4 +370,37 @@ fn a_scrub_now_finds_a_wrong_byte_and_what_it_found_stays() {
     let (code, out, errors) = cluster.run(&["scrub", "now", &format!("storage-{number}")]);
     assert!(code == 0 && out.contains(&format!("storage-{number}")) && out.lines().count() == 2, "{out}{errors}");
     assert_eq!(cluster.run(&["scrub", "now", "nobody"]).0, 3);
+    assert!(cluster.ok(&["servers", "-l"]).contains("LAST WHOLE PASS"));
+    // The copies of a file, and of all files below a directory.
+    let scrub = |cluster: &Cluster, path: &str| {
+        let (code, out, errors) = cluster.run(&["--json", "scrub", "now", path]);
+        let report: serde_json::Value = serde_json::from_str(&out).unwrap_or_else(|_| panic!("{out}{errors}"));
+        (code, report)
+    };
+    let (code, report) = scrub(&cluster, "/f1");
+    assert_eq!((code, &report["files"], &report["copies"]), (0, &1.into(), &2.into()), "{report}");
+    let entry = cluster.get("/api/v1/file?path=/f2");
+    let holder = entry["replicas"][0]["name"].as_str().unwrap().to_string();
+    let objects = cluster.path(&holder).join("objects");
+    let file = files_in(&objects, entry["object"].as_str().unwrap()).remove(0);
+    flip(&file, 7);
+    let (code, report) = scrub(&cluster, "/f1");
+    assert_eq!((code, &report["corrupt"]), (0, &0.into()), "what is elsewhere is not read: {report}");
+    let (code, report) = scrub(&cluster, "/");
+    assert_eq!(
+        (code, &report["files"], &report["copies"], &report["corrupt"]),
+        (7, &6.into(), &12.into(), &1.into()),
+        "{report}"
+    );
+    let finding = &report["findings"][0];
+    assert_eq!((&finding["path"], &finding["server"]), (&"/f2".into(), &holder.clone().into()), "{report}");
+    assert_eq!(cluster.run(&["scrub", "now", "/nothing"]).0, 3);
+    let stays = cluster.ok(&["scrub", "--status"]);
+    assert!(stays.contains("1 corrupt or missing") && stays.contains("It ended"), "{stays}");
+    let down = holder.trim_start_matches("storage-").parse::<usize>().unwrap();
+    cluster.storage[down].kill();
+    wait_for("it is down", 60, || (cluster.get("/api/v1/report")["servers_down"] == 1).then_some(()));
+    let (code, report) = scrub(&cluster, "/");
+    assert!(code == 6 && report["unread"].as_u64() > Some(0), "{report}");
+    assert!(report["skipped"][0].as_str().unwrap().starts_with(&holder), "{report}");
 }

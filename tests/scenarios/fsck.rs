@@ -3,6 +3,7 @@
 use std::fs;
 
 use diesel::prelude::*;
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::common::cluster::{Cluster, Plan};
@@ -48,6 +49,8 @@ fn damage_behind_the_back_is_found_and_put_right() {
     assert_eq!((code, &report["clean"], kinds(&report)), (0, &Value::Bool(true), vec![]), "{report}");
     assert_eq!((&report["objects"], &report["replicas"]), (&Value::from(40), &Value::from(80)));
     assert!(cluster.ok(&["fsck"]).contains("Nothing is wrong."));
+    let last = cluster.ok(&["fsck", "--status"]);
+    assert!(last.contains("Nothing is wrong.") && last.contains("the last fsck found"), "{last}");
     // A storage server forgets three of its copies, and the metadata a file.
     let index = cluster.storage_dir(0).join("index.sqlite");
     let forgotten = sql(
@@ -88,6 +91,48 @@ fn a_server_that_cannot_be_asked_and_a_cluster_that_takes_no_changes() {
     assert!(code == 6 && errors.contains("a test"), "{errors}");
     let token = cluster.ok(&["token", "list"]);
     assert!(token.contains("superuser"));
+}
+
+/// It is the name server's work: asked for twice it is one, it goes on without a client, and a name server that ends in the
+/// middle of it says so when it is back.
+#[test]
+fn it_is_a_job_of_the_name_server() {
+    let mut cluster = start();
+    let (code, status) = fsck(&cluster, &["--status"]);
+    assert_eq!((code, &status["state"]), (0, &"none".into()));
+    wait_for("one is interrupted", 120, || {
+        // It waits for a server that hangs.
+        cluster.storage[0].signal(Signal::STOP);
+        let begun = cluster.http().post("/api/v1/fsck", "{}");
+        let again = cluster.http().post("/api/v1/fsck", "{}");
+        let other = cluster.http().post("/api/v1/fsck", r#"{"repair": true}"#);
+        assert_eq!((begun.status, again.status), (202, 202), "{}", begun.body);
+        let running = cluster.get("/api/v1/fsck");
+        cluster.name_server.kill();
+        cluster.storage[0].signal(Signal::CONT);
+        cluster.name_server.start();
+        cluster.wait_for_live(3);
+        if running["state"] != "running" {
+            return None;
+        }
+        assert_eq!((&again.json()["id"], &again.json()["joined"]), (&begun.json()["id"], &true.into()));
+        assert!(other.code() == "busy" && other.body.contains("fsck --status"), "{}", other.body);
+        let (_, status) = fsck(&cluster, &["--status"]);
+        assert_eq!(status["id"], begun.json()["id"]);
+        assert!(cluster.ok(&["fsck", "--status"]).contains("was interrupted"));
+        (status["state"] == "interrupted").then_some(())
+    });
+    wait_for("nothing is wrong", 60, || (fsck(&cluster, &[]).0 == 0).then_some(()));
+    // Nobody follows it, and it comes to its end; what it found stays over restarts.
+    let begun = cluster.http().post("/api/v1/fsck", "{}").json();
+    let done = wait_for("it ends", 60, || {
+        let job = cluster.get("/api/v1/fsck");
+        (job["state"] == "done").then_some(job)
+    });
+    assert_eq!((&done["id"], &done["report"]["objects"], &done["by"]), (&begun["id"], &40.into(), &"superuser".into()));
+    cluster.name_server.kill();
+    cluster.name_server.start();
+    assert_eq!(cluster.get("/api/v1/fsck"), done);
 }
 
 #[test]

@@ -22,6 +22,7 @@ mod name_servers;
 mod network;
 mod other_file_systems;
 mod overwrite;
+mod rebalance;
 mod repair;
 mod restore;
 mod rights;

@@ -103,6 +103,14 @@ pub(crate) struct SetrepArgs {
     pub(crate) force: bool,
 }
 
+/// `servers`.
+#[derive(Debug, StructOpt)]
+pub(crate) struct ServersArgs {
+    /// Also how long ago each server has read everything it has
+    #[structopt(short, long)]
+    pub(crate) long: bool,
+}
+
 /// `rebalance`.
 #[derive(Debug, StructOpt)]
 pub(crate) struct RebalanceArgs {
@@ -132,12 +140,15 @@ pub(crate) struct FsckArgs {
     /// Has all storage servers read every byte first, and counts what they find corrupt
     #[structopt(long)]
     pub(crate) deep: bool,
+    /// Begins nothing; shows how far the one under way is, or what the last one found
+    #[structopt(long, conflicts_with_all = &["repair", "deep"])]
+    pub(crate) status: bool,
 }
 
 /// `scrub`.
 #[derive(Debug, StructOpt)]
 pub(crate) struct ScrubArgs {
-    /// `now`, and the name or id of one server
+    /// `now`, and the name or id of one server, or a path: what has a slash in it is one
     #[structopt(max_values = 2)]
     pub(crate) what: Vec<String>,
     /// Only says how far the servers are, and what came of the last time

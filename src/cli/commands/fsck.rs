@@ -6,10 +6,11 @@ use super::scrub;
 use crate::cli::args::FsckArgs;
 use crate::cli::context::Context;
 use crate::cli::exit::Exit;
-use crate::cli::output::{Output, human_count, human_counted};
-use crate::cli::progress::StatusLine;
+use crate::cli::output::{Output, human_count, human_counted, human_time_and_ago};
+use crate::cli::progress::{StatusLine, say};
+use crate::client::NameServerClient;
 use crate::types::Result;
-use crate::types::api::{Finding, FsckReport, FsckRequest, ScrubResponse};
+use crate::types::api::{Finding, FsckReport, FsckRequest, JobStatus, ScrubResponse};
 
 /// What `--json` prints: with `--deep` also what the servers found.
 #[derive(Serialize)]
@@ -23,11 +24,13 @@ struct Whole<'w> {
 /// `holdfast fsck`.
 pub(crate) async fn run(context: &Context, args: &FsckArgs) -> Result<Exit> {
     let names = context.cluster()?.names;
+    if args.status {
+        return status(context, &names).await;
+    }
     let read = if args.deep { Some(scrub::follow(context, &names, None).await?) } else { None };
-    let mut status = StatusLine::new(context.args.quiet || context.json());
-    status.show("comparing the metadata with itself and with what the storage servers have …");
-    let report = names.fsck(&FsckRequest { repair: args.repair }).await?;
-    drop(status);
+    let mut line = StatusLine::new(context.args.quiet || context.json());
+    let report = follow(&names, &FsckRequest { repair: args.repair }, &mut line).await?;
+    drop(line);
     let mut output = context.output();
     if context.json() {
         output.json(&Whole { report: &report, scrub: read.as_ref() })?;
@@ -45,6 +48,63 @@ pub(crate) async fn run(context: &Context, args: &FsckArgs) -> Result<Exit> {
         _ => {}
     }
     Ok(if report.clean { Exit::Done } else { Exit::Failed })
+}
+
+/// Follows it to its end, and shows how far it is.
+pub(crate) async fn follow(
+    names: &NameServerClient,
+    request: &FsckRequest,
+    line: &mut StatusLine,
+) -> Result<FsckReport> {
+    let mut is_told = false;
+    let tell = |job: &JobStatus| {
+        if job.joined && !std::mem::replace(&mut is_told, true) {
+            let by = job.by.as_deref().unwrap_or("somebody");
+            say(&format!("an fsck that was begun by {by} is under way; it is followed"));
+        }
+        let step = if job.step.is_empty() { "…".into() } else { format!("{} …", job.step) };
+        line.show(&format!("comparing the metadata with itself and with what the storage servers have: {step}"));
+    };
+    names.fsck(request, tell).await
+}
+
+/// What the last one found, and when.
+async fn status(context: &Context, names: &NameServerClient) -> Result<Exit> {
+    let job = names.fsck_status().await?;
+    let mut output = context.output();
+    if context.json() {
+        output.json(&job)?;
+        output.flush()?;
+        return Ok(Exit::Done);
+    }
+    let repair = job.request["repair"].as_bool().unwrap_or(false);
+    if let Ok(report) = job.report_as() {
+        print(&mut output, &report, repair)?;
+        output.line("")?;
+    }
+    let line = output.name(&sentence(&job)).into_owned();
+    output.line(line)?;
+    output.flush()?;
+    Ok(Exit::Done)
+}
+
+/// When it was, and what became of it.
+fn sentence(job: &JobStatus) -> String {
+    let time = |time: &Option<_>| time.as_ref().map_or_else(|| "-".into(), human_time_and_ago);
+    let by = job.by.as_ref().map(|by| format!(" by {by}")).unwrap_or_default();
+    let begun = format!("begun {}{by}", time(&job.started));
+    match job.state.as_str() {
+        "none" => "No fsck was ever begun.".into(),
+        "running" => format!("An fsck is under way, {begun}: {}.", job.step),
+        "done" => format!("This is what the last fsck found, {begun}, ended {}.", time(&job.ended)),
+        "failed" => {
+            format!("The last fsck, {begun}, has failed: {}.", job.error.as_deref().unwrap_or("no reason was told"))
+        }
+        _ => format!(
+            "The last fsck, {begun}, was interrupted: the name server that did it has ended{}. Run it again.",
+            if job.step.is_empty() { String::new() } else { format!(" ({})", job.step) }
+        ),
+    }
 }
 
 fn print(output: &mut Output, report: &FsckReport, repair: bool) -> Result<()> {

@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use serde::Serialize;
+
 use crate::cli::args::ScrubArgs;
 use crate::cli::context::Context;
 use crate::cli::exit::Exit;
-use crate::cli::output::{Output, human_count};
+use crate::cli::output::{Output, human_bytes, human_count, human_counted, human_time_and_ago};
 use crate::cli::progress::StatusLine;
 use crate::client::NameServerClient;
-use crate::types::api::{ScrubRequest, ScrubResponse};
+use crate::types::api::{JobStatus, ScrubFinding, ScrubPathReport, ScrubPathRequest, ScrubRequest, ScrubResponse};
 use crate::types::{Error, Result, ServerId};
 
 /// How often it is asked how far they are.
@@ -24,16 +26,94 @@ pub(crate) async fn run(context: &Context, args: &ScrubArgs) -> Result<Exit> {
     let outcome = match (&args.what[..], args.status) {
         ([], true) => names.scrub_status().await?,
         ([now], false) if now == "now" => follow(context, &names, None).await?,
+        ([now, path], false) if now == "now" && path.contains('/') => return below(context, &names, path).await,
         ([now, server], false) if now == "now" => follow(context, &names, Some(server.clone())).await?,
-        _ => return Err(Error::invalid("say `holdfast scrub now [SERVER]` or `holdfast scrub --status`")),
+        _ => return Err(Error::invalid("say `holdfast scrub now [SERVER|PATH]` or `holdfast scrub --status`")),
     };
+    // A token that may not see it sees the servers.
+    let path = if args.status { names.scrub_path_status().await.ok().filter(|job| job.state != "none") } else { None };
     if context.json() {
-        output.json(&outcome)?;
+        output.json(&Whole { servers: &outcome, path: path.as_ref() })?;
     } else {
         print(&mut output, &outcome)?;
+        if let Some(job) = &path {
+            output.line("")?;
+            print_job(&mut output, job)?;
+        }
     }
     output.flush()?;
     Ok(if args.status { Exit::Done } else { verdict(&outcome) })
+}
+
+/// What `--json` prints: with `--status` also the last time that the copies below a path were read.
+#[derive(Serialize)]
+struct Whole<'w> {
+    #[serde(flatten)]
+    servers: &'w ScrubResponse,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<&'w JobStatus>,
+}
+
+/// Has everything at and below a path read, and follows that. Who breaks it off stops nothing.
+async fn below(context: &Context, names: &NameServerClient, path: &str) -> Result<Exit> {
+    let path = context.resolve(path)?;
+    let mut line = StatusLine::new(context.args.quiet || context.json());
+    let tell = |job: &JobStatus| line.show(&format!("the copies below {path} are read: {} …", job.step));
+    let report = names.scrub_path(&ScrubPathRequest { path: path.clone() }, tell).await?;
+    drop(line);
+    let mut output = context.output();
+    if context.json() {
+        output.json(&report)?;
+    } else {
+        print_report(&mut output, &report)?;
+    }
+    output.flush()?;
+    Ok(match (report.corrupt, report.unread) {
+        (0, 0) => Exit::Done,
+        (0, _) => Exit::Unavailable,
+        _ => Exit::Partly,
+    })
+}
+
+fn print_report(output: &mut Output, report: &ScrubPathReport) -> Result<()> {
+    if !report.findings.is_empty() {
+        let row = |found: &ScrubFinding| vec![found.path.clone(), found.server.clone(), found.detail.clone()];
+        output.table(&["PATH", "SERVER", "WHAT"], report.findings.iter().map(row).collect())?;
+        output.line("")?;
+    }
+    for skipped in &report.skipped {
+        let skipped = output.name(skipped).into_owned();
+        output.line(skipped)?;
+    }
+    let path = output.name(&report.path).into_owned();
+    output.line(format_args!(
+        "{path}: {}, {} read ({}): {}",
+        human_counted(report.files, "file"),
+        human_counted(report.copies, "copy"),
+        human_bytes(report.bytes),
+        match (report.corrupt, report.unread) {
+            (0, 0) => "all are right.".into(),
+            (0, unread) => format!("these are right; {} could not be read.", human_counted(unread, "copy")),
+            (corrupt, _) => format!("{} corrupt or missing; other copies replace them.", human_count(corrupt)),
+        }
+    ))
+}
+
+/// The last time that the copies below a path were read.
+fn print_job(output: &mut Output, job: &JobStatus) -> Result<()> {
+    if let Ok(report) = job.report_as::<ScrubPathReport>() {
+        print_report(output, &report)?;
+    }
+    let begun = job.started.as_ref().map_or_else(|| "-".into(), human_time_and_ago);
+    let ended = job.ended.as_ref().map_or_else(|| "-".into(), human_time_and_ago);
+    let line = match job.state.as_str() {
+        "running" => format!("It is under way, begun {begun}: {}.", job.step),
+        "done" => format!("It ended {ended}."),
+        "failed" => format!("Begun {begun}, it has failed: {}.", job.error.as_deref().unwrap_or("no reason was told")),
+        _ => format!("Begun {begun}, it was interrupted: the name server that did it has ended. Run it again."),
+    };
+    let line = output.name(&line).into_owned();
+    output.line(line)
 }
 
 /// Asks, and waits until those that were asked have read everything. Who breaks it off stops nothing.

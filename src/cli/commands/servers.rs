@@ -3,27 +3,67 @@
 //! The table of servers fits a terminal of a hundred columns; what would make it wider (reasons, what a drain still has to
 //! do, other URLs) stands below it, a line for each server.
 
+use crate::cli::args::ServersArgs;
 use crate::cli::context::Context;
 use crate::cli::exit::Exit;
 use crate::cli::output::{Output, human_ago, human_ago_or, human_bytes, human_count, human_span, percent};
 use crate::decisions::room::usable;
-use crate::types::api::{AdminState, Health, ServerInfo};
+use crate::types::api::{AdminState, Health, ScrubServer, ServerInfo};
 use crate::types::{DfsPath, Result};
 
 /// A clock that is further off is told.
 const CLOCK_TOLD_SECONDS: f64 = 30.0;
 
 /// `holdfast servers`.
-pub(crate) async fn servers(context: &Context) -> Result<Exit> {
-    let answer = context.cluster()?.names.servers().await?;
+pub(crate) async fn servers(context: &Context, args: &ServersArgs) -> Result<Exit> {
+    let names = context.cluster()?.names;
+    let answer = names.servers().await?;
+    let scrubs = if args.long { names.scrub_status().await?.servers } else { Vec::new() };
     let mut output = context.output();
     if context.json() {
-        output.json(&answer.servers)?;
+        let long = |server| Long { server, scrub: scrubs.iter().find(|one| one.server == server.server) };
+        output.json(&answer.servers.iter().map(long).collect::<Vec<_>>())?;
     } else {
         print_servers(&mut output, &answer.servers)?;
+        if args.long {
+            output.line("")?;
+            let rows = answer.servers.iter().map(|server| ages(server, &scrubs)).collect();
+            output.table(&["NAME", "ALL CHECKED WITHIN", "LAST WHOLE PASS", "CORRUPT IN IT", ""], rows)?;
+        }
     }
     output.flush()?;
     Ok(Exit::Done)
+}
+
+/// What `--json` prints: with `--long` also how far its scrubbing is.
+#[derive(serde::Serialize)]
+struct Long<'s> {
+    #[serde(flatten)]
+    server: &'s ServerInfo,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scrub: Option<&'s ScrubServer>,
+}
+
+/// How long ago a server has read what it has: the copy that was read least recently, and its last pass over everything.
+fn ages(server: &ServerInfo, scrubs: &[ScrubServer]) -> Vec<String> {
+    let scrub = scrubs.iter().find(|one| one.server == server.server);
+    let status = scrub.and_then(|one| one.status.as_ref());
+    let last = status.and_then(|status| status.last.as_ref());
+    let now = match (status, scrub.and_then(|one| one.error.as_ref())) {
+        (Some(status), _) if status.is_under_way() => {
+            let percent = (status.done_bytes * 100).checked_div(status.total_bytes).unwrap_or(0).min(99);
+            format!("reading now, {percent} %")
+        }
+        (None, Some(error)) => error.clone(),
+        _ => String::new(),
+    };
+    vec![
+        server.name.clone(),
+        human_ago_or(server.scrubbed.as_ref(), "-"),
+        human_ago_or(last.map(|last| &last.ended), "never"),
+        last.map_or_else(|| "-".into(), |last| human_count(last.corrupt)),
+        now,
+    ]
 }
 
 fn print_servers(output: &mut Output, servers: &[ServerInfo]) -> Result<()> {
@@ -216,6 +256,7 @@ mod tests {
     use chrono::Utc;
 
     use crate::types::ServerId;
+    use crate::types::storage_api::{ScrubResult, ScrubStatus};
 
     fn server(id: i64, name: &str) -> ServerInfo {
         ServerInfo {
@@ -261,6 +302,20 @@ mod tests {
         assert!(notes(&twins[0], &twins)[0].contains("its id is 0000000000000001"));
         let totals = totals(&[sick, server(2, "b")]);
         assert!(totals.starts_with("1 live, 0 suspect, 1 down; 2,469,134 copies; 500.0 GiB of"), "{totals}");
+    }
+
+    #[test]
+    fn the_age_of_a_scrub_is_that_of_the_oldest_copy_and_of_the_last_pass() {
+        let ago = |days| Utc::now() - chrono::TimeDelta::days(days);
+        let last = ScrubResult { asked_ms: 5, started: ago(3), ended: ago(2), copies: 9, bytes: 9, corrupt: 1_200 };
+        let status = ScrubStatus { wanted_ms: 7, total_bytes: 10, done_bytes: 5, corrupt: 0, last: Some(last) };
+        let one = ScrubServer { server: ServerId(1), name: "a".into(), status: Some(status), error: None };
+        let mut shown = server(1, "a");
+        shown.scrubbed = Some(ago(9));
+        let row = ages(&shown, std::slice::from_ref(&one));
+        assert_eq!(row[1..], [human_ago(&ago(9)), human_ago(&ago(2)), "1,200".into(), "reading now, 50 %".into()]);
+        let silent = ScrubServer { status: None, error: Some("it is down".into()), ..one };
+        assert_eq!(ages(&server(1, "a"), &[silent])[1..], ["-", "never", "-", "it is down"].map(String::from));
     }
 
     #[test]

@@ -268,7 +268,7 @@ impl Tour<'_> {
         self.story.chapter("Looking for damage that nobody has noticed (`holdfast fsck`)")?;
         let report = self
             .until("nothing is wrong", async |_: &mut StatusLine| {
-                let report = self.clients.names.fsck(&FsckRequest::default()).await?;
+                let report = self.clients.names.fsck(&FsckRequest::default(), |_| ()).await?;
                 Ok(report.clean.then_some(report))
             })
             .await?;

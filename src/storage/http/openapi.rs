@@ -25,6 +25,7 @@ use crate::web::describe::{ABOUT, bearer, complete, server, ticket};
         journal::read,
         journal::receive,
         scrub::start,
+        scrub::copies,
         scrub::read,
         admin::identity,
         admin::status,

@@ -155,6 +155,7 @@ pub const ROUTES: &[Route<Access>] = &[
         || to(journal::receive),
     ),
     row(POST, "/scrub", NameServer(As::Acting), Body::None, &[OutOfSpace], || to(scrub::start)),
+    row(POST, "/scrub/copies", NameServer(As::Acting), Body::Batch, &[], || to(scrub::copies)),
     row(GET, "/scrub", NameServer(As::Reader), Body::None, &[], || to(scrub::read)),
     row(GET, "/identity", Ticket(Kind::Challenge), Body::None, &[], || to(admin::identity)),
     row(GET, "/openapi.json", Open, Body::None, &[], || to(openapi::document)),
