@@ -130,8 +130,8 @@ pub fn target(
     let holders: Vec<&ServerFacts> = copies.iter().map(|copy| copy.server).collect();
     let has_copy = |server: &ServerFacts| holders.iter().any(|holder| holder.place.server == server.place.server);
     let is_crowded = |server: &ServerFacts| {
-        let others = holders.iter().filter(|holder| holder.place.server != from);
-        !object.allow_same_host && others.into_iter().any(|holder| holder.place.host == server.place.host)
+        let mut others = holders.iter().filter(|holder| holder.place.server != from);
+        !object.allow_same_host && others.any(|holder| holder.place.host == server.place.host)
     };
     let may = |server: &&ServerFacts| {
         let id = server.place.server;
