@@ -308,6 +308,15 @@ async fn error_of(mut response: Response) -> Error {
         return Error::new(body.code, body.message).with_request_id(body.request_id.or(header));
     }
     let code = match status.as_u16() {
+        // Every server of Holdfast names the request. What a proxy or another program on the port forbids says nothing of
+        // the cluster: no daemon may end for it, and no token is wrong.
+        401 | 403 if header.is_none() => {
+            let message = format!(
+                "{url} answered {status}{through}, and not as a server of Holdfast does: is that the right address, and \
+                 does no proxy stand between?"
+            );
+            return Error::unavailable(message);
+        }
         401 => ErrorCode::Unauthorized,
         403 => ErrorCode::Forbidden,
         404 => ErrorCode::NotFound,

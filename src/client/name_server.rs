@@ -74,6 +74,17 @@ impl NameServerClient {
         self
     }
 
+    /// A client of each of the name servers alone.
+    pub fn each(&self) -> impl Iterator<Item = Self> + use<'_> {
+        let alone = |url: &String| Self {
+            urls: Arc::new(vec![url.clone()]),
+            current: Arc::default(),
+            is_proven: Arc::default(),
+            ..self.clone()
+        };
+        self.urls.iter().map(alone)
+    }
+
     /// The base URLs, normalized.
     pub fn urls(&self) -> &[String] {
         &self.urls

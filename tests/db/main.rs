@@ -25,3 +25,4 @@ mod schema;
 mod sync;
 mod tokens;
 mod troubles;
+mod turns;

@@ -465,6 +465,9 @@ pub fn setting(connection: &mut SqliteConnection, name: &str) -> Result<i64> {
     Ok(value.unwrap_or(0))
 }
 
+/// The settings that remember the newest epoch and term that were seen.
+pub const FENCE: [&str; 2] = ["epoch", "term"];
+
 /// The setting that counts the transactions that have changed the index: see [`count_change`].
 pub const CHANGES: &str = "changes";
 

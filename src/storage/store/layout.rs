@@ -126,6 +126,9 @@ impl Layout {
             require_new(&root)?;
         }
         is_sound(&root, server.as_ref())?;
+        // A process that was killed may have made directories whose names it had no time to make durable, and from now on
+        // an old one is taken for durable (see `objects`).
+        root.sync_all().io_context(|| format!("syncing the file system of {}", root.path().display()))?;
         remove_old_looks(&root);
         let part = |name: &str| -> Result<Dir> {
             let made = root.make_dir(name).and_then(|_| root.sub(name));
