@@ -4,6 +4,8 @@
 
 #[path = "house/dependencies.rs"]
 mod dependencies;
+#[path = "house/docs.rs"]
+mod docs;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -3,6 +3,7 @@
 mod body;
 pub mod http;
 pub mod name_server;
+mod pools;
 pub mod proxy;
 mod reach;
 pub mod storage;

@@ -176,7 +176,7 @@ pub async fn run(options: Options) -> Result<()> {
     }
     let signer = Signer::new(secret);
     let credentials = Credentials::Server { signer: signer.clone(), standing: standing.signed_as() };
-    let client = HttpClient::new(options.ca_cert.as_deref())?;
+    let client = HttpClient::for_server(options.ca_cert.as_deref())?;
     let storage = StorageClient::new(client.clone(), credentials);
     let requests = Context::new(db, storage, signer, settings, standing);
     let context = requests.for_actors();

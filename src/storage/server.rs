@@ -288,7 +288,7 @@ async fn serve(typed: OptionalOptions) -> Result<()> {
     // Contents of files are for the service alone.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     // What can be refused is refused before the directory changes.
-    let client = HttpClient::new(typed.ca_cert.as_deref())?;
+    let client = HttpClient::for_server(typed.ca_cert.as_deref())?;
     NameServerClient::new(client.clone(), typed.name_server.clone(), Credentials::None)?;
     let (layout, file) = Layout::open_if(&options.data_dir, |root, file| {
         let Some(cluster) = file.and_then(|file| file.cluster) else { return Ok(()) };
