@@ -366,6 +366,7 @@ mod tests {
             life,
             // The first one believes for ever that a pass is under way.
             running: first.swap(0, Ordering::SeqCst) == 1,
+            failed: 0,
             due: Instant::now(),
             nudged: false,
             scheduled: None,

@@ -90,7 +90,9 @@ mod tests {
                 tokio::spawn(async move { turns.take(Lane::Users).await.map(drop) })
             })
             .collect();
-        tokio::task::yield_now().await;
+        while turns.waiters.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
         let refused = turns.take(Lane::Users).await.unwrap_err();
         assert_eq!(refused.code(), ErrorCode::Busy);
         for _ in 0..3 {
