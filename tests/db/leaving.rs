@@ -42,7 +42,7 @@ async fn set_health(db: &TestDb, id: ServerId, health: &'static str) {
 }
 
 async fn state(db: &TestDb, id: ServerId) -> AdminState {
-    db.sql(server::admin_states).await[&id.0]
+    db.sql(server::standings).await[&id.0].admin_state
 }
 
 async fn told(db: &TestDb) -> Vec<(String, Option<String>)> {

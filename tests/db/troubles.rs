@@ -7,7 +7,7 @@ use holdfast::db::repair::{self, Done, Room, Rules, server_facts};
 use holdfast::db::rows::ServerHealthRow;
 use holdfast::db::schema::{events, replicas, server_health};
 use holdfast::db::server::{ServerView, server_views};
-use holdfast::types::api::{CorruptFate, CorruptReplica, RegisterRequest, Target};
+use holdfast::types::api::{CorruptFate, CorruptReplica, RegisterRequest};
 use holdfast::types::storage_api::TroubleCode;
 use holdfast::types::{ObjectId, ServerId};
 
@@ -131,7 +131,7 @@ both_backends! {
         let uploads = (0..FILES as usize).map(|number| {
             let others = (0..4).filter(|index| *index != number % 4).map(|index| servers[index]).collect::<Vec<_>>();
             let mut upload = upload(&format!("/f{number}"), "x");
-            upload.ticket.targets = others.iter().map(|server| Target { server: *server, url: String::new() }).collect();
+            upload.ticket.targets = others.iter().copied().map(target).collect();
             upload.holders = others;
             upload
         });
