@@ -239,8 +239,10 @@ fn fresh(
     let counted = new.counted(upload);
     let holders = counted.len() as u32;
     if holders < ticket.min_write_copies {
-        let message =
-            format!("{holders} of {} needed copies are fsynced on servers that are still in service, where they were", ticket.min_write_copies);
+        let message = format!(
+            "{holders} of {} needed copies are fsynced on servers that are still in service, where they were",
+            ticket.min_write_copies
+        );
         return Err(Error::new(ErrorCode::NotEnoughServers, message).into());
     }
     let Some((parent_path, name)) = ticket.path.split() else {

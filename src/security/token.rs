@@ -116,7 +116,13 @@ mod tests {
     #[test]
     fn roles_and_prefixes() {
         let path = |text: &str| DfsPath::parse(text).unwrap();
-        let grant = Grant { name: "lab".into(), role: Role::Writer, prefix: Some(path("/lab")), only_restore: None, expires: None };
+        let grant = Grant {
+            name: "lab".into(),
+            role: Role::Writer,
+            prefix: Some(path("/lab")),
+            only_restore: None,
+            expires: None,
+        };
         assert!(grant.check(Role::Writer, &path("/lab/x")).is_ok());
         assert!(grant.check(Role::Reader, &path("/lab")).is_ok());
         assert!(grant.check(Role::Superuser, &path("/lab")).is_err());

@@ -9,6 +9,7 @@ use actix_web::{App, middleware, web};
 use prometheus::{Gauge, IntCounter, IntGauge};
 use structopt::StructOpt;
 use tokio::sync::Semaphore;
+use uuid::Uuid;
 
 use super::admission::Admission;
 use super::collector::Collect;
@@ -20,7 +21,7 @@ use super::readiness::Readiness;
 use super::registrar::Register;
 use super::reporter::{CommitReporter, ReportCommits};
 use super::scrubber::{Scrub, look_first};
-use super::store::{Index, Journal, Layout, index, inspect, journal, sweep};
+use super::store::{Index, Journal, Layout, ServerFile, index, inspect, journal, sweep};
 use super::suspects::Suspects;
 use super::writer::{FORGOTTEN_ROWS_MAX, INDEX_DEADLINE, IndexChange, IndexWriter, WriteIndex};
 use super::{http, offline, readiness, salvage};
@@ -30,6 +31,7 @@ use crate::client::{Credentials, HttpClient, NameServerClient, StorageClient};
 use crate::decisions::scrub::Pace;
 use crate::security::tls::ServerCertificate;
 use crate::security::{ClusterSecret, Recipient, Signer};
+use crate::types::limits::BOOTS_MAX;
 use crate::types::storage_api::{Told, Trouble};
 use crate::types::words::counted;
 use crate::types::{Error, Hidden, Result, ServerId, label};
@@ -192,6 +194,8 @@ pub struct Shared {
     pub heard: Heard,
     /// Who it is.
     pub identity: Identity,
+    /// The last starts of its directory, this one among them.
+    pub boots: Vec<Uuid>,
     /// Judges what servers send.
     pub gate: Gate,
     /// Changes of the index that are durable.
@@ -450,7 +454,9 @@ async fn serve(typed: OptionalOptions) -> Result<()> {
     let index = Index::open(&layout)?;
     let disk = Mutex::new(DiskFacts::look(&layout, &index)?);
     let work = ReportCommits { server, name_server: name_server.clone(), writer: writer.clone() };
+    let boots = remember_start(&layout, &file, identity.boot_id);
     let shared = Arc::new(Shared {
+        boots,
         board: board.clone(),
         url,
         public_url,
@@ -506,6 +512,17 @@ async fn serve(typed: OptionalOptions) -> Result<()> {
             .default_service(web::to(request::no_such_route))
     });
     server.await.map_err(|error| Error::io("serving", error))
+}
+
+/// Writes down that the directory was started again, before anybody is told of it: what was copied from it earlier does not
+/// know of this start. Answers the last starts. A disk that takes nothing has its own way of being told.
+fn remember_start(layout: &Layout, file: &ServerFile, boot_id: Uuid) -> Vec<Uuid> {
+    let earlier = file.boots.len().saturating_sub(BOOTS_MAX - 1);
+    let boots: Vec<Uuid> = file.boots[earlier..].iter().copied().chain([boot_id]).collect();
+    if let Err(error) = layout.write_server_file(&ServerFile { boots: boots.clone(), ..file.clone() }) {
+        log::warn!("this start could not be written down: {}", error.chain());
+    }
+    boots
 }
 
 /// Where servers and clients are told to reach this one.

@@ -93,6 +93,7 @@ impl TestDb {
                 cluster: None,
                 epoch: 0,
                 index_changes: 0,
+                boots: Vec::new(),
                 replace_newer: false,
                 capacity_bytes: 1 << 40,
                 free_bytes: 1 << 39,

@@ -68,6 +68,7 @@ fn announcement(number: u128) -> RegisterRequest {
         cluster: None,
         epoch: 0,
         index_changes: 0,
+        boots: Vec::new(),
         replace_newer: false,
         capacity_bytes: 1 << 40,
         free_bytes: 1 << 39,

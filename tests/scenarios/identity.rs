@@ -30,6 +30,7 @@ fn announcement(identity: Uuid, url: &str) -> RegisterRequest {
         cluster: None,
         epoch: 0,
         index_changes: i64::MAX,
+        boots: Vec::new(),
         replace_newer: true,
         capacity_bytes: 1,
         free_bytes: 1,
@@ -327,9 +328,7 @@ fn a_copy_takes_the_place_of_a_silent_server_which_is_sent_away_when_it_returns(
             http.curl(&["-T", body, &late]).unwrap()
         });
         // The bytes wait at the socket of the one that stands still.
-        wait_for("the upload has begun", 20, || {
-            (cluster.storage_status(1)?.uploads > 0).then_some(())
-        });
+        wait_for("the upload has begun", 20, || (cluster.storage_status(1)?.uploads > 0).then_some(()));
         cluster.storage[0].signal(rustix::process::Signal::CONT);
         let answer = upload.join().unwrap();
         (answer.code(), answer.body)
