@@ -394,7 +394,7 @@ fn note_ended(connection: &mut AnyConnection, ended: &[Ended], now: NaiveDateTim
     for Ended { transfer, outcome } in ended {
         let id = transfer.object.0;
         let is_there = standings.get(&transfer.target.server.0).is_none_or(|now| now.url == transfer.target.url);
-        let outcome = outcome.as_ref().and_then(|()| if is_there { Ok(()) } else { Err(&elsewhere) });
+        let outcome = outcome.as_ref().and(if is_there { Ok(()) } else { Err(&elsewhere) });
         let row = replicas::table
             .find((id, transfer.target.server.0))
             .filter(replicas::generation.eq(transfer.generation.0).and(replicas::state.eq(ReplicaRow::COPYING)));
