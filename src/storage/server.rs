@@ -194,7 +194,7 @@ pub struct Shared {
     pub heard: Heard,
     /// Who it is.
     pub identity: Identity,
-    /// The last starts of its directory, this one among them.
+    /// The starts of its directory that it announces.
     pub boots: Vec<Uuid>,
     /// Judges what servers send.
     pub gate: Gate,
@@ -515,14 +515,15 @@ async fn serve(typed: OptionalOptions) -> Result<()> {
 }
 
 /// Writes down that the directory was started again, before anybody is told of it: what was copied from it earlier does not
-/// know of this start. Answers the last starts. A disk that takes nothing has its own way of being told.
+/// know of this start. Answers the starts to announce. A disk that takes nothing has its own way of being told.
 fn remember_start(layout: &Layout, file: &ServerFile, boot_id: Uuid) -> Vec<Uuid> {
     let earlier = file.boots.len().saturating_sub(BOOTS_MAX - 1);
     let boots: Vec<Uuid> = file.boots[earlier..].iter().copied().chain([boot_id]).collect();
     if let Err(error) = layout.write_server_file(&ServerFile { boots: boots.clone(), ..file.clone() }) {
         log::warn!("this start could not be written down: {}", error.chain());
     }
-    boots
+    // A program that remembers no starts has run here: that it does not know one proves nothing this time.
+    if file.boots.is_empty() && file.cluster.is_some() { Vec::new() } else { boots }
 }
 
 /// Where servers and clients are told to reach this one.
