@@ -13,6 +13,7 @@ use diesel::prelude::*;
 use super::change::{Changes, ReleaseTimes, Released};
 use super::error::{Failure, Step};
 use super::rows::*;
+use super::server::Standing;
 use super::tree::{self, Walk};
 use super::{dialect, namespace, schema};
 use crate::security::WriteTicket;
@@ -61,8 +62,8 @@ pub fn commit(
         }
     }
     let existing = load_entries(changes, uploads, &parents)?;
-    let states = super::server::admin_states(changes.connection)?;
-    let mut new = NewRows { repair_delay, states, ..NewRows::default() };
+    let standings = super::server::standings(changes.connection)?;
+    let mut new = NewRows { repair_delay, standings, ..NewRows::default() };
     let mut outcomes = Vec::with_capacity(uploads.len());
     for upload in uploads {
         changes.asked_by(upload.ticket.by.clone());
@@ -125,8 +126,7 @@ struct NewRows {
     repairs: Vec<RepairRow>,
     replaced: Vec<Released>,
     repair_delay: TimeDelta,
-    /// The servers' administrative states.
-    states: HashMap<i64, AdminState>,
+    standings: HashMap<i64, Standing>,
 }
 
 impl NewRows {
@@ -159,14 +159,21 @@ impl NewRows {
     }
 
     /// Holders that count. A server may have been drained or removed since the ticket was made: whoever drained it
-    /// was told that nothing is on it any more, and may have switched it off.
+    /// was told that nothing is on it any more, and may have switched it off. Or it is somewhere else now: then what took
+    /// the bytes may be the original of a copied directory, which was silent while the copy took its place.
     fn counted(&self, upload: &Upload) -> Vec<ServerId> {
-        let stays = |holder: &&ServerId| self.states.get(&holder.0).is_some_and(|state| *state != AdminState::Drained);
+        let targets = &upload.ticket.targets;
+        let there = |holder: &ServerId, url: &str| targets.iter().any(|to| to.server == *holder && to.url == url);
+        let stays = |holder: &&ServerId| {
+            let standing = self.standings.get(&holder.0);
+            standing.is_some_and(|now| now.admin_state != AdminState::Drained && there(holder, &now.url))
+        };
         upload.holders.iter().filter(stays).copied().collect()
     }
 
     fn in_service(&self, holders: &[ServerId]) -> usize {
-        holders.iter().filter(|holder| self.states.get(&holder.0) == Some(&AdminState::InService)).count()
+        let in_service = |now: &Standing| now.admin_state == AdminState::InService;
+        holders.iter().filter(|holder| self.standings.get(&holder.0).is_some_and(in_service)).count()
     }
 }
 
@@ -232,8 +239,10 @@ fn fresh(
     let counted = new.counted(upload);
     let holders = counted.len() as u32;
     if holders < ticket.min_write_copies {
-        let message =
-            format!("{holders} of {} needed copies are fsynced on servers in service", ticket.min_write_copies);
+        let message = format!(
+            "{holders} of {} needed copies are fsynced on servers that are still in service, where they were",
+            ticket.min_write_copies
+        );
         return Err(Error::new(ErrorCode::NotEnoughServers, message).into());
     }
     let Some((parent_path, name)) = ticket.path.split() else {

@@ -387,9 +387,14 @@ fn save(connection: &mut AnyConnection, row: &RepairRow) -> QueryResult<usize> {
 fn note_ended(connection: &mut AnyConnection, ended: &[Ended], now: NaiveDateTime, done: &mut Done) -> Step<()> {
     let ids: Vec<i64> = ended.iter().map(|ended| ended.transfer.object.0).collect();
     dialect::lock_objects(connection, &ids)?;
+    // A copy of its directory may have taken the place of a target that was silent: what was sent there is not on it.
+    let standings = if ended.is_empty() { HashMap::new() } else { super::server::standings(connection)? };
+    let elsewhere = Error::unavailable("the target is somewhere else now");
     let mut happened = Vec::new();
     for Ended { transfer, outcome } in ended {
         let id = transfer.object.0;
+        let is_there = standings.get(&transfer.target.server.0).is_none_or(|now| now.url == transfer.target.url);
+        let outcome = outcome.as_ref().and(if is_there { Ok(()) } else { Err(&elsewhere) });
         let row = replicas::table
             .find((id, transfer.target.server.0))
             .filter(replicas::generation.eq(transfer.generation.0).and(replicas::state.eq(ReplicaRow::COPYING)));

@@ -124,10 +124,20 @@ pub fn server_views(connection: &mut AnyConnection) -> QueryResult<Vec<ServerVie
     Ok(rows.into_iter().map(view).collect())
 }
 
-/// The administrative state of each server.
-pub fn admin_states(connection: &mut AnyConnection) -> QueryResult<HashMap<i64, AdminState>> {
-    let rows: Vec<(i64, String)> = servers::table.select((servers::id, servers::admin_state)).load(connection)?;
-    Ok(rows.into_iter().map(|(id, word)| (id, admin_state_of(&word))).collect())
+/// What a commit asks of a server.
+pub struct Standing {
+    /// Its administrative state.
+    pub admin_state: AdminState,
+    /// Where other servers reach it.
+    pub url: String,
+}
+
+/// The standing of each server.
+pub fn standings(connection: &mut AnyConnection) -> QueryResult<HashMap<i64, Standing>> {
+    let columns = (servers::id, servers::admin_state, servers::url);
+    let rows: Vec<(i64, String, String)> = servers::table.select(columns).load(connection)?;
+    let standing = |(id, word, url): (i64, String, String)| (id, Standing { admin_state: admin_state_of(&word), url });
+    Ok(rows.into_iter().map(standing).collect())
 }
 
 /// What keeps a draining server from being drained: replicas listed on it, and deletions that it still has to do.

@@ -55,6 +55,7 @@ async fn pass(shared: Arc<Shared>) -> Result<PassReport> {
         cluster: standing.cluster,
         epoch: standing.epoch,
         index_changes: shared.index_changes.load(Ordering::Relaxed),
+        boots: shared.boots.clone(),
         replace_newer: shared.options.replace_newer,
         capacity_bytes,
         free_bytes,
@@ -78,6 +79,7 @@ async fn pass(shared: Arc<Shared>) -> Result<PassReport> {
                 format_version: FORMAT_VERSION,
                 identity: shared.identity.identity,
                 cluster: Some(answer.cluster),
+                boots: shared.boots.clone(),
             };
             let layout = shared.layout.clone();
             let write = tokio::task::spawn_blocking(move || layout.write_server_file(&file));

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use actix_web::{App, middleware, web};
 use prometheus::{Gauge, IntCounter, IntGauge};
 use tokio::sync::Semaphore;
+use uuid::Uuid;
 
 use super::admission::Admission;
 use super::collector::Collect;
@@ -21,7 +22,7 @@ use super::registrar::Register;
 use super::reporter::{CommitReporter, ReportCommits};
 use super::room::Room;
 use super::scrubber::{Scrub, look_first};
-use super::store::{Index, Journal, Layout, index, inspect, journal, sweep};
+use super::store::{Index, Journal, Layout, ServerFile, index, inspect, journal, sweep};
 use super::suspects::Suspects;
 use super::writer::{FORGOTTEN_ROWS_MAX, INDEX_DEADLINE, IndexChange, IndexWriter, WriteIndex};
 use super::{http, offline, readiness, salvage};
@@ -30,6 +31,7 @@ use crate::client::name_server::host_of;
 use crate::client::{Credentials, HttpClient, NameServerClient, StorageClient};
 use crate::security::tls::ServerCertificate;
 use crate::security::{ClusterSecret, Recipient, Signer};
+use crate::types::limits::BOOTS_MAX;
 use crate::types::storage_api::{Told, Trouble};
 use crate::types::words::counted;
 use crate::types::{Error, Hidden, Result, ServerId};
@@ -74,6 +76,8 @@ pub struct Shared {
     pub heard: Heard,
     /// Who it is.
     pub identity: Identity,
+    /// The starts of its directory that it announces.
+    pub boots: Vec<Uuid>,
     /// Judges what servers send.
     pub gate: Gate,
     /// Changes of the index that are durable.
@@ -333,7 +337,9 @@ async fn serve(typed: OptionalOptions) -> Result<()> {
     let index = Index::open(&layout)?;
     let disk = Mutex::new(DiskFacts::look(&layout, &index)?);
     let work = ReportCommits { server, name_server: name_server.clone(), writer: writer.clone() };
+    let boots = remember_start(&layout, &file, identity.boot_id);
     let shared = Arc::new(Shared {
+        boots,
         board: board.clone(),
         url,
         public_url,
@@ -390,6 +396,18 @@ async fn serve(typed: OptionalOptions) -> Result<()> {
             .default_service(web::to(request::no_such_route))
     });
     server.await.map_err(|error| Error::io("serving", error))
+}
+
+/// Writes down that the directory was started again, before anybody is told of it: what was copied from it earlier does not
+/// know of this start. Answers the starts to announce. A disk that takes nothing has its own way of being told.
+fn remember_start(layout: &Layout, file: &ServerFile, boot_id: Uuid) -> Vec<Uuid> {
+    let earlier = file.boots.len().saturating_sub(BOOTS_MAX - 1);
+    let boots: Vec<Uuid> = file.boots[earlier..].iter().copied().chain([boot_id]).collect();
+    if let Err(error) = layout.write_server_file(&ServerFile { boots: boots.clone(), ..file.clone() }) {
+        log::warn!("this start could not be written down: {}", error.chain());
+    }
+    // A program that remembers no starts has run here: that it does not know one proves nothing this time.
+    if file.boots.is_empty() && file.cluster.is_some() { Vec::new() } else { boots }
 }
 
 /// A certificate that is not for the host in a URL makes everybody who uses the URL refuse the server.

@@ -44,6 +44,7 @@ both_backends! {
         let mut more = first.clone();
         more.ticket.generation = Generation::generate();
         more.holders = vec![servers[0], servers[2]];
+        more.ticket.targets.push(target(servers[2]));
         let again = db.commit_one(more.clone()).await.unwrap();
         assert_eq!((again.version, again.listed), (committed.version, vec![servers[2]]), "the first one has another copy");
         let mut copies = db.sql(|connection| {
@@ -90,6 +91,29 @@ both_backends! {
         no_such.ticket.condition = Condition::Version(7);
         assert_eq!(code(db.commit_one(no_such).await), PreconditionFailed);
         assert_eq!(db.tree().await, ["f"], "a refused write leaves no directories");
+    }
+
+    async fn what_was_sent_to_a_former_place_of_a_server_does_not_count(db: TestDb) {
+        let servers = db.servers(2).await;
+        let [early, late, with_two] = ["/early", "/late", "/with-two"].map(|path| upload(path, "x"));
+        let first = db.commit_one(early.clone()).await.unwrap();
+        // A copy of its directory is taken for the first server; whatever answers at the old place is not it.
+        db.sql(|connection| {
+            use diesel::prelude::*;
+            use holdfast::db::schema::servers::dsl;
+            diesel::update(dsl::servers.filter(dsl::name.eq("s1"))).set(dsl::url.eq("http://clone:1")).execute(connection)
+        }).await;
+        assert_eq!(code(db.commit_one(late.clone()).await), NotEnoughServers);
+        let mut short = late;
+        short.ticket.min_write_copies = 1;
+        assert_eq!(db.commit_one(short).await.unwrap().listed, [servers[1]]);
+        // A report that is repeated has the first result, and does not add the copy that went elsewhere.
+        let again = db.commit_one(early).await.unwrap();
+        assert_eq!((again.version, again.listed), (first.version, vec![servers[1]]));
+        // Tickets of now name the new place.
+        let mut now = with_two;
+        now.ticket.targets[0].url = "http://clone:1".into();
+        assert_eq!(db.commit_one(now).await.unwrap().listed, servers);
     }
 
     async fn a_file_short_of_copies_is_queued(db: TestDb) {

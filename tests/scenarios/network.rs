@@ -163,6 +163,7 @@ fn an_address_that_leads_nowhere_is_never_announced() {
         cluster: None,
         epoch: 0,
         index_changes: 0,
+        boots: Vec::new(),
         replace_newer: false,
         capacity_bytes: 1,
         free_bytes: 1,

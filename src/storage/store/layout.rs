@@ -38,6 +38,9 @@ pub struct ServerFile {
     pub identity: Uuid,
     /// The cluster that it belongs to, once it has joined one.
     pub cluster: Option<Uuid>,
+    /// Its last starts: a copy of the directory has none of those that come after it was made.
+    #[serde(default)]
+    pub boots: Vec<Uuid>,
 }
 
 /// A path, and what it meant at the start.
@@ -150,7 +153,12 @@ impl Layout {
         let server = match server {
             Some(server) => server,
             None => {
-                let server = ServerFile { format_version: FORMAT_VERSION, identity: Uuid::new_v4(), cluster: None };
+                let server = ServerFile {
+                    format_version: FORMAT_VERSION,
+                    identity: Uuid::new_v4(),
+                    cluster: None,
+                    boots: Vec::new(),
+                };
                 layout.write_server_file(&server)?;
                 server
             }
