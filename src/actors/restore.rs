@@ -19,21 +19,23 @@ mod sources;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-
-use chrono::Utc;
-use futures_util::future::join_all;
-use tokio::task::AbortHandle;
+use std::time::{Duration, Instant};
 
 use self::run::Run;
 use super::announced::Announced;
 use super::context::Context;
+use crate::db::restore::progress::{ABORTED, Progress};
 use crate::db::{cluster, dialect, events, restores, server};
-use crate::types::api::{RestoreRequest, RestoreStatus};
+use crate::types::api::{ModeBefore, RestoreRequest, RestoreStatus};
 use crate::types::storage_api::StorageStatus;
 use crate::types::{Error, ErrorCode, EventKind, Result};
+use chrono::Utc;
+use futures_util::future::join_all;
 
-/// Why a restore has ended that a person has ended.
-const ABORTED: &str = "it was aborted";
+/// How long a restore that a person ends may take for the statement that it is in the middle of.
+const ABORT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often it is looked whether it has ended.
+const ABORT_POLL: Duration = Duration::from_millis(50);
 
 /// Storage servers that have announced themselves, and the restore under way.
 #[derive(Default)]
@@ -43,14 +45,16 @@ pub struct Restores {
     status: Arc<Mutex<RestoreStatus>>,
     /// The last one was started by the first token.
     by_first_token: AtomicBool,
-    /// Ends the one that runs.
-    running: Mutex<Option<AbortHandle>>,
+    /// How far the one that runs is; ends it.
+    progress: Arc<Progress>,
 }
 
 impl Restores {
     /// How the restore of this process goes on, or went.
     pub fn status(&self) -> RestoreStatus {
-        self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let status = self.status.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let progress = self.progress.view().filter(|_| status.state == "running");
+        RestoreStatus { progress, ..status }
     }
 
     /// Whether the last restore of this process was started by the first token: then that may follow it to its end, also
@@ -94,23 +98,45 @@ impl Restores {
 
     /// Ends the restore that is under way, or was interrupted, and has the cluster be what it was before.
     pub async fn abort(&self, context: &Context) -> Result<RestoreStatus> {
-        if let Some(running) = self.running.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            running.abort();
+        if self.status().state == "running" {
+            self.end_running().await?;
+            let status = self.status();
+            if status.error.as_deref() == Some(ABORTED) && !context.db.read(restores::is_open).await? {
+                return Ok(status);
+            }
         }
-        let mode = context.db.write(|connection| restores::go_back(connection, None, ABORTED)).await?;
-        let Some(mode) = mode else {
+        let aborted = EventKind::RestoreAborted;
+        let taken_back = context.db.write(move |connection| {
+            let status = restores::go_back(connection, None, ABORTED, aborted)?;
+            Ok((status, cluster::state(connection)?))
+        });
+        let (Some(status), state) = taken_back.await? else {
             return Err(Error::new(
                 ErrorCode::PreconditionFailed,
                 "there is no restore to abort: none has begun to change anything, or it is done; `holdfast restore --status` \
                  says what the last one came to",
             ));
         };
-        let state = context.db.read(cluster::state).await?;
         context.standing.set_membership(state.cluster, state.epoch);
-        log::warn!("the restore was aborted; the cluster is {mode} again");
-        let last = context.db.read(restores::last_report).await?.unwrap_or_default();
-        *self.status.lock().unwrap_or_else(PoisonError::into_inner) = last.clone();
-        Ok(last)
+        log::warn!("the restore was aborted; the cluster is {} again", state.mode);
+        *self.status.lock().unwrap_or_else(PoisonError::into_inner) = status.clone();
+        Ok(status)
+    }
+
+    /// Ends the one of this process. What it has written is rolled back.
+    async fn end_running(&self) -> Result<()> {
+        self.progress.stop();
+        let asked = Instant::now();
+        while self.status().state == "running" {
+            if asked.elapsed() >= ABORT_TIMEOUT {
+                return Err(Error::new(
+                    ErrorCode::Busy,
+                    "the restore is in the middle of a statement, and ends after it: ask again in a moment",
+                ));
+            }
+            tokio::time::sleep(ABORT_POLL).await;
+        }
+        Ok(())
     }
 
     /// Starts a restore, unless one is under way.
@@ -130,6 +156,7 @@ impl Restores {
             }
             *status = RestoreStatus { state: "running".into(), started: Some(Utc::now()), ..RestoreStatus::default() };
             self.by_first_token.store(by_first_token, Ordering::SeqCst);
+            self.progress.reset();
             status.clone()
         };
         let this = self.clone();
@@ -144,16 +171,20 @@ impl Restores {
             }
             let mut status = this.status();
             status.ended = Some(Utc::now());
+            status.progress = None;
             match outcome {
                 Ok(done) => status = RestoreStatus { state: "done".into(), ended: status.ended, ..done },
                 Err(error) => {
-                    log::error!("the restore failed: {}", error.chain());
+                    match error.message() {
+                        ABORTED => log::warn!("the restore was aborted"),
+                        _ => log::error!("the restore failed: {}", error.chain()),
+                    }
                     status.state = "failed".into();
                     status.error = Some(error.message().into());
                 }
             }
             if status.state == "failed" {
-                go_back(&context, id, &status).await;
+                status.before = go_back(&context, id, &status).await;
             }
             crate::types::failpoint::RESTORE_DONE.passed();
             *this.status.lock().unwrap_or_else(PoisonError::into_inner) = status.clone();
@@ -161,7 +192,7 @@ impl Restores {
                 .db
                 .write(move |connection| {
                     let now = dialect::clock(connection)?;
-                    if let Some(error) = &status.error {
+                    if let Some(error) = status.error.as_ref().filter(|error| *error != ABORTED) {
                         let detail = format!("the restore failed: {error}");
                         let event = events::row(now, EventKind::RestoreFailed, detail);
                         dialect::insert_events(connection, &[event])?;
@@ -182,27 +213,33 @@ impl Restores {
         let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
         if status.step != step {
             log::info!("restore: {step}");
+            self.progress.leave();
             status.step = step;
         }
     }
 }
 
 /// A restore that came to nothing leaves the cluster as it was. Where that cannot be written, `--abort` does it later.
-async fn go_back(context: &Context, id: i64, status: &RestoreStatus) {
+async fn go_back(context: &Context, id: i64, status: &RestoreStatus) -> Option<ModeBefore> {
     let why = status.error.clone().unwrap_or_default();
     let gone_back = context.db.write(move |connection| {
-        let mode = restores::go_back(connection, Some(id), &why)?;
-        Ok((mode, cluster::state(connection)?))
+        let kind = if why == ABORTED { EventKind::RestoreAborted } else { EventKind::RestoreNote };
+        let status = restores::go_back(connection, Some(id), &why, kind)?;
+        Ok((status, cluster::state(connection)?))
     });
     match gone_back.await {
-        Ok((Some(mode), state)) => {
+        Ok((Some(status), state)) => {
             context.standing.set_membership(state.cluster, state.epoch);
-            log::info!("the cluster is {mode} again, as before the restore");
+            log::info!("the cluster is {} again, as before the restore", state.mode);
+            status.before
         }
-        Ok((None, _)) => {}
-        Err(error) => log::warn!(
-            "the cluster could not be set back to what it was before the restore, `holdfast restore --abort` does: {}",
-            error.chain()
-        ),
+        Ok((None, _)) => None,
+        Err(error) => {
+            log::warn!(
+                "the cluster could not be set back to what it was before the restore, `holdfast restore --abort` does: {}",
+                error.chain()
+            );
+            None
+        }
     }
 }

@@ -51,6 +51,34 @@ macro_rules! bulk_insert {
     };
 }
 
+/// Many rows at once into a table that nobody else writes: on Postgres by `COPY`.
+macro_rules! load {
+    ($(#[$doc:meta])* $name:ident, $row:ty, $table:ident, $insert:ident) => {
+        $(#[$doc])*
+        pub fn $name(connection: &mut AnyConnection, rows: &[$row]) -> QueryResult<()> {
+            if rows.is_empty() {
+                return Ok(());
+            }
+            match connection {
+                AnyConnection::Postgres(connection) => {
+                    diesel::copy_from(schema::$table::table).from_insertable(rows).execute(connection)?;
+                }
+                AnyConnection::Sqlite(_) => drop($insert(connection, rows)?),
+            }
+            Ok(())
+        }
+    };
+}
+
+load! {
+    /// New objects, of a restore.
+    load_objects, ObjectRow, objects, insert_objects
+}
+load! {
+    /// New entries, of a restore; each directory comes before what is in it, or with it.
+    load_entries, EntryRow, entries, insert_entries
+}
+
 bulk_insert! {
     /// New objects.
     insert_objects, ObjectRow, objects
@@ -142,6 +170,23 @@ pub fn take_time(connection: &mut AnyConnection) -> QueryResult<()> {
         connection.batch_execute(
             "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0",
         )?;
+    }
+    Ok(())
+}
+
+/// Prepares a transaction that fills tables from nothing. Postgres keeps the plans by which it checks references as they
+/// were made: for a table of a few rows, by reading all of it, which it would then do for each row of a large one.
+pub fn begin_load(connection: &mut AnyConnection) -> QueryResult<()> {
+    if let AnyConnection::Postgres(connection) = connection {
+        connection.batch_execute("SET LOCAL enable_seqscan = off; DISCARD PLANS")?;
+    }
+    Ok(())
+}
+
+/// The tables are filled: from here on plans are made for what is there.
+pub fn end_load(connection: &mut AnyConnection) -> QueryResult<()> {
+    if let AnyConnection::Postgres(connection) = connection {
+        connection.batch_execute("SET LOCAL enable_seqscan = DEFAULT; ANALYZE objects, entries")?;
     }
     Ok(())
 }

@@ -1,17 +1,19 @@
 //! One restore, from its fence to the tables that it writes.
 
-use std::sync::{Arc, PoisonError};
+use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::TimeDelta;
 use futures_util::future::join_all;
 use uuid::Uuid;
 
+use super::Restores;
 use super::arrival::{Member, Parts};
-use super::{ABORTED, Restores};
 use crate::actors::context::Context;
 use crate::actors::standing::LEASE_TTL;
 use crate::db::branches::Staged;
+use crate::db::restore::progress::ABORTED;
 use crate::db::restore::{self, Known, Plan};
 use crate::db::rows::TokenRow;
 use crate::db::{cluster, lease, migrate, restores};
@@ -40,22 +42,26 @@ impl Run {
         Self { id: ObjectId::generate().0, context, request, shared, by_first_token }
     }
 
-    /// A task of its own: a panic in it must not leave the status at "running", and it can be aborted.
+    /// A task of its own: a panic in it must not leave the status at "running".
     pub(super) async fn guarded(self) -> Result<RestoreStatus> {
-        let shared = self.shared.clone();
-        let running = tokio::spawn(self.run());
-        *shared.running.lock().unwrap_or_else(PoisonError::into_inner) = Some(running.abort_handle());
-        let outcome = running.await;
-        shared.running.lock().unwrap_or_else(PoisonError::into_inner).take();
-        outcome.unwrap_or_else(|error| match error.is_cancelled() {
-            true => Err(Error::unavailable(ABORTED)),
-            false => Err(Error::internal("the restore panicked").with_source(error)),
-        })
+        let outcome = tokio::spawn(self.run()).await;
+        outcome.unwrap_or_else(|error| Err(Error::internal("the restore panicked").with_source(error)))
+    }
+
+    /// Work that changes nothing which would stay: when somebody ends the restore it is left at once. What does change
+    /// something looks by itself whether it is to end, so that it has happened or not when the restore says that it has
+    /// ended.
+    async fn unless_ended<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        tokio::select! {
+            biased;
+            () = self.shared.progress.stopped() => Err(Error::unavailable(ABORTED)),
+            outcome = work => outcome,
+        }
     }
 
     async fn run(self) -> Result<RestoreStatus> {
         self.shared.step("looking for the storage servers");
-        let Parts { members, cluster, newcomers, absent } = self.arrived().await?;
+        let Parts { members, cluster, newcomers, absent } = self.unless_ended(self.arrived()).await?;
         self.refuse_absent(&absent)?;
         let mut status = RestoreStatus {
             started: self.shared.status().started,
@@ -73,14 +79,18 @@ impl Run {
         let epoch = self.fence(&members, cluster).await?;
         crate::types::failpoint::RESTORE_FENCED.passed();
         status.epoch = epoch;
-        self.shared.step("reading the copies of the journal");
-        let dir = self.work_directory()?;
-        let collection = self.collect(&members, cluster, dir.path(), &mut status).await?;
-        let (staged, known) = self.stage(collection, &members, epoch, status, dir.path()).await?;
-        let staged = self.inventories(staged, &members).await?;
+        let room = self.work_directory()?;
+        let reading = async {
+            crate::types::failpoint::held("restore-reading").await;
+            self.shared.step("reading the copies of the journal");
+            let collection = self.collect(&members, cluster, room.path(), &mut status).await?;
+            let (staged, known) = self.stage(collection, &members, epoch, status, room.path()).await?;
+            Ok((self.inventories(staged, &members).await?, known))
+        };
+        let (staged, known) = self.unless_ended(reading).await?;
         self.shared.step("writing the tables");
         let done = self.write(staged, known, &members, cluster, epoch).await?;
-        drop(dir);
+        drop(room);
         self.context.fresh_servers().await?;
         Ok(done)
     }
@@ -170,7 +180,7 @@ impl Run {
             superuser,
             by_first_token: self.by_first_token,
             copies: self.request.replicas.map(|copies| copies as i32).or(own_copies).unwrap_or(COPIES_DEFAULT),
-            own: staged.own,
+            progress: self.shared.progress.clone(),
         };
         let (mut staging, status) = (staged.staging, staged.status);
         self.context.db.write(move |connection| restore::rebuild(connection, &mut staging, &plan, status)).await

@@ -35,6 +35,7 @@ impl Run {
         }
         let bytes: u64 = all.iter().flat_map(|(_, held)| &held.files).map(|file| file.bytes).sum();
         require_room(dir, bytes)?;
+        self.shared.progress.enter("bytes", bytes);
         for (member, held) in all {
             for file in held.files {
                 let path = dir.join(format!("{}-{}", ServerId(member.row.id), file.name));
@@ -66,6 +67,7 @@ impl Run {
         let mut file = tokio::fs::File::create(path).await.io_context(writing)?;
         while let Some(piece) = download.chunk().await? {
             file.write_all(&piece).await.io_context(writing)?;
+            self.shared.progress.advance(piece.len() as u64)?;
         }
         file.flush().await.io_context(writing)
     }
@@ -117,9 +119,10 @@ impl Run {
         let context = self.context.clone();
         let identities: HashSet<String> = members.iter().map(|member| member.row.identity.clone()).collect();
         let without = self.request.without.clone();
+        let progress = self.shared.progress.clone();
         let staged = context
             .db
-            .read(move |connection| branches::stage(connection, &collection, &merged, epoch, status, &dir))
+            .read(move |connection| branches::stage(connection, &collection, &merged, epoch, status, &dir, &progress))
             .await?;
         let staged = match former.zip(head) {
             Some((former, head)) => self.bring_back(former, head, staged).await?,
@@ -170,6 +173,7 @@ impl Run {
     pub(super) async fn inventories(&self, mut staged: Staged, members: &[Member]) -> Result<Staged> {
         for member in members {
             self.shared.step(format!("reading the inventory of {}", member.name));
+            self.shared.progress.enter("rows", member.status.objects);
             let mut after = None;
             loop {
                 let lines = self.context.storage.inventory(&member.row.peer(), after).await?;
