@@ -183,10 +183,19 @@ pub fn begin_load(connection: &mut AnyConnection) -> QueryResult<()> {
     Ok(())
 }
 
-/// The tables are filled: from here on plans are made for what is there.
-pub fn end_load(connection: &mut AnyConnection) -> QueryResult<()> {
+/// Has what was filled so far be known to whatever is planned next.
+pub fn look_at_loaded(connection: &mut AnyConnection) -> QueryResult<()> {
     if let AnyConnection::Postgres(connection) = connection {
-        connection.batch_execute("SET LOCAL enable_seqscan = DEFAULT; ANALYZE objects, entries")?;
+        connection.batch_execute("ANALYZE objects, entries, replicas")?;
+    }
+    Ok(())
+}
+
+/// The tables are filled: from here on plans may be any.
+pub fn end_load(connection: &mut AnyConnection) -> QueryResult<()> {
+    look_at_loaded(connection)?;
+    if let AnyConnection::Postgres(connection) = connection {
+        connection.batch_execute("SET LOCAL enable_seqscan = DEFAULT")?;
     }
     Ok(())
 }

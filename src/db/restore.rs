@@ -119,10 +119,11 @@ pub fn rebuild(
     rebuild.objects()?;
     rebuild.entries()?;
     plan.progress.reach(objects + entries)?;
-    dialect::end_load(rebuild.connection)?;
+    dialect::look_at_loaded(rebuild.connection)?;
     rebuild.settle()?;
     rebuild.replicas()?;
     rebuild.tail()?;
+    dialect::end_load(rebuild.connection)?;
     rebuild.changes_lost()?;
     rebuild.count()?;
     rebuild.lost()?;

@@ -16,12 +16,12 @@ use holdfast::types::{Generation, ObjectId, ServerId, Sha256, Version};
 use crate::both_backends;
 use crate::fixture::*;
 
-fn stage(staging: &mut Staging, table: &str, key: String, row: &impl serde::Serialize) {
+pub fn stage(staging: &mut Staging, table: &str, key: String, row: &impl serde::Serialize) {
     staging.apply(table, &key, Some(&serde_json::to_string(row).unwrap())).unwrap();
 }
 
 /// A copy of an object whose bytes are its label.
-fn copy(staging: &mut Staging, server: ServerId, object: i64, label: &str, version: impl Into<Option<Version>>) {
+pub fn copy(staging: &mut Staging, server: ServerId, object: i64, label: &str, version: impl Into<Option<Version>>) {
     let replica = ReplicaKey { object: ObjectId(object), generation: Generation(1) };
     let (size, sha256, now) = (label.len() as u64, Sha256::of(label.as_bytes()), chrono::Utc::now());
     let label = label.into();
