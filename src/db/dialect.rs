@@ -6,7 +6,7 @@
 use chrono::{NaiveDateTime, Utc};
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
-use diesel::sql_types::{Array, BigInt, Text, Timestamp};
+use diesel::sql_types::{Array, BigInt, Nullable, Text, Timestamp};
 
 use super::connection::AnyConnection;
 use super::rows::*;
@@ -77,6 +77,31 @@ load! {
 load! {
     /// New entries, of a restore; each directory comes before what is in it, or with it.
     load_entries, EntryRow, entries, insert_entries
+}
+
+/// As [`insert_replicas_if_absent`], with one value for each column, so that the statement is as short for many rows as for
+/// one: `COPY` cannot leave rows out.
+const LOAD_REPLICAS: &str = "
+    INSERT INTO replicas (object, server, generation, state, created, verified)
+    SELECT * FROM unnest($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING";
+
+/// New replicas, of a restore; where the object already has one on the server, that one stays.
+pub fn load_replicas(connection: &mut AnyConnection, rows: &[ReplicaRow]) -> QueryResult<()> {
+    match connection {
+        AnyConnection::Postgres(connection) => {
+            let column = |of: fn(&ReplicaRow) -> i64| rows.iter().map(of).collect::<Vec<i64>>();
+            diesel::sql_query(LOAD_REPLICAS)
+                .bind::<Array<BigInt>, _>(column(|row| row.object))
+                .bind::<Array<BigInt>, _>(column(|row| row.server))
+                .bind::<Array<BigInt>, _>(column(|row| row.generation))
+                .bind::<Array<Text>, _>(rows.iter().map(|row| row.state.as_str()).collect::<Vec<&str>>())
+                .bind::<Array<Timestamp>, _>(rows.iter().map(|row| row.created).collect::<Vec<NaiveDateTime>>())
+                .bind::<Array<Nullable<Timestamp>>, _>(rows.iter().map(|row| row.verified).collect::<Vec<_>>())
+                .execute(connection)?;
+        }
+        AnyConnection::Sqlite(_) => drop(insert_replicas_if_absent(connection, rows)?),
+    }
+    Ok(())
 }
 
 bulk_insert! {

@@ -107,7 +107,7 @@ impl Rebuild<'_> {
                 None => unknown.push(line),
             }
         }
-        dialect::insert_replicas_if_absent(self.connection, &rows)?;
+        dialect::load_replicas(self.connection, &rows)?;
         Ok(unknown)
     }
 

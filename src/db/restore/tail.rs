@@ -88,7 +88,7 @@ impl Rebuild<'_> {
             forget_after: None,
         };
         let objects: Vec<ObjectRow> = files.iter().map(|(_, found)| object(found)).collect();
-        dialect::insert_objects_if_absent(self.connection, &objects)?;
+        dialect::load_objects(self.connection, &objects)?;
         let mut taken = self.taken(home, &files)?;
         let mut rows = Vec::with_capacity(files.len());
         for (name, found) in files {
@@ -121,7 +121,7 @@ impl Rebuild<'_> {
                 modified: self.now,
             });
         }
-        dialect::insert_entries(self.connection, &rows)?;
+        dialect::load_entries(self.connection, &rows)?;
         Ok(())
     }
 
