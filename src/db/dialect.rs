@@ -6,7 +6,7 @@
 use chrono::{NaiveDateTime, Utc};
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
-use diesel::sql_types::{Array, BigInt, Text, Timestamp};
+use diesel::sql_types::{Array, BigInt, Nullable, Text, Timestamp};
 
 use super::connection::AnyConnection;
 use super::rows::*;
@@ -49,6 +49,59 @@ macro_rules! bulk_insert {
             Ok(inserted)
         }
     };
+}
+
+/// Many rows at once into a table that nobody else writes: on Postgres by `COPY`.
+macro_rules! load {
+    ($(#[$doc:meta])* $name:ident, $row:ty, $table:ident, $insert:ident) => {
+        $(#[$doc])*
+        pub fn $name(connection: &mut AnyConnection, rows: &[$row]) -> QueryResult<()> {
+            if rows.is_empty() {
+                return Ok(());
+            }
+            match connection {
+                AnyConnection::Postgres(connection) => {
+                    diesel::copy_from(schema::$table::table).from_insertable(rows).execute(connection)?;
+                }
+                AnyConnection::Sqlite(_) => drop($insert(connection, rows)?),
+            }
+            Ok(())
+        }
+    };
+}
+
+load! {
+    /// New objects, of a restore.
+    load_objects, ObjectRow, objects, insert_objects
+}
+load! {
+    /// New entries, of a restore; each directory comes before what is in it, or with it.
+    load_entries, EntryRow, entries, insert_entries
+}
+
+/// As [`insert_replicas_if_absent`], with one value for each column, so that the statement is as short for many rows as for
+/// one: `COPY` cannot leave rows out.
+const LOAD_REPLICAS: &str = "
+    INSERT INTO replicas (object, server, generation, state, created, verified)
+    SELECT * FROM unnest($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING";
+
+/// New replicas, of a restore; where the object already has one on the server, that one stays.
+pub fn load_replicas(connection: &mut AnyConnection, rows: &[ReplicaRow]) -> QueryResult<()> {
+    match connection {
+        AnyConnection::Postgres(connection) => {
+            let column = |of: fn(&ReplicaRow) -> i64| rows.iter().map(of).collect::<Vec<i64>>();
+            diesel::sql_query(LOAD_REPLICAS)
+                .bind::<Array<BigInt>, _>(column(|row| row.object))
+                .bind::<Array<BigInt>, _>(column(|row| row.server))
+                .bind::<Array<BigInt>, _>(column(|row| row.generation))
+                .bind::<Array<Text>, _>(rows.iter().map(|row| row.state.as_str()).collect::<Vec<&str>>())
+                .bind::<Array<Timestamp>, _>(rows.iter().map(|row| row.created).collect::<Vec<NaiveDateTime>>())
+                .bind::<Array<Nullable<Timestamp>>, _>(rows.iter().map(|row| row.verified).collect::<Vec<_>>())
+                .execute(connection)?;
+        }
+        AnyConnection::Sqlite(_) => drop(insert_replicas_if_absent(connection, rows)?),
+    }
+    Ok(())
 }
 
 bulk_insert! {
@@ -142,6 +195,32 @@ pub fn take_time(connection: &mut AnyConnection) -> QueryResult<()> {
         connection.batch_execute(
             "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0",
         )?;
+    }
+    Ok(())
+}
+
+/// Prepares a transaction that fills tables from nothing. Postgres keeps the plans by which it checks references as they
+/// were made: for a table of a few rows, by reading all of it, which it would then do for each row of a large one.
+pub fn begin_load(connection: &mut AnyConnection) -> QueryResult<()> {
+    if let AnyConnection::Postgres(connection) = connection {
+        connection.batch_execute("SET LOCAL enable_seqscan = off; DISCARD PLANS")?;
+    }
+    Ok(())
+}
+
+/// Has what was filled so far be known to whatever is planned next.
+pub fn look_at_loaded(connection: &mut AnyConnection) -> QueryResult<()> {
+    if let AnyConnection::Postgres(connection) = connection {
+        connection.batch_execute("ANALYZE objects, entries, replicas")?;
+    }
+    Ok(())
+}
+
+/// The tables are filled: from here on plans may be any.
+pub fn end_load(connection: &mut AnyConnection) -> QueryResult<()> {
+    look_at_loaded(connection)?;
+    if let AnyConnection::Postgres(connection) = connection {
+        connection.batch_execute("SET LOCAL enable_seqscan = DEFAULT")?;
     }
     Ok(())
 }

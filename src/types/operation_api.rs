@@ -407,6 +407,19 @@ pub struct RestoreRequest {
     pub force: bool,
 }
 
+/// How far a step of a restore is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RestoreProgress {
+    /// What is counted: `rows` or `bytes`.
+    pub unit: String,
+    /// Done.
+    pub done: u64,
+    /// About as many as there are in all.
+    pub total: u64,
+    /// Time until the step ends, as far as what was done tells.
+    pub seconds_left: Option<u64>,
+}
+
 /// How a restore goes on, and what it found.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 pub struct RestoreStatus {
@@ -414,6 +427,9 @@ pub struct RestoreStatus {
     pub state: String,
     /// What it is doing, or did last.
     pub step: String,
+    /// How far that is; none where nobody can tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<RestoreProgress>,
     /// When it was started.
     pub started: Option<DateTime<Utc>>,
     /// When it ended.

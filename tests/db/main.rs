@@ -21,6 +21,7 @@ mod pending;
 mod protection;
 mod replication;
 mod restore;
+mod restore_size;
 mod schema;
 mod sync;
 mod tokens;
