@@ -173,6 +173,7 @@ impl Db {
         let (url, soundness, secret) = (self.inner.url.clone(), self.inner.soundness.clone(), secret.clone());
         let task = tokio::task::spawn_blocking(move || {
             check::before_use(&url, &soundness)?;
+            migrate::refuse_unfit(&url, &secret)?;
             migrate::prepare(&url, initialize, &secret, default_copies)
         });
         let outcome =

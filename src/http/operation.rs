@@ -1,5 +1,7 @@
 //! How the cluster is: status, metrics, actors, events.
 
+use std::time::Duration;
+
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
 
@@ -13,12 +15,15 @@ use crate::db::timeline::{self, Filter};
 use crate::db::{AnyConnection, cluster, removed, tree};
 use crate::types::api::*;
 use crate::types::limits::LIST_PAGE_ROWS_MAX;
-use crate::types::{DfsPath, ErrorCode, EventKind, Result, ServerId};
+use crate::types::{DfsPath, Error, ErrorCode, EventKind, Result, ServerId};
 use crate::web::Metrics;
 use crate::web::route::note_sender;
 
 /// Events of one page, unless asked otherwise.
 const EVENTS_DEFAULT: usize = 50;
+
+/// How long anybody waits to be told whether this name server can serve. Clients ask a silent one for 2 s.
+const LOOK_TIME_MAX: Duration = Duration::from_millis(1_500);
 
 /// Whether this name server can serve; how the cluster is, for those who show a valid token or credential.
 #[utoipa::path(get, path = "/status", tag = "operation", responses((status = 200, body = NameServerStatus)))]
@@ -29,7 +34,10 @@ pub async fn status(request: HttpRequest, app: Data) -> Result<HttpResponse> {
         let (ready, details, mode) = look(&app).await?;
         (ready, mode, details)
     } else {
-        let (ready, mode) = app.recent_readiness(look_plainly(&app)).await?;
+        // Whoever asks whether this process is alive is told so, also while its database is away.
+        let looked = tokio::time::timeout(LOOK_TIME_MAX, app.recent_readiness(look_plainly(&app))).await;
+        let late = |_| Error::unavailable("this name server is there, and its database does not answer");
+        let (ready, mode) = looked.map_err(late)??;
         (ready, mode, None)
     };
     // The cluster's time, which a storage server that has just started may need to sign its first request.

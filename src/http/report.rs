@@ -15,7 +15,9 @@ use crate::db::report::{self as counts, Counts};
 use crate::db::rows::ServerHealthRow;
 use crate::db::server::ServerView;
 use crate::decisions::certificate;
-use crate::decisions::verdict::{Counted, Database, Facts, Failing, Knocking, Server, begins_in, judge, pause, word};
+use crate::decisions::verdict::{
+    Counted, Database, Facts, Failing, Knocking, Server, begins_in, judge, pause, problems, word,
+};
 use crate::types::api::*;
 use crate::types::{Error, Result, ServerId};
 
@@ -227,11 +229,7 @@ fn told(app: &App, facts: &Facts, seen: &Result<Seen>, counted: Option<Counts>, 
     let missing = counted.under_replicated.iter().filter(|row| row.copies == 0).map(|row| row.objects).sum();
     Report {
         verdict: word(&troubles).into(),
-        problems: troubles
-            .iter()
-            .filter(|told| told.severity > Severity::Notice)
-            .map(|told| told.what.clone())
-            .collect(),
+        problems: problems(&troubles),
         troubles,
         counted: is_counted,
         servers_live: with(Health::Live),

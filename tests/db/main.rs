@@ -18,6 +18,7 @@ mod listing;
 mod moves;
 mod namespace;
 mod pending;
+mod plans_events;
 mod protection;
 mod replication;
 mod restore;

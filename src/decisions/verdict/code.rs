@@ -43,6 +43,7 @@ codes! {
     RepairStuck "repair_stuck" "The repair of some objects fails again and again."
     NotCounted "not_counted" "The copies could not be counted."
     NobodyActs "nobody_acts" "No name server holds the lease: nothing is repaired or deleted."
+    NameServerAway "name_server_away" "One of several name servers does not answer, or does not reach the database."
     ActorFails "actor_fails" "The passes of an actor fail again and again."
     JournalBehind "journal_behind" "Changes are in the database only."
     DeletionsWait "deletions_wait" "Many deletions are due, or old ones."
