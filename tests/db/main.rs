@@ -8,6 +8,7 @@ mod commit;
 mod concurrency;
 mod copy_and_reap;
 mod corrupt;
+mod counts;
 mod damage;
 mod events;
 mod fixture;

@@ -51,6 +51,7 @@ fn well() -> Facts {
         certificate: None,
         no_room: None,
         disk: Some((1 << 40, 1 << 41)),
+        counts_mended: None,
     }
 }
 
