@@ -54,6 +54,7 @@ BEGIN
                        CASE WHEN granted.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(granted.name) END);
     END LOOP;
 END $$;
+DROP TABLE counts_granted;
 
 DROP TRIGGER counts_truncated ON outbox;
 DROP TRIGGER counts_truncated ON repair_queue;

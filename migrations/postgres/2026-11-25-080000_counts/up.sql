@@ -318,3 +318,4 @@ BEGIN
                        CASE WHEN granted.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(granted.name) END);
     END LOOP;
 END $$;
+DROP TABLE counts_granted;
