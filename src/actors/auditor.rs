@@ -53,12 +53,15 @@ impl Audit {
     /// Just after the look before the first use.
     pub fn new(context: Context) -> Self {
         let now = Instant::now();
-        Self { context, looked: Arc::new(Mutex::new(Looked {
+        Self {
+            context,
+            looked: Arc::new(Mutex::new(Looked {
                 end: now,
                 all_pages: now,
                 summed_up: now,
                 counts_due: now + COUNTS_FIRST,
-            })) }
+            })),
+        }
     }
 }
 

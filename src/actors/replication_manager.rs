@@ -203,9 +203,8 @@ async fn finish_drains(context: &Context, views: &[ServerView]) -> Result<usize>
     let mut drained = 0;
     for view in views.iter().filter(|view| view.admin_state == AdminState::Draining) {
         let id = view.row.id;
-        let left = move |connection: &mut _| {
-            Ok((counts::has_copies(connection, id)?, counts::has_deletions(connection, id)?))
-        };
+        let left =
+            move |connection: &mut _| Ok((counts::has_copies(connection, id)?, counts::has_deletions(connection, id)?));
         let (copies, deletions) = context.db.read(left).await?;
         let busy = match view.health_of_copies() {
             // The dead have nothing under way, and their deletions go with them.

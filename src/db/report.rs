@@ -51,8 +51,7 @@ pub struct Counts {
 pub fn counts(connection: &mut AnyConnection) -> Result<Counts> {
     let kept = counts::read(connection)?;
     let views = server_views(connection)?;
-    let up: HashSet<i64> =
-        views.iter().filter(|view| view.health != Health::Down).map(|view| view.row.id).collect();
+    let up: HashSet<i64> = views.iter().filter(|view| view.health != Health::Down).map(|view| view.row.id).collect();
     let figures = figures(&kept.live, |server| up.contains(&server.0));
     let now = dialect::clock(connection)?;
     let oldest: Option<chrono::NaiveDateTime> =

@@ -6,8 +6,8 @@ use crate::db::report::Counts;
 use crate::decisions::verdict::Code;
 use crate::types::Result;
 use crate::types::api::{ActorInfo, Health, Trouble};
-use crate::web::Metrics;
 use crate::types::limits::REPLICATION_MAX;
+use crate::web::Metrics;
 use crate::web::metrics::{ActorGauges, wrong};
 
 /// The gauges that are read from the database when somebody asks.
@@ -151,7 +151,9 @@ mod tests {
         let text = metrics.text().unwrap();
         let mut series = vec!["holdfast_counted 0".to_string(), "holdfast_missing_objects 0".into()];
         series.extend((0..REPLICATION_MAX).map(|copies| format!("holdfast_under_replicated{{copies=\"{copies}\"}} 0")));
-        series.extend(["live", "suspect", "down", "trouble"].map(|state| format!("holdfast_servers{{state=\"{state}\"}} 0")));
+        series.extend(
+            ["live", "suspect", "down", "trouble"].map(|state| format!("holdfast_servers{{state=\"{state}\"}} 0")),
+        );
         series.extend(Code::ALL.iter().map(|code| format!("holdfast_trouble{{code=\"{}\"}} 0", code.word())));
         for line in &series {
             assert!(text.lines().any(|other| other == line), "{line} is missing in\n{text}");

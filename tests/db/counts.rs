@@ -11,7 +11,9 @@ use holdfast::db::counts::{self, Audited, audit_page};
 use holdfast::db::repair::{self, Ended, Room, Rules};
 use holdfast::db::restore::{INVENTORY, Known, Plan, rebuild};
 use holdfast::db::rows::*;
-use holdfast::db::{AnyConnection, Db, leaving, namespace, outbox, reap, replication, report, restores, schema, server, sync};
+use holdfast::db::{
+    AnyConnection, Db, leaving, namespace, outbox, reap, replication, report, restores, schema, server, sync,
+};
 use holdfast::decisions::leaving as may_leave;
 use holdfast::journal::Staging;
 use holdfast::types::api::{CopiesCount, RestoreStatus};
@@ -377,7 +379,8 @@ impl Walk {
 async fn set_health(db: &TestDb, server: ServerId, health: &'static str) {
     db.sql(move |connection| {
         use schema::server_health::dsl;
-        let boot: Option<String> = dsl::server_health.find(server.0).select(dsl::boot_id).first(connection).optional()?;
+        let boot: Option<String> =
+            dsl::server_health.find(server.0).select(dsl::boot_id).first(connection).optional()?;
         diesel::update(dsl::server_health.find(server.0))
             .set((dsl::health.eq(health), dsl::synced_boot.eq(boot.unwrap_or_default())))
             .execute(connection)
@@ -397,8 +400,7 @@ async fn audit(db: &Db, rows: i64) -> usize {
 }
 
 async fn walk(db: &TestDb, seed: u64, steps: usize) {
-    let mut walk =
-        Walk { random: StdRng::seed_from_u64(seed), servers: db.servers(4).await, under_way: Vec::new() };
+    let mut walk = Walk { random: StdRng::seed_from_u64(seed), servers: db.servers(4).await, under_way: Vec::new() };
     for server in walk.servers.clone() {
         set_health(db, server, "live").await;
     }

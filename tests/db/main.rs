@@ -16,7 +16,6 @@ mod fsck;
 mod journal;
 mod leaving;
 mod listing;
-mod measure_tmp;
 mod moves;
 mod namespace;
 mod pending;

@@ -27,8 +27,18 @@ use crate::fixture::*;
 
 /// Tables that have a row for each server, token or the like, or that are kept small.
 const SMALL: [&str; 12] = [
-    "cluster", "servers", "server_health", "leases", "tokens", "tallies", "counts", "building", "restores",
-    "removed_servers", "names", "walk",
+    "cluster",
+    "servers",
+    "server_health",
+    "leases",
+    "tokens",
+    "tallies",
+    "counts",
+    "building",
+    "restores",
+    "removed_servers",
+    "names",
+    "walk",
 ];
 
 /// Partial indexes of a few rows, whatever the size of their table: reading one whole is no scan.
@@ -37,8 +47,14 @@ const FEW: [&str; 3] = ["replicas_copying", "repair_queue_stuck", "entries_repli
 /// Statements that may go through an index from its beginning, and why that ends soon. Each must be met.
 const ALLOWED: [(&str, &str); 3] = [
     ("FROM `entries` WHERE (`entries`.`id` != ", "any row but the root's will do: the second one ends it"),
-    ("`repair_queue`.`next_attempt` <= ", "in the order of urgency, up to a limit; what waits longer is skipped (see ReplicationManager)"),
-    ("UPDATE `repair_queue` SET `next_attempt`", "the servers have changed, and everything that waited is tried again (see ReplicationManager)"),
+    (
+        "`repair_queue`.`next_attempt` <= ",
+        "in the order of urgency, up to a limit; what waits longer is skipped (see ReplicationManager)",
+    ),
+    (
+        "UPDATE `repair_queue` SET `next_attempt`",
+        "the servers have changed, and everything that waited is tried again (see ReplicationManager)",
+    ),
 ];
 
 #[derive(Clone, Default)]
@@ -100,7 +116,9 @@ fn is_scan_of_what_grows(line: &str, sql: &str) -> bool {
             .any(|text| sql.split_whitespace().collect::<Vec<_>>().join(" ").contains(text))
     };
     let is_small = SMALL.iter().any(|small| *small == name || alias_of(small));
-    let is_no_table = name.starts_with('(') || line.ends_with("VALUES CLAUSE") || ["CONSTANT", "json_each", "held", "e", "w", "n"].contains(&name);
+    let is_no_table = name.starts_with('(')
+        || line.ends_with("VALUES CLAUSE")
+        || ["CONSTANT", "json_each", "held", "e", "w", "n"].contains(&name);
     let by_few = FEW.iter().any(|index| line.ends_with(index));
     !is_small && !is_no_table && !by_few
 }
