@@ -236,6 +236,12 @@ fn cases() -> Vec<(Code, Facts, Severity, Vec<&'static str>)> {
         ),
         (Code::NotCounted, with(|facts| facts.counted = Err("timeout".into())), Degraded, vec!["timeout"]),
         (
+            Code::CountsMended,
+            with(|facts| facts.counts_mended = Some(TimeDelta::minutes(3))),
+            Notice,
+            vec!["wrong until 3 min", "put right", "`holdfast events --kind counts_mended`"],
+        ),
+        (
             Code::NobodyActs,
             with(|facts| facts.leaderless = Some(TimeDelta::seconds(40))),
             Degraded,
