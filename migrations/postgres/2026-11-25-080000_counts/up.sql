@@ -180,7 +180,10 @@ END $$;
 -- What waits for repair goes before its object, which says how large it was.
 CREATE OR REPLACE FUNCTION counts_object_goes() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    DELETE FROM repair_queue WHERE object = OLD.id;
+    -- Looking is cheap, and a restore removes millions that do not wait.
+    IF EXISTS (SELECT 1 FROM repair_queue q WHERE q.object = OLD.id) THEN
+        DELETE FROM repair_queue WHERE object = OLD.id;
+    END IF;
     RETURN OLD;
 END $$;
 
