@@ -284,10 +284,10 @@ fn namespace_changes(connection: &mut AnyConnection, ids: &[ServerId]) {
     if let Some(adjustment) = change(connection, |c| replication::begin(c, &p("/d"), 4)) {
         change(connection, |c| replication::step(c, adjustment));
     }
-    if let Some(copy) = change(connection, |c| copy_tree::begin(c, &p("/d"), &p("/e"))) {
-        if let Some((copy, _)) = change(connection, |c| copy_tree::step(c, copy)) {
-            change(connection, |c| copy_tree::attach(c, &copy, &p("/d"), &p("/e")));
-        }
+    if let Some(copy) = change(connection, |c| copy_tree::begin(c, &p("/d"), &p("/e")))
+        && let Some((copy, _)) = change(connection, |c| copy_tree::step(c, copy))
+    {
+        change(connection, |c| copy_tree::attach(c, &copy, &p("/d"), &p("/e")));
     }
     change(connection, |c| token::insert(c, "t", Sha256::of(b"t"), Role::Reader, None, None));
     change(connection, |c| token::revoke(c, "t", false));
