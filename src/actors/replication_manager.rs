@@ -14,8 +14,9 @@ use futures_util::future::BoxFuture;
 use super::context::Context;
 use super::pass::{PassReport, Timing, Work};
 use super::transfers::Transfers;
+use crate::db::counts;
 use crate::db::repair::{self, Rules, scan, server_facts};
-use crate::db::server::{self, ServerView, holds};
+use crate::db::server::{self, ServerView};
 use crate::decisions::repair::paused;
 use crate::types::Result;
 use crate::types::api::{AdminState, Health};
@@ -202,17 +203,19 @@ async fn finish_drains(context: &Context, views: &[ServerView]) -> Result<usize>
     let mut drained = 0;
     for view in views.iter().filter(|view| view.admin_state == AdminState::Draining) {
         let id = view.row.id;
-        let (listed, deletions) = context.db.read(move |connection| Ok(holds(connection, id)?)).await?;
+        let left =
+            move |connection: &mut _| Ok((counts::has_copies(connection, id)?, counts::has_deletions(connection, id)?));
+        let (copies, deletions) = context.db.read(left).await?;
         let busy = match view.health_of_copies() {
             // The dead have nothing under way, and their deletions go with them.
             Health::Down => false,
             // One that does not answer is asked again in the next pass; nothing else waits for it.
             _ => {
                 let status = context.storage.status(&view.row.peer(), STATUS_TIMEOUT).await;
-                deletions > 0 || status.map_or(true, |status| status.uploads > 0)
+                deletions || status.map_or(true, |status| status.uploads > 0)
             }
         };
-        if listed == 0 && !busy && view.health != Health::Suspect {
+        if !copies && !busy && view.health != Health::Suspect {
             crate::types::failpoint::DRAIN_EMPTY.passed();
             drained += usize::from(context.act_change(move |changes| server::drained(changes, id)).await?);
             crate::types::failpoint::DRAIN_FINISHED.passed();

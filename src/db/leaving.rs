@@ -12,7 +12,7 @@ use super::rows::*;
 use super::schema::{entries, outbox, repair_queue, replicas, server_health, servers};
 use super::server::{ServerView, find, server_views, set_admin_state};
 use super::sync::look_again;
-use super::{dialect, events, removed, tree};
+use super::{counts, dialect, events, removed, tree};
 use crate::decisions::leaving::{Place, Rules, Wanted, objection, objection_to_copies};
 use crate::types::api::{AdminState, Health};
 use crate::types::{CauseWord, DfsPath, Error, ErrorCode, EventKind, ObjectId, ServerId, Version};
@@ -121,7 +121,10 @@ pub fn undrain(changes: &mut Changes<'_>, id: ServerId) -> Step<()> {
 /// which is refused from then on, and one that holds copies, when they have been given up.
 pub fn remove(changes: &mut Changes<'_>, id: ServerId, rules: Rules, force: bool) -> Step<Removal> {
     let row = require(changes, id)?;
-    let held: i64 = replicas::table.filter(replicas::server.eq(id.0)).count().get_result(changes.connection)?;
+    let held = match counts::has_copies(changes.connection, id.0)? {
+        true => (counts::listed(changes.connection)?.get(&id.0).copied().unwrap_or(1) as i64).max(1),
+        false => 0,
+    };
     if !force {
         refuse_removal(changes, &row, held)?;
         refuse_what_hurts(changes, &row, rules, "removed")?;
@@ -244,7 +247,8 @@ pub struct DrainWait {
 
 /// Looks at what a draining server waits for.
 pub fn drain_wait(connection: &mut AnyConnection, id: i64) -> QueryResult<DrainWait> {
-    let (copies, deletions) = super::server::holds(connection, id)?;
+    let copies = counts::listed(connection)?.get(&id).copied().unwrap_or(0) as i64;
+    let deletions = counts::read(connection)?.outbox.get(&id).copied().unwrap_or(0) as i64;
     let mut wait = DrainWait { copies, deletions, ..DrainWait::default() };
     if deletions > 0 {
         let (until, newest): (Option<chrono::NaiveDateTime>, Option<i64>) = outbox::table

@@ -19,6 +19,7 @@ pub mod commit;
 pub mod connection;
 pub mod copy_tree;
 pub mod corrupt;
+pub mod counts;
 pub mod damage;
 pub mod dialect;
 pub mod error;

@@ -72,12 +72,16 @@ pub fn has_work(
     if old {
         return Ok(true);
     }
-    let detached: i64 =
-        entries::table.filter(entries::parent.is_null().and(entries::id.ne(ROOT.0))).count().get_result(connection)?;
     let building_now: i64 = building::table.filter(building::deadline.gt(now)).count().get_result(connection)?;
+    // One more than are being built is enough to know; there may be a million while a large tree is emptied.
+    let detached: Vec<i64> = entries::table
+        .filter(entries::parent.is_null().and(entries::id.ne(ROOT.0)))
+        .limit(building_now + 1)
+        .select(entries::id)
+        .load(connection)?;
     let dead: Option<i64> =
         objects::table.filter(objects::forget_after.lt(now)).select(objects::id).first(connection).optional()?;
-    Ok(detached > building_now || dead.is_some())
+    Ok(detached.len() as i64 > building_now || dead.is_some())
 }
 
 /// Removes the rows of deleted and aborted objects that no ticket can name any more. The clock's floor rises

@@ -480,7 +480,7 @@ fn drop_stale(
     done: &mut Done,
 ) -> Step<()> {
     let rows: Vec<ReplicaRow> = replicas::table
-        .filter(replicas::state.eq(ReplicaRow::COPYING))
+        .filter(super::counts::is_copying())
         .limit(STALE_ROWS_MAX + carried.len() as i64)
         .select(ReplicaRow::as_select())
         .load(connection)?;

@@ -207,6 +207,25 @@ diesel::table! {
     }
 }
 
+diesel::table! {
+    tallies (name) {
+        name -> Text,
+        up_to -> BigInt,
+    }
+}
+
+diesel::table! {
+    counts (tally, what, servers, copies_wanted, part) {
+        tally -> Text,
+        what -> Text,
+        servers -> Text,
+        copies_wanted -> Integer,
+        part -> Integer,
+        objects -> BigInt,
+        bytes -> BigInt,
+    }
+}
+
 diesel::allow_tables_to_appear_in_same_query!(
     cluster,
     servers,
@@ -224,4 +243,6 @@ diesel::allow_tables_to_appear_in_same_query!(
     audit,
     removed_servers,
     restores,
+    tallies,
+    counts,
 );

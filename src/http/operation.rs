@@ -19,6 +19,8 @@ use crate::types::{DfsPath, Error, ErrorCode, EventKind, Result, ServerId};
 use crate::web::Metrics;
 use crate::web::route::note_sender;
 
+/// How long a scrape waits for what the database tells.
+const SCRAPE_TIME_MAX: Duration = Duration::from_secs(2);
 /// Events of one page, unless asked otherwise.
 const EVENTS_DEFAULT: usize = 50;
 
@@ -128,9 +130,23 @@ fn resolve_any(connection: &mut AnyConnection, text: &str) -> Result<ServerId> {
 )]
 pub async fn metrics_text(app: Data, metrics: web::Data<Metrics>, gauges: web::Data<Gauges>) -> Result<HttpResponse> {
     gauges.show(&troubles(&app).await);
-    let counted = app.recent_counts().await?;
-    let healths: Vec<(Health, bool)> =
-        app.context.servers().await?.iter().map(|server| (server.health, server.trouble().is_some())).collect();
-    gauges.set(&counted, &healths, &app.board.all());
+    gauges.show_actors(&app.board.all());
+    // What the database does not tell in time fails nothing else: least of all those numbers that show it.
+    let read = async { Ok((app.recent_counts().await?, app.context.servers().await?)) };
+    let read = tokio::time::timeout(SCRAPE_TIME_MAX, read).await.unwrap_or_else(|_| {
+        Err(Error::unavailable(format!("the database did not answer within {} s", SCRAPE_TIME_MAX.as_secs())))
+    });
+    match read {
+        Ok((counted, servers)) => {
+            let healths: Vec<(Health, bool)> =
+                servers.iter().map(|server| (server.health, server.trouble().is_some())).collect();
+            gauges.show_servers(&healths);
+            gauges.show_counts(Some(&counted));
+        }
+        Err(error) => {
+            log::warn!("the numbers of the metrics are old: {}", error.chain());
+            gauges.show_counts(None);
+        }
+    }
     Ok(HttpResponse::Ok().content_type("text/plain; version=0.0.4").body(metrics.text()?))
 }

@@ -191,8 +191,7 @@ impl App {
         (state.mode == "restoring").then(|| crate::db::cluster::refusal(state.mode_reason.as_deref()))
     }
 
-    /// Counts for the metrics, a few seconds old at most. They are counted by one caller at a time, because
-    /// counting reads every live object.
+    /// The numbers for the metrics, a few seconds old at most. They are read by one caller at a time.
     pub async fn recent_counts(&self) -> Result<Counts> {
         let mut known = self.counts.lock().await;
         if let Some((at, counts)) = known.as_ref()

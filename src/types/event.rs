@@ -70,6 +70,7 @@ words! {
         TokenCreated => "token_created", "a token was made";
         TokenRevoked => "token_revoked", "a token was revoked";
         FsckRepaired => "fsck_repaired", "fsck --repair put something right";
+        CountsMended => "counts_mended", "the numbers of the report differed from the rows, and were put right";
         LeaseTaken => "lease_taken", "another name server acts";
         JournalHolderSetAside => "journal_holder_set_aside", "a server fails to take the journal's copies";
         ReadOnly => "read_only", "the cluster stopped taking changes";

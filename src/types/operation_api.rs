@@ -9,7 +9,7 @@ use super::object::objects;
 use super::{DfsPath, EventId, ObjectId, ServerId, Version};
 
 /// How many objects have how many copies.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CopiesCount {
     /// Copies on servers that are not down.
     pub copies: u32,

@@ -42,6 +42,7 @@ codes! {
     RepairPaused "repair_paused" "Too many servers are down at once for repair to begin."
     RepairStuck "repair_stuck" "The repair of some objects fails again and again."
     NotCounted "not_counted" "The copies could not be counted."
+    CountsMended "counts_mended" "The numbers of the report were wrong until lately, and have been put right."
     NobodyActs "nobody_acts" "No name server holds the lease: nothing is repaired or deleted."
     NameServerAway "name_server_away" "One of several name servers does not answer, or does not reach the database."
     ActorFails "actor_fails" "The passes of an actor fail again and again."

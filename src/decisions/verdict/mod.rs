@@ -214,6 +214,8 @@ pub struct Facts {
     pub no_room: Option<String>,
     /// Free and all bytes of the disk that the database is on, where this process sees it.
     pub disk: Option<(u64, u64)>,
+    /// How long ago the kept numbers were found to be wrong and put right, if that was lately.
+    pub counts_mended: Option<TimeDelta>,
 }
 
 /// All troubles, the worst first.
@@ -590,6 +592,15 @@ fn others(facts: &Facts) -> Vec<Trouble> {
                 "nothing: they go on by themselves; those of a server that is away wait for it",
             ));
         }
+    }
+    if let Some(ago) = facts.counts_mended.filter(|_| works) {
+        troubles.push(trouble(
+            Code::CountsMended,
+            Severity::Notice,
+            format!("numbers of this report were wrong until {} ago, and have been put right", span(ago)),
+            "nothing for the files, which are not concerned; `holdfast events --kind counts_mended` has the numbers. If nobody has \
+             written to the database by hand, it is an error of Holdfast's: tell its makers",
+        ));
     }
     if let Some(since) = facts.leaderless.filter(|_| works) {
         troubles.push(trouble(

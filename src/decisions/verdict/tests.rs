@@ -51,6 +51,7 @@ fn well() -> Facts {
         certificate: None,
         no_room: None,
         disk: Some((1 << 40, 1 << 41)),
+        counts_mended: None,
     }
 }
 
@@ -234,6 +235,12 @@ fn cases() -> Vec<(Code, Facts, Severity, Vec<&'static str>)> {
             vec!["2 objects", "no room", "`holdfast why PATH`"],
         ),
         (Code::NotCounted, with(|facts| facts.counted = Err("timeout".into())), Degraded, vec!["timeout"]),
+        (
+            Code::CountsMended,
+            with(|facts| facts.counts_mended = Some(TimeDelta::minutes(3))),
+            Notice,
+            vec!["wrong until 3 min", "put right", "`holdfast events --kind counts_mended`"],
+        ),
         (
             Code::NobodyActs,
             with(|facts| facts.leaderless = Some(TimeDelta::seconds(40))),
