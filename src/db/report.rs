@@ -7,13 +7,15 @@ use diesel::sql_types::{BigInt, Text};
 use super::connection::AnyConnection;
 use super::rows::{RepairRow, utc};
 use super::schema::{events, journal, objects, outbox, repair_queue, replicas};
-use super::{cluster, dialect};
+use super::{cluster, dialect, queue};
 use crate::types::api::{CopiesCount, JournalHealth, LossIfDied, RepairProgress, StuckObject};
 use crate::types::id::floor_at;
 use crate::types::{ObjectId, Result, ServerId};
 
 /// From as many failed tries on an object is shown as stuck.
 const STUCK_ATTEMPTS: i32 = 5;
+/// So does one that has waited for the servers to change for so long.
+const STUCK_WAIT: TimeDelta = TimeDelta::minutes(1);
 /// Stuck objects that are shown.
 const STUCK_ROWS_MAX: i64 = 20;
 /// The rate of repair is that of the last minute.
@@ -130,9 +132,11 @@ pub fn repair(connection: &mut AnyConnection) -> Result<RepairProgress> {
 
 /// Objects whose repair keeps failing, the most endangered first.
 fn stuck(connection: &mut AnyConnection) -> Result<Vec<StuckObject>> {
+    let since = dialect::clock(connection)? - STUCK_WAIT;
+    let waits_long = repair_queue::next_attempt.eq(queue::waits()).and(repair_queue::queued.lt(since));
     let rows: Vec<(RepairRow, String)> = repair_queue::table
         .inner_join(objects::table.on(objects::id.eq(repair_queue::object)))
-        .filter(repair_queue::attempts.ge(STUCK_ATTEMPTS))
+        .filter(repair_queue::attempts.ge(STUCK_ATTEMPTS).or(waits_long))
         .order((repair_queue::copies, repair_queue::object))
         .limit(STUCK_ROWS_MAX)
         .select((RepairRow::as_select(), objects::label))
@@ -143,7 +147,7 @@ fn stuck(connection: &mut AnyConnection) -> Result<Vec<StuckObject>> {
         copies: row.copies,
         attempts: row.attempts,
         last_error: row.last_error.unwrap_or_default(),
-        next_attempt: utc(row.next_attempt),
+        next_attempt: Some(utc(row.next_attempt)).filter(|_| row.next_attempt < queue::waits()),
     };
     Ok(rows.into_iter().map(stuck).collect())
 }

@@ -130,7 +130,17 @@ pub fn admin_states(connection: &mut AnyConnection) -> QueryResult<HashMap<i64, 
     Ok(rows.into_iter().map(|(id, word)| (id, admin_state_of(&word))).collect())
 }
 
-/// What keeps a draining server from being drained: replicas listed on it, and deletions that it still has to do.
+/// Whether something keeps a draining server from being drained: a replica listed on it, a deletion that it still has to
+/// do. It is asked all the time, so nothing is counted.
+pub fn is_held(connection: &mut AnyConnection, id: i64) -> QueryResult<(bool, bool)> {
+    let listed: Option<i64> =
+        replicas::table.filter(replicas::server.eq(id)).select(replicas::object).first(connection).optional()?;
+    let deletion: Option<i64> =
+        outbox::table.filter(outbox::server.eq(id)).select(outbox::object).first(connection).optional()?;
+    Ok((listed.is_some(), deletion.is_some()))
+}
+
+/// How much keeps a draining server from being drained: replicas listed on it, and deletions that it still has to do.
 pub fn holds(connection: &mut AnyConnection, id: i64) -> QueryResult<(i64, i64)> {
     let listed = replicas::table.filter(replicas::server.eq(id)).count().get_result(connection)?;
     let deletions = outbox::table.filter(outbox::server.eq(id)).count().get_result(connection)?;
@@ -140,15 +150,15 @@ pub fn holds(connection: &mut AnyConnection, id: i64) -> QueryResult<(i64, i64)>
 /// Notes that nothing is left on a draining server. Answers whether it is drained now.
 pub fn drained(changes: &mut Changes<'_>, id: i64) -> Step<bool> {
     let row = require(changes, ServerId(id))?;
-    let (listed, deletions) = holds(changes.connection, id)?;
+    let (listed, deletions) = is_held(changes.connection, id)?;
     let dead: Option<(String, Option<String>)> = server_health::table
         .find(id)
         .select((server_health::health, server_health::trouble))
         .first(changes.connection)
         .optional()?;
     // The dead carry out none, and a disk that takes no writes does not either.
-    let deletions = if dead.is_some_and(|(health, trouble)| is_dead(&health, trouble)) { 0 } else { deletions };
-    if row.admin_state != "draining" || listed + deletions > 0 {
+    let deletions = deletions && !dead.is_some_and(|(health, trouble)| is_dead(&health, trouble));
+    if row.admin_state != "draining" || listed || deletions {
         return Ok(false);
     }
     set_admin_state(changes, ServerId(id), AdminState::Drained)?;

@@ -19,6 +19,7 @@ mod moves;
 mod namespace;
 mod pending;
 mod protection;
+mod queue;
 mod replication;
 mod restore;
 mod schema;
