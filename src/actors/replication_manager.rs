@@ -17,7 +17,7 @@ use super::transfers::{Transfers, carry};
 use crate::db::repair::{self, Rules, server_facts};
 use crate::db::scan;
 use crate::db::server::{self, ServerView};
-use crate::decisions::repair::paused;
+use crate::decisions::repair::{ServerFacts, paused};
 use crate::types::Result;
 use crate::types::api::{AdminState, Health};
 
@@ -80,7 +80,10 @@ async fn pass(context: Context, transfers: Transfers, scans: Arc<Mutex<Scans>>) 
     let scanned = scan_pages(&context, &scans, rules).await;
     let pause =
         paused(views.iter().map(|view| (view.health_of_copies(), view.admin_state)), context.settings.mass_down_share);
-    let mut report = work(&context, &transfers, rules, pause.is_some()).await?;
+    let mut report = work(&context, &transfers, rules, pause.is_some(), |servers| {
+        scans.lock().unwrap_or_else(PoisonError::into_inner).note(held.term, servers);
+    })
+    .await?;
     report.counts.push(("servers drained", finish_drains(&context, &views).await?));
     report.counts.push(("PAUSED: too many servers are down", usize::from(pause.is_some())));
     let (queued, scanning) = scanned?;
@@ -134,8 +137,15 @@ async fn finish_drains(context: &Context, views: &[ServerView]) -> Result<usize>
     Ok(drained)
 }
 
-/// One transaction on the queue, and the start of what it decided.
-async fn work(context: &Context, transfers: &Transfers, rules: Rules, paused: bool) -> Result<PassReport> {
+/// One transaction on the queue, and the start of what it decided. When something has to wait, `decided_by` is told for
+/// which servers to become others: they may have been these for a moment only.
+async fn work(
+    context: &Context,
+    transfers: &Transfers,
+    rules: Rules,
+    paused: bool,
+    decided_by: impl FnOnce(&[ServerFacts]),
+) -> Result<PassReport> {
     let settings = &context.settings;
     // Given back, should this end before they are written down.
     let ended = transfers.take_ended();
@@ -151,6 +161,9 @@ async fn work(context: &Context, transfers: &Transfers, rules: Rules, paused: bo
     }
     if done.copied > 0 {
         crate::types::failpoint::REPAIR_NOTED.passed();
+    }
+    if done.waiting > 0 {
+        decided_by(&done.servers);
     }
     transfers.go_on_behind(done.behind);
     let started = done.transfers.len();

@@ -120,6 +120,8 @@ pub struct Done {
     pub healthy: usize,
     /// Objects that have to wait.
     pub waiting: usize,
+    /// The servers by which this was decided: what has to wait waits for them to become others.
+    pub servers: Vec<ServerFacts>,
     /// Due objects were left for the next time.
     pub more: bool,
     /// See [`Room::behind`].
@@ -268,6 +270,7 @@ pub fn work_through(
     if room.transfers > 0 && room.bytes > 0 {
         done.behind = due.end();
     }
+    done.servers = loaded.servers;
     let progress = done.healthy + done.trimmed + done.waiting + done.transfers.len() > 0;
     done.more = progress && due.is_more() || done.trimmed > 0;
     Ok(done)

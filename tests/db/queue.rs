@@ -114,7 +114,10 @@ both_backends! {
         clear(&db).await;
         enqueue(&db, &ids, 1).await;
         enqueue(&db, &short, 1).await;
-        assert_eq!(work(&db, room()).await.waiting, 35);
+        let done = work(&db, room()).await;
+        assert_eq!(done.waiting, 35);
+        let down = done.servers.iter().filter(|facts| facts.gone).count();
+        assert_eq!((done.servers.len(), down), (3, 2), "whoever wakes them knows what they wait for");
         let before = rows(&db).await;
         assert!(before.iter().all(|row| row.next_attempt == queue::waits() && row.attempts == 1 && row.last_error.is_some()));
         for _ in 0..3 {
