@@ -19,6 +19,7 @@ pub mod pass;
 pub mod reaper;
 pub mod replication_manager;
 pub mod restore;
+pub mod scans;
 pub mod standing;
 pub mod supervisor;
 pub mod sync_actor;

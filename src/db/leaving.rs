@@ -11,8 +11,7 @@ use super::error::{Failure, Step};
 use super::rows::*;
 use super::schema::{entries, outbox, repair_queue, replicas, server_health, servers};
 use super::server::{ServerView, find, server_views, set_admin_state};
-use super::sync::look_again;
-use super::{counts, dialect, events, removed, tree};
+use super::{counts, dialect, events, queue, removed, tree};
 use crate::decisions::leaving::{Place, Rules, Wanted, objection, objection_to_copies};
 use crate::types::api::{AdminState, Health};
 use crate::types::{CauseWord, DfsPath, Error, ErrorCode, EventKind, ObjectId, ServerId, Version};
@@ -220,12 +219,12 @@ pub fn give_up_copies(connection: &mut AnyConnection, id: ServerId, by: Option<&
     let mut happened = Vec::with_capacity(ids.len());
     for object in &ids {
         diesel::delete(replicas::table.find((*object, id.0))).execute(connection)?;
-        look_again(connection, *object, now)?;
         let cause = CauseWord::ServerRemoved;
         let detail = format!("this copy is given up: {}", cause.meaning());
         let event = events::of_copy(now, EventKind::ReplicaTrimmed, (*object, id.0), cause.of(id), detail);
         happened.push(EventRow { by_token: by.map(String::from), ..event });
     }
+    queue::look_again(connection, &ids, now)?;
     events::tell(connection, happened)?;
     Ok(ids.len())
 }

@@ -1,6 +1,6 @@
 //! The numbers of the report and the metrics: as they are kept ([`super::counts`]), with what is found by an index.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use chrono::TimeDelta;
 use diesel::prelude::*;
@@ -11,7 +11,7 @@ use super::counts::Kept;
 use super::rows::{RepairRow, utc};
 use super::schema::{events, journal, objects, outbox, repair_queue, replicas};
 use super::server::{ServerView, server_views};
-use super::{cluster, counts, dialect};
+use super::{cluster, counts, dialect, queue};
 use crate::decisions::counts::{Figures, figures};
 use crate::types::api::{CopiesCount, Health, JournalHealth, LossIfDied, RepairProgress, StuckObject};
 use crate::types::id::floor_at;
@@ -19,6 +19,8 @@ use crate::types::{ObjectId, Result, ServerId};
 
 /// From as many failed tries on an object is shown as stuck: as the index of these says it.
 const IS_STUCK: &str = "repair_queue.attempts >= 5";
+/// So is one that has waited for the servers to change for so long.
+const STUCK_WAIT: TimeDelta = TimeDelta::minutes(1);
 /// Stuck objects that are shown.
 const STUCK_ROWS_MAX: i64 = 20;
 /// The rate of repair is that of the last minute.
@@ -121,22 +123,37 @@ pub fn repair_rate(connection: &mut AnyConnection) -> Result<f64> {
 
 /// Objects whose repair keeps failing, the most endangered first.
 fn stuck(connection: &mut AnyConnection) -> Result<Vec<StuckObject>> {
-    let rows: Vec<(RepairRow, String)> = repair_queue::table
-        .inner_join(objects::table.on(objects::id.eq(repair_queue::object)))
+    let since = dialect::clock(connection)? - STUCK_WAIT;
+    let mut rows: Vec<RepairRow> = repair_queue::table
         .filter(diesel::dsl::sql::<Bool>(IS_STUCK))
         .order((repair_queue::copies, repair_queue::object))
         .limit(STUCK_ROWS_MAX)
-        .select((RepairRow::as_select(), objects::label))
+        .select(RepairRow::as_select())
         .load(connection)?;
-    let stuck = |(row, label): (RepairRow, String)| StuckObject {
+    let waiting = queue::waiting(connection, None, STUCK_ROWS_MAX as usize)?;
+    let waiting: Vec<i64> = waiting.into_iter().map(|(_, object)| object).collect();
+    let waiting: Vec<RepairRow> = repair_queue::table
+        .filter(repair_queue::object.eq_any(&waiting))
+        .select(RepairRow::as_select())
+        .load(connection)?;
+    rows.extend(waiting.into_iter().filter(|row| row.queued < since));
+    rows.sort_by_key(|row| (row.copies, row.object));
+    rows.dedup_by_key(|row| row.object);
+    rows.truncate(STUCK_ROWS_MAX as usize);
+    let ids: Vec<i64> = rows.iter().map(|row| row.object).collect();
+    let labels: Vec<(i64, String)> =
+        objects::table.filter(objects::id.eq_any(&ids)).select((objects::id, objects::label)).load(connection)?;
+    let labels: HashMap<i64, String> = labels.into_iter().collect();
+    let rows = rows.into_iter().filter_map(|row| Some((labels.get(&row.object)?.clone(), row)));
+    let stuck = |(label, row): (String, RepairRow)| StuckObject {
         object: ObjectId(row.object),
         label,
         copies: row.copies,
         attempts: row.attempts,
         last_error: row.last_error.unwrap_or_default(),
-        next_attempt: utc(row.next_attempt),
+        next_attempt: Some(utc(row.next_attempt)).filter(|_| row.next_attempt < queue::waits()),
     };
-    Ok(rows.into_iter().map(stuck).collect())
+    Ok(rows.map(stuck).collect())
 }
 
 /// How far the journal's copies are behind.

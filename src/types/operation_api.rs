@@ -286,8 +286,8 @@ pub struct StuckObject {
     pub attempts: i32,
     /// Why the last one failed.
     pub last_error: String,
-    /// When it is tried again.
-    pub next_attempt: DateTime<Utc>,
+    /// When it is tried again; without a time, it waits for the storage servers to change.
+    pub next_attempt: Option<DateTime<Utc>>,
 }
 
 /// What hangs on one server alone.

@@ -1,6 +1,6 @@
 //! The kept numbers are those of the rows, whatever is done to them, and the audit finds and mends what differs.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
 use chrono::TimeDelta;
 use diesel::prelude::*;
@@ -11,6 +11,7 @@ use holdfast::db::counts::{self, Audited, audit_page};
 use holdfast::db::repair::{self, Ended, Room, Rules};
 use holdfast::db::restore::{INVENTORY, Known, Plan, rebuild};
 use holdfast::db::rows::*;
+use holdfast::db::scan::{self, Cursor, Range};
 use holdfast::db::{
     AnyConnection, Db, leaving, namespace, outbox, reap, replication, report, restores, schema, server, sync,
 };
@@ -277,7 +278,7 @@ impl Walk {
     }
 
     async fn repair(&mut self, db: &TestDb) -> String {
-        let scanned = db.db.read(|connection| repair::scan(connection, None, i64::MIN, &RULES)).await.unwrap();
+        let scanned = db.db.read(|connection| scan::scan(connection, Range::All, Cursor::START, &RULES)).await.unwrap();
         db.db.write(move |connection| repair::enqueue(connection, &scanned.needy)).await.unwrap();
         let random = &mut self.random;
         let ended: Vec<Ended> = self
@@ -362,7 +363,7 @@ impl Walk {
                     superuser: schema::tokens::table.select(TokenRow::as_select()).first(connection)?,
                     by_first_token: false,
                     copies: 2,
-                    own: HashSet::new(),
+                    progress: Default::default(),
                 };
                 rebuild(connection, &mut staging, &plan, RestoreStatus::default())
             })
@@ -469,7 +470,7 @@ both_backends! {
                 if number % 3 == 0 {
                     rm(&store, &path, false).await.unwrap();
                 }
-                let scanned = store.read(|c| repair::scan(c, None, i64::MIN, &RULES)).await.unwrap();
+                let scanned = store.read(|c| scan::scan(c, Range::All, Cursor::START, &RULES)).await.unwrap();
                 store.write(move |c| repair::enqueue(c, &scanned.needy)).await.unwrap();
                 let room = Room { transfers: 9, per_server: 9, bytes: 1 << 30, ..Room::default() };
                 // Two at once may wait for each other's objects; one of them is told to come again.

@@ -22,6 +22,7 @@ mod pending;
 mod plans;
 mod plans_events;
 mod protection;
+mod queue;
 mod replication;
 mod restore;
 mod restore_size;

@@ -15,6 +15,7 @@ use diesel::sql_types::Text;
 use holdfast::db::change::{Changes, ReleaseTimes};
 use holdfast::db::commit::commit;
 use holdfast::db::repair::{self, Ended, Room, Rules};
+use holdfast::db::scan::{Cursor, Range};
 use holdfast::db::*;
 use holdfast::decisions::leaving as may_leave;
 use holdfast::journal::{ENTRIES, OBJECTS, SERVERS, TOKENS};
@@ -45,17 +46,8 @@ const SMALL: [&str; 12] = [
 const FEW: [&str; 3] = ["replicas_copying", "repair_queue_stuck", "entries_replication"];
 
 /// Statements that may go through an index from its beginning, and why that ends soon. Each must be met.
-const ALLOWED: [(&str, &str); 3] = [
-    ("FROM `entries` WHERE (`entries`.`id` != ", "any row but the root's will do: the second one ends it"),
-    (
-        "`repair_queue`.`next_attempt` <= ",
-        "in the order of urgency, up to a limit; what waits longer is skipped (see ReplicationManager)",
-    ),
-    (
-        "UPDATE `repair_queue` SET `next_attempt`",
-        "the servers have changed, and everything that waited is tried again (see ReplicationManager)",
-    ),
-];
+const ALLOWED: [(&str, &str); 1] =
+    [("FROM `entries` WHERE (`entries`.`id` != ", "any row but the root's will do: the second one ends it")];
 
 #[derive(Clone, Default)]
 struct Recorder(Arc<Mutex<BTreeSet<String>>>);
@@ -224,7 +216,7 @@ fn requests(connection: &mut AnyConnection, ids: &[ServerId], object: i64) {
     report::repair_rate(connection).unwrap();
     counts::listed(connection).unwrap();
     server::server_views(connection).unwrap();
-    server::admin_states(connection).unwrap();
+    server::standings(connection).unwrap();
     server::known(connection, one).unwrap();
     server::resolve(connection, "s1").unwrap();
     removed::find(connection, one).unwrap();
@@ -315,6 +307,7 @@ fn announcement(number: u128) -> RegisterRequest {
         cluster: None,
         epoch: 0,
         index_changes: 0,
+        boots: Vec::new(),
         replace_newer: false,
         capacity_bytes: 1 << 40,
         free_bytes: 1 << 39,
@@ -329,9 +322,9 @@ fn passes(connection: &mut AnyConnection, ids: &[ServerId]) {
     ran(lease::hold(connection, "a", 1));
     check::end_fits(connection).unwrap();
     // Repair.
-    for server in [None, Some(one)] {
-        let scanned = repair::scan(connection, server, i64::MIN, &RULES).unwrap();
-        ran(repair::enqueue(connection, &scanned.needy));
+    for range in [Range::All, Range::Server(one), Range::Waiting] {
+        let scanned = scan::scan(connection, range, Cursor::START, &RULES).unwrap();
+        ran(scan::note_scanned(connection, &scanned));
     }
     let room = Room { transfers: 99, per_server: 99, bytes: 1 << 30, ..Room::default() };
     let begun = ran(repair::work_through(connection, &RULES, &[], &[], room.clone(), false)).unwrap();
@@ -342,7 +335,6 @@ fn passes(connection: &mut AnyConnection, ids: &[ServerId]) {
     let ended = begun.transfers.into_iter().enumerate();
     let ended: Vec<Ended> = ended.map(|(number, transfer)| Ended { transfer, outcome: outcome(number) }).collect();
     ran(repair::work_through(connection, &RULES, &ended[..ended.len() / 2], &[], room, false));
-    ran(repair::hurry(connection));
     // Deletions, and what is emptied and forgotten.
     let _ = reap::has_work(connection, TimeDelta::days(9), TimeDelta::days(9)).unwrap();
     for _ in 0..3 {
@@ -367,7 +359,7 @@ fn passes(connection: &mut AnyConnection, ids: &[ServerId]) {
     journal::trim(connection, Utc::now().naive_utc(), 5).unwrap();
     // A server that is back.
     let page = sync::Page { after: None, last: None, lines: Vec::new() };
-    let differences = sync::compare(connection, one, &page).unwrap();
+    let (_, differences) = sync::compare(connection, one, page).unwrap();
     let missing: Vec<ReplicaKey> = differences.missing.into_iter().take(3).collect();
     ran(sync::apply(connection, one, &[], &missing, TimeDelta::zero()));
     ran(sync::complete(connection, one, "", 1, "compared".into()));

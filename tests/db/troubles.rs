@@ -36,7 +36,7 @@ async fn view(db: &TestDb, server: ServerId) -> ServerView {
 async fn checked(db: &TestDb, server: ServerId, trouble: Option<TroubleCode>) {
     let row = view(db, server).await.checked.unwrap();
     let row = ServerHealthRow { trouble: trouble.map(|code| code.word().into()), ..row };
-    let seen = vec![Seen { row, health_changed: false, events: Vec::new() }];
+    let seen = vec![Seen { row, health_changed: false, begins_anew: false, events: Vec::new() }];
     db.db.write(move |connection| save(connection, &seen)).await.unwrap();
 }
 

@@ -224,7 +224,7 @@ fn print_stuck(output: &mut Output, stuck: &[StuckObject]) -> Result<()> {
             stuck.object.to_string(),
             stuck.copies.to_string(),
             stuck.attempts.to_string(),
-            human_time(&stuck.next_attempt),
+            stuck.next_attempt.as_ref().map_or("when servers change".into(), human_time),
             stuck.last_error.clone(),
         ]
     };

@@ -320,21 +320,26 @@ pub fn page(connection: &mut SqliteConnection, after: Option<ReplicaKey>, limit:
     Ok(rows)
 }
 
-/// Pending replicas stored before `before`, the oldest first.
+/// Pending replicas stored before `before`, the oldest first, behind one of them.
 pub fn pending(
     connection: &mut SqliteConnection,
     before: NaiveDateTime,
-    skip: usize,
+    behind: Option<(NaiveDateTime, ReplicaKey)>,
     limit: usize,
 ) -> Result<Vec<ReplicaRow>> {
-    let rows = replicas::table
+    let mut query = replicas::table
         .filter(replicas::state.eq("pending").and(replicas::created.lt(before)))
-        .order(replicas::created)
-        .offset(skip as i64)
+        .order((replicas::created, replicas::object, replicas::generation))
         .limit(limit as i64)
         .select(ReplicaRow::as_select())
-        .load(connection)?;
-    Ok(rows)
+        .into_boxed();
+    if let Some((created, key)) = behind {
+        let of_object = replicas::object.eq(key.object.0).and(replicas::generation.gt(key.generation.0));
+        let of_time = replicas::created.gt(created).or(replicas::object.gt(key.object.0).or(of_object));
+        // The first condition is the index's.
+        query = query.filter(replicas::created.ge(created)).filter(of_time);
+    }
+    Ok(query.load(connection)?)
 }
 
 #[derive(QueryableByName)]
