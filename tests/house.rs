@@ -4,6 +4,8 @@
 
 #[path = "house/dependencies.rs"]
 mod dependencies;
+#[path = "house/docs.rs"]
+mod docs;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -50,6 +52,27 @@ const NOT_VOUCHED_FOR: [(&str, &str); 2] = [
 fn read(path: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// What was tried against Holdfast, and what shows that it holds: the tests are there under these names.
+#[test]
+fn the_tests_that_security_names_are_there() {
+    let text = read("SECURITY.md");
+    let named: Vec<(&str, &str)> = text
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter_map(|quoted| quoted.split_once("::"))
+        .filter(|(module, test)| {
+            [module, test].iter().all(|part| part.chars().all(|c| c == '_' || c.is_alphanumeric()))
+        })
+        .collect();
+    assert!(named.len() > 30, "only {} tests were found: the test does not look right", named.len());
+    for (module, test) in named {
+        let files = ["scenarios", "db"].map(|suite| format!("tests/{suite}/{module}.rs"));
+        let there = |file: &String| fs::read_to_string(file).is_ok_and(|code| code.contains(&format!("fn {test}(")));
+        assert!(files.iter().any(there), "SECURITY.md names the test {module}::{test}, which is not there");
+    }
 }
 
 fn sources(dir: &Path) -> Vec<PathBuf> {

@@ -14,7 +14,6 @@ use crate::decisions::admission::{Admission, Announced, Known, decide, must_look
 use crate::security::credential::{Challenge, Proof};
 use crate::types::api::RegisterRequest;
 use crate::types::storage_api::Answerer;
-use crate::types::words::counted;
 use crate::types::{Error, ErrorCode, EventKind, Result, ServerId};
 
 /// How long a server may take to prove who it is.
@@ -49,6 +48,7 @@ pub async fn admit(context: &Context, request: &RegisterRequest) -> Result<Optio
         url: request.url.clone(),
         boot_id: request.boot_id,
         index_changes: request.index_changes,
+        boots: request.boots.clone(),
         replace_newer: request.replace_newer,
     };
     if !must_prove(known.as_ref(), &announced) {
@@ -62,13 +62,12 @@ pub async fn admit(context: &Context, request: &RegisterRequest) -> Result<Optio
         }
     });
     match decide(known.as_ref(), &announced, here.as_ref().ok(), there.as_ref()) {
-        Admission::Accept { behind } => {
-            if behind > 0 {
+        Admission::Accept { older } => {
+            if let Some(why) = older {
                 let what = format!(
-                    "{} came back with an older copy of its data directory: its index lacks {}; what is missing on it is \
-                     found by the comparison of its inventory",
+                    "{} came back with an older copy of its data directory: {why}; what is missing on it is found by the \
+                     comparison of its inventory",
                     request.name,
-                    counted(behind.unsigned_abs(), "change")
                 );
                 note(context, id, EventKind::ServerOlderCopy, &what).await;
             }

@@ -211,6 +211,7 @@ mod tests {
             cluster: None,
             epoch: 0,
             index_changes: 0,
+            boots: Vec::new(),
             replace_newer: false,
             capacity_bytes: 1,
             free_bytes: 1,

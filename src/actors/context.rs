@@ -105,6 +105,11 @@ impl Context {
         Self { db, storage, signer, settings: Arc::new(settings), standing, servers: Arc::default() }
     }
 
+    /// The same for the actors, whose turns at the database do not depend on how many users wait.
+    pub fn for_actors(&self) -> Self {
+        Self { db: self.db.for_actors(), ..self.clone() }
+    }
+
     /// The cluster and its epoch.
     pub fn membership(&self) -> (Uuid, i64) {
         self.standing.membership()

@@ -98,13 +98,17 @@ impl Found {
 async fn round(context: Context, memory: Arc<Mutex<Memory>>) -> Result<PassReport> {
     let Some(held) = context.standing.held() else { return Ok(context.standby()) };
     memory.lock().unwrap_or_else(PoisonError::into_inner).begin(held.term);
-    let late = started_late(&context, &memory);
+    let started_late = started_late(&context, &memory);
     let servers = context.fresh_servers().await?;
     let timeout = context.settings.health_interval.min(CHECK_TIMEOUT_MAX);
     let belong = servers.iter().filter(|server| server.admin_state != AdminState::Drained).count() as i64;
     let told = Told { version: context.db.read(journal::told_version).await?, servers: belong };
+    let asked = Instant::now();
     let checks = servers.iter().map(|server| check(&context, server, timeout, told));
     let found = join_all(checks).await;
+    // Each answer was waited for so long; what took longer is this process's own trouble.
+    let took = TimeDelta::from_std(asked.elapsed()).unwrap_or(TimeDelta::MAX);
+    let late = started_late || !round_counts(took, TimeDelta::from_std(timeout).unwrap_or_default());
     protect(&context, &servers, &found).await?;
     // From here on they may be compared, repaired, told to delete: the database is as new as anybody knows.
     context.standing.looked_around(held.term);
@@ -246,16 +250,14 @@ fn row(server: &ServerView, health: Health, found: Found, now: NaiveDateTime) ->
     let before = server.checked.as_ref()?;
     let changed = server.health != health;
     let mut row = ServerHealthRow { health: health_word(health).into(), ..before.clone() };
-    if health == Health::Down {
-        row.synced_boot.clear();
-    }
+    let mut begins_anew = health == Health::Down;
     match found {
         Found::Answered(status, heard) => {
             row.trouble = status.trouble.as_ref().map(|trouble| trouble.code.word().into());
             row.reason = reason_of(&status, now.and_utc());
             if row.boot_id != status.boot_id.to_string() {
                 // It was started again; its registration, which notes the new boot, is on its way.
-                row.synced_boot.clear();
+                begins_anew = true;
             }
             // A file system may say anything of its size.
             row.capacity_bytes = i64::try_from(status.capacity_bytes).unwrap_or(i64::MAX);
@@ -275,8 +277,9 @@ fn row(server: &ServerView, health: Health, found: Found, now: NaiveDateTime) ->
         Found::Missed(reason) => row.reason = Some(reason),
     }
     let stale = row.last_seen.zip(before.last_seen).is_none_or(|(new, old)| new - old >= REFRESH);
+    let is_undone = begins_anew && !before.synced_boot.is_empty();
     if !changed
-        && row.synced_boot == before.synced_boot
+        && !is_undone
         && row.scrub_alarm == before.scrub_alarm
         && is_apart(row.clock_ahead_ms) == is_apart(before.clock_ahead_ms)
         && is_slow(row.answer_ms) == is_slow(before.answer_ms)
@@ -311,7 +314,7 @@ fn row(server: &ServerView, health: Health, found: Found, now: NaiveDateTime) ->
         }
         _ => {}
     }
-    Some(Seen { row, health_changed: changed, events: told })
+    Some(Seen { row, health_changed: changed, begins_anew, events: told })
 }
 
 #[cfg(test)]

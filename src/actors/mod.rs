@@ -22,6 +22,7 @@ pub mod reaper;
 pub mod rebalance;
 pub mod replication_manager;
 pub mod restore;
+pub mod scans;
 pub mod scrub_path;
 pub mod standing;
 pub mod supervisor;

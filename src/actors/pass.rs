@@ -69,6 +69,11 @@ pub struct Timing {
     pub deadline: Duration,
 }
 
+/// Failed passes that do not slow an actor down.
+const FAILURES_UNPUNISHED: u32 = 2;
+/// The longest time between two passes that back-off alone leads to.
+const BACK_OFF_MAX: Duration = Duration::from_secs(5);
+
 /// The shell.
 pub struct PassActor {
     name: &'static str,
@@ -77,6 +82,8 @@ pub struct PassActor {
     board: Board,
     life: Life,
     running: bool,
+    /// Passes that have failed one after the other.
+    failed: u32,
     /// By when the pass under way ends, or the next one begins, unless something is wrong.
     due: Instant,
     nudged: bool,
@@ -110,6 +117,7 @@ impl PassActor {
             board: board.clone(),
             life,
             running: false,
+            failed: 0,
             due: Instant::now(),
             nudged: false,
             scheduled: None,
@@ -171,6 +179,7 @@ impl PassActor {
         }
         self.running = false;
         let more = matches!(&outcome, Ok(report) if report.more) || std::mem::take(&mut self.nudged);
+        self.failed = if outcome.is_ok() { 0 } else { self.failed.saturating_add(1) };
         match outcome {
             Ok(report) => {
                 log::debug!("{}: {report} in {took:?}", self.name);
@@ -181,9 +190,16 @@ impl PassActor {
                 self.board.pass(self.name, took, Err(error.chain()));
             }
         }
-        let wait = if more { Duration::ZERO } else { jittered(self.timing.interval) };
+        let wait = if more { Duration::ZERO } else { jittered(backed_off(self.timing.interval, self.failed)) };
         self.schedule(wait, context);
     }
+}
+
+/// The time to the next pass. What fails again and again is tried less often, so that it does not wear down what it fails
+/// on, and often enough to be there soon when the cause has gone.
+fn backed_off(interval: Duration, failed: u32) -> Duration {
+    let doubled = interval.saturating_mul(1 << failed.saturating_sub(FAILURES_UNPUNISHED).min(8));
+    doubled.min(BACK_OFF_MAX.max(interval))
 }
 
 /// Within a tenth of the interval, so that many servers do not march in step.
@@ -350,6 +366,7 @@ mod tests {
             life,
             // The first one believes for ever that a pass is under way.
             running: first.swap(0, Ordering::SeqCst) == 1,
+            failed: 0,
             due: Instant::now(),
             nudged: false,
             scheduled: None,
@@ -357,6 +374,15 @@ mod tests {
         until("it is replaced", || board.all()[0].restarts == 1).await;
         until("passes go on", || passes.load(Ordering::SeqCst) > 2).await;
         assert_eq!(board.all()[0].restarts, 1);
+    }
+
+    #[test]
+    fn what_fails_again_and_again_is_tried_less_often_up_to_a_bound() {
+        let second = Duration::from_secs(1);
+        let waits = [0, 1, 2, 3, 4, 5, 6, 1_000, u32::MAX].map(|failed| backed_off(second, failed).as_secs());
+        assert_eq!(waits, [1, 1, 1, 2, 4, 5, 5, 5, 5]);
+        assert_eq!(backed_off(Duration::from_secs(600), 9), Duration::from_secs(600));
+        assert_eq!(backed_off(Duration::MAX, 9), Duration::MAX);
     }
 
     #[test]

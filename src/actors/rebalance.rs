@@ -1,30 +1,27 @@
 //! Rebalancing, as a part of the `ReplicationManager`'s pass: what is left of a pass when repair has nothing to do.
 //!
-//! A run goes in rounds. Each counts what the servers have, page by page, and then goes over the copies of the servers that
-//! are too full and begins to move some, by the numbers of the count and of what was moved since. When a round has come to
-//! its end, and its last copy to its place, it is counted again: a run ends when servers are even, or when a round moved
-//! nothing. The run itself is in the database; where a round is is only here, so a name server that takes over counts
-//! first.
+//! A run goes in rounds. Each begins with what the servers have by the kept numbers, and then goes over the copies of the
+//! servers that are too full and begins to move some, by those numbers and by what was moved since. When a round has come to
+//! its end, and its last copy to its place, the next one begins: a run ends when servers are even, or when a round moved
+//! nothing. The run itself is in the database; where a round is is only here, so a name server that takes over begins one.
 //!
 //! Moves share the transfers of repair and take half of them at most, so that what becomes endangered meanwhile finds
 //! room; none is begun while repair has anything to do, is paused, or while a server is away.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use chrono::Utc;
 
 use super::context::Context;
-use super::transfers::Transfers;
-use crate::db::rebalance::{self as store, count_page};
+use super::transfers::{Transfers, carry};
+use crate::db::rebalance as store;
 use crate::db::repair::{Rules, server_facts};
 use crate::db::rows::RebalanceRow;
 use crate::db::server::ServerView;
 use crate::decisions::rebalance::{Level, Levels, hindrance};
 use crate::types::{Result, ServerId};
 
-/// Pages of copies that one pass counts.
-const COUNT_PAGES_MAX: usize = 8;
 /// Pages of copies that one pass goes over.
 const MOVE_PAGES_MAX: usize = 4;
 /// Before the first copy of a server; ids are not negative.
@@ -56,17 +53,10 @@ struct Run {
 
 #[derive(Clone)]
 enum Stage {
-    /// Counting what each server has.
-    Count { servers: VecDeque<(i64, i64)>, bytes: HashMap<i64, u64>, moved_before: Option<usize> },
+    /// A round begins; the one before, if there was one, moved so many copies.
+    Begin { moved_before: Option<usize> },
     /// Going over the copies of servers that are too full.
     Move { levels: Levels, cursors: HashMap<i64, Option<i64>>, moved: usize },
-}
-
-impl Stage {
-    fn count(servers: &[i64], moved_before: Option<usize>) -> Self {
-        let servers = servers.iter().map(|server| (*server, BEGINNING)).collect();
-        Self::Count { servers, bytes: HashMap::new(), moved_before }
-    }
 }
 
 /// Servers among which copies are moved: those in service that can be relied on. One that takes nothing now is among them,
@@ -106,7 +96,7 @@ pub async fn step(
     let of = (row.id, row.within_percent, term, servers);
     let known = rebalancing.get().filter(|run| run.of == of);
     let mut run = known.unwrap_or_else(|| Run {
-        stage: Stage::count(&of.3, None),
+        stage: Stage::Begin { moved_before: None },
         told: (row.left_bytes.map(|bytes| bytes as u64), row.note.clone()),
         of,
     });
@@ -141,7 +131,7 @@ impl Pass<'_> {
             return Ok(Moved::default());
         }
         match self.run.stage.clone() {
-            Stage::Count { servers, bytes, moved_before } => self.count(servers, bytes, moved_before).await,
+            Stage::Begin { moved_before } => self.begin_round(moved_before).await,
             Stage::Move { levels, cursors, moved } => self.move_some(levels, cursors, moved).await,
         }
     }
@@ -180,25 +170,8 @@ impl Pass<'_> {
         Ok(Moved::default())
     }
 
-    async fn count(
-        mut self,
-        mut servers: VecDeque<(i64, i64)>,
-        mut bytes: HashMap<i64, u64>,
-        moved_before: Option<usize>,
-    ) -> Result<Moved> {
-        for _ in 0..COUNT_PAGES_MAX {
-            let Some((server, after)) = servers.pop_front() else { break };
-            let (counted, next) = self.context.db.read(move |connection| count_page(connection, server, after)).await?;
-            *bytes.entry(server).or_default() += counted;
-            if let Some(next) = next {
-                servers.push_front((server, next));
-            }
-        }
-        if !servers.is_empty() {
-            self.run.stage = Stage::Count { servers, bytes, moved_before };
-            self.tell(None, "it counts what each server has").await?;
-            return Ok(Moved { begun: 0, more: true });
-        }
+    async fn begin_round(mut self, moved_before: Option<usize>) -> Result<Moved> {
+        let bytes = self.context.db.read(store::bytes_by_server).await?;
         let within = self.run.of.1.max(0) as u32;
         let of = |view: &ServerView| bytes.get(&view.row.id).copied().unwrap_or(0);
         let levels = levels(self.views, &self.rules, within, of);
@@ -242,7 +215,7 @@ impl Pass<'_> {
             now.begun += planned.transfers.len();
             moved += planned.transfers.len();
             for transfer in planned.transfers {
-                self.transfers.start(self.context, transfer);
+                self.transfers.start(transfer.clone(), carry(self.context.clone(), transfer));
             }
             levels = after_it;
             cursors.insert(from.0, planned.next);
@@ -257,13 +230,13 @@ impl Pass<'_> {
         Ok(now)
     }
 
-    /// Nothing is left to begin: when the last copy is where it belongs, everything is counted again.
+    /// Nothing is left to begin: when the last copy is where it belongs, the next round begins.
     async fn end_round(mut self, moved: usize, now: Moved) -> Result<Moved> {
         if self.context.db.read(store::is_moving).await? {
             self.tell(None, "the last copies are on their way").await?;
             return Ok(Moved { more: false, ..now });
         }
-        self.run.stage = Stage::count(&self.run.of.3, Some(moved));
+        self.run.stage = Stage::Begin { moved_before: Some(moved) };
         Ok(Moved { more: true, ..now })
     }
 }

@@ -4,9 +4,8 @@
 //! server's objects when the server is gone, is back, or drains; of everything when this name server begins to
 //! act or a server is new; and slowly, for ever, for whatever the rest has missed.
 
-use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use chrono::{TimeDelta, Utc};
 use futures_util::future::BoxFuture;
@@ -14,15 +13,15 @@ use futures_util::future::BoxFuture;
 use super::context::Context;
 use super::pass::{PassReport, Timing, Work};
 use super::rebalance::{self, Rebalancing};
-use super::transfers::Transfers;
-use crate::db::repair::{self, Rules, scan, server_facts};
-use crate::db::server::{self, ServerView, holds};
-use crate::decisions::repair::paused;
+use super::scans::Scans;
+use super::transfers::{Transfers, carry};
+use crate::db::repair::{self, Rules, server_facts};
+use crate::db::server::{self, ServerView};
+use crate::db::{counts, scan};
+use crate::decisions::repair::{ServerFacts, paused};
 use crate::types::Result;
 use crate::types::api::{AdminState, Health};
 
-/// Between two pages of the slow scan.
-const SLOW_SCAN_INTERVAL: Duration = Duration::from_secs(5);
 /// Pages that one pass scans.
 const SCAN_PAGES_MAX: usize = 8;
 
@@ -53,81 +52,6 @@ impl Work for Replicate {
     }
 }
 
-/// What of a server decides about its copies; when it changes, they are looked at.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Class {
-    gone: bool,
-    syncing: bool,
-    alarmed: bool,
-    failing: bool,
-    can_keep: bool,
-    admin_state: AdminState,
-    host: String,
-    zone: String,
-}
-
-/// Scans under way. Lost when the process ends: the next one begins with a scan of everything.
-#[derive(Default)]
-struct Scans {
-    term: i64,
-    classes: HashMap<i64, Class>,
-    /// Servers (all, when that is `None`), and the objects behind which to go on.
-    fast: VecDeque<(Option<i64>, i64)>,
-    slow_after: i64,
-    slow_last: Option<Instant>,
-}
-
-impl Scans {
-    fn want(&mut self, server: Option<i64>) {
-        self.fast.retain(|(wanted, _)| *wanted != server);
-        self.fast.push_back((server, i64::MIN));
-    }
-
-    /// Notes how the servers are. Answers whether that is news for objects that wait.
-    fn note(&mut self, term: i64, classes: HashMap<i64, Class>) -> bool {
-        if self.term != term {
-            *self = Self { term, classes, ..Self::default() };
-            self.want(None);
-            return true;
-        }
-        let before = std::mem::replace(&mut self.classes, classes);
-        let mut wanted = Vec::new();
-        for (id, now) in &self.classes {
-            match before.get(id) {
-                Some(class) if class == now => {}
-                Some(class) if (&class.host, &class.zone) == (&now.host, &now.zone) => wanted.push(Some(*id)),
-                _ => wanted.push(None),
-            }
-        }
-        let news = !wanted.is_empty();
-        wanted.into_iter().for_each(|server| self.want(server));
-        news
-    }
-
-    /// The next page to scan: a fast one, else a slow one when its time has come.
-    fn next(&mut self) -> Option<(bool, Option<i64>, i64)> {
-        if let Some((server, after)) = self.fast.front() {
-            return Some((true, *server, *after));
-        }
-        if self.slow_last.is_some_and(|last| last.elapsed() < SLOW_SCAN_INTERVAL) {
-            return None;
-        }
-        self.slow_last = Some(Instant::now());
-        Some((false, None, self.slow_after))
-    }
-
-    fn scanned(&mut self, fast: bool, server: Option<i64>, next: Option<i64>) {
-        if !fast {
-            self.slow_after = next.unwrap_or(i64::MIN);
-        } else if self.fast.front().is_some_and(|(wanted, _)| *wanted == server) {
-            match next {
-                Some(next) => self.fast[0].1 = next,
-                None => drop(self.fast.pop_front()),
-            }
-        }
-    }
-}
-
 /// The rules of repair, as set.
 pub fn rules(context: &Context) -> Rules {
     Rules {
@@ -144,7 +68,7 @@ async fn pass(
     rebalancing: Rebalancing,
 ) -> Result<PassReport> {
     let Some(held) = context.standing.held() else {
-        drop(transfers.take_ended());
+        transfers.forget_ended();
         return Ok(context.standby());
     };
     if let Some(report) = context.hindrance().await? {
@@ -157,51 +81,43 @@ async fn pass(
     }
     let rules = rules(&context);
     let views = context.fresh_servers().await?;
-    let classes = server_facts(&views, Utc::now().naive_utc(), rules.repair_delay).into_iter().map(|facts| {
-        let class = Class {
-            gone: facts.gone,
-            syncing: facts.syncing,
-            alarmed: facts.alarmed,
-            failing: facts.failing,
-            can_keep: facts.can_keep,
-            admin_state: facts.admin_state,
-            host: facts.place.host,
-            zone: facts.place.zone,
-        };
-        (facts.place.server.0, class)
-    });
-    let news = scans.lock().unwrap_or_else(PoisonError::into_inner).note(held.term, classes.collect());
-    if news {
-        context.act(repair::hurry).await?;
-    }
-    let (queued, scanning) = scan_pages(&context, &scans, rules).await?;
+    let facts = server_facts(&views, Utc::now().naive_utc(), rules.repair_delay);
+    scans.lock().unwrap_or_else(PoisonError::into_inner).note(held.term, &facts);
+    // A page that cannot be read keeps nobody from being repaired.
+    let scanned = scan_pages(&context, &scans, rules).await;
     let pause =
         paused(views.iter().map(|view| (view.health_of_copies(), view.admin_state)), context.settings.mass_down_share);
-    let mut report = work(&context, &transfers, rules, pause.is_some()).await?;
+    let mut report = work(&context, &transfers, rules, pause.is_some(), |servers| {
+        scans.lock().unwrap_or_else(PoisonError::into_inner).note(held.term, servers);
+    })
+    .await?;
     report.counts.push(("servers drained", finish_drains(&context, &views).await?));
-    report.counts.push(("queued by scans", queued));
     report.counts.push(("PAUSED: too many servers are down", usize::from(pause.is_some())));
     let moved = rebalance::step(&context, &transfers, &rebalancing, rules, &views, (held.term, pause)).await?;
     report.counts.push(("copies begun to be moved", moved.begun));
+    let (queued, scanning) = scanned?;
+    report.counts.push(("queued by scans", queued));
     report.more |= scanning || moved.more;
     Ok(report)
 }
 
 /// Scans some pages. Answers how many objects were queued, and whether there is more to scan at once.
 async fn scan_pages(context: &Context, scans: &Mutex<Scans>, rules: Rules) -> Result<(usize, bool)> {
+    let scans = || scans.lock().unwrap_or_else(PoisonError::into_inner);
     let mut queued = 0;
     for _ in 0..SCAN_PAGES_MAX {
-        let Some((fast, server, after)) = scans.lock().unwrap_or_else(PoisonError::into_inner).next() else { break };
-        let page = context.db.read(move |connection| scan(connection, server, after, &rules)).await?;
-        if !page.needy.is_empty() {
-            queued += context.act(move |connection| repair::enqueue(connection, &page.needy)).await?;
+        let Some((fast, range, after)) = scans().next_page() else { break };
+        let page = context.db.read(move |connection| scan::scan(connection, range, after, &rules)).await?;
+        let next = page.next;
+        if !page.needy.is_empty() || !page.ready.is_empty() {
+            queued += context.act(move |connection| scan::note_scanned(connection, &page)).await?;
         }
-        scans.lock().unwrap_or_else(PoisonError::into_inner).scanned(fast, server, page.next);
+        scans().scanned(fast, range, next);
         if !fast {
             break;
         }
     }
-    let more = !scans.lock().unwrap_or_else(PoisonError::into_inner).fast.is_empty();
+    let more = scans().is_busy();
     Ok((queued, more))
 }
 
@@ -211,17 +127,19 @@ async fn finish_drains(context: &Context, views: &[ServerView]) -> Result<usize>
     let mut drained = 0;
     for view in views.iter().filter(|view| view.admin_state == AdminState::Draining) {
         let id = view.row.id;
-        let (listed, deletions) = context.db.read(move |connection| Ok(holds(connection, id)?)).await?;
+        let left =
+            move |connection: &mut _| Ok((counts::has_copies(connection, id)?, counts::has_deletions(connection, id)?));
+        let (copies, deletions) = context.db.read(left).await?;
         let busy = match view.health_of_copies() {
             // The dead have nothing under way, and their deletions go with them.
             Health::Down => false,
             // One that does not answer is asked again in the next pass; nothing else waits for it.
             _ => {
                 let status = context.storage.status(&view.row.peer(), STATUS_TIMEOUT).await;
-                deletions > 0 || status.map_or(true, |status| status.uploads > 0)
+                deletions || status.map_or(true, |status| status.uploads > 0)
             }
         };
-        if listed == 0 && !busy && view.health != Health::Suspect {
+        if !copies && !busy && view.health != Health::Suspect {
             crate::types::failpoint::DRAIN_EMPTY.passed();
             drained += usize::from(context.act_change(move |changes| server::drained(changes, id)).await?);
             crate::types::failpoint::DRAIN_FINISHED.passed();
@@ -230,33 +148,39 @@ async fn finish_drains(context: &Context, views: &[ServerView]) -> Result<usize>
     Ok(drained)
 }
 
-/// One transaction on the queue, and the start of what it decided.
-async fn work(context: &Context, transfers: &Transfers, rules: Rules, paused: bool) -> Result<PassReport> {
+/// One transaction on the queue, and the start of what it decided. When something has to wait, `decided_by` is told for
+/// which servers to become others: they may have been these for a moment only.
+async fn work(
+    context: &Context,
+    transfers: &Transfers,
+    rules: Rules,
+    paused: bool,
+    decided_by: impl FnOnce(&[ServerFacts]),
+) -> Result<PassReport> {
     let settings = &context.settings;
+    // Given back, should this end before they are written down.
     let ended = transfers.take_ended();
     let (carried, room) =
         (transfers.carried(), transfers.room(settings.repair_transfers, settings.repair_bytes_per_second));
-    let noted = ended.clone();
-    let worked =
-        context.act(move |connection| repair::work_through(connection, &rules, &noted, &carried, room, paused)).await;
-    let done = match worked {
-        Ok(done) => done,
-        Err(error) => {
-            transfers.put_back(ended);
-            return Err(error);
-        }
-    };
-    let failures = ended.iter().filter_map(|ended| Some((&ended.transfer, ended.outcome.as_ref().err()?)));
-    for (transfer, error) in failures {
+    let noted = ended.all().to_vec();
+    let done =
+        context.act(move |connection| repair::work_through(connection, &rules, &noted, &carried, room, paused)).await?;
+    for (transfer, error) in
+        ended.noted().iter().filter_map(|ended| Some((&ended.transfer, ended.outcome.as_ref().err()?)))
+    {
         log::warn!("copying {} to {} failed: {}", transfer.object, transfer.target.url, error.chain());
     }
     if done.copied > 0 {
         crate::types::failpoint::REPAIR_NOTED.passed();
     }
+    if done.waiting > 0 {
+        decided_by(&done.servers);
+    }
+    transfers.go_on_behind(done.behind);
     let started = done.transfers.len();
     for transfer in done.transfers {
         crate::types::failpoint::REPAIR_PLANNED.passed();
-        transfers.start(context, transfer);
+        transfers.start(transfer.clone(), carry(context.clone(), transfer));
     }
     Ok(PassReport {
         counts: vec![
@@ -269,46 +193,4 @@ async fn work(context: &Context, transfers: &Transfers, rules: Rules, paused: bo
         ],
         more: done.more,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn class(zone: &str, gone: bool) -> Class {
-        let admin_state = AdminState::InService;
-        let (host, zone) = ("h".into(), zone.into());
-        Class { gone, syncing: false, alarmed: false, failing: false, can_keep: true, admin_state, host, zone }
-    }
-
-    fn wanted(scans: &Scans) -> Vec<Option<i64>> {
-        scans.fast.iter().map(|(server, _)| *server).collect()
-    }
-
-    #[test]
-    fn what_changes_is_scanned() {
-        let mut scans = Scans::default();
-        let servers = |zone: &str, gone| HashMap::from([(1, class("", false)), (2, class(zone, gone))]);
-        assert!(scans.note(1, servers("", false)));
-        assert_eq!(wanted(&scans), [None], "a new term looks at everything");
-        assert_eq!(scans.next(), Some((true, None, i64::MIN)));
-        scans.scanned(true, None, Some(7));
-        assert_eq!(scans.next(), Some((true, None, 7)));
-        scans.scanned(true, None, None);
-        assert!(!scans.note(1, servers("", false)) && wanted(&scans).is_empty());
-        assert!(scans.note(1, servers("", true)));
-        assert_eq!(wanted(&scans), [Some(2)], "a server that is gone");
-        assert!(scans.note(1, servers("z", true)));
-        assert_eq!(wanted(&scans), [Some(2), None], "another zone may crowd any object");
-    }
-
-    #[test]
-    fn the_slow_scan_goes_round() {
-        let mut scans = Scans::default();
-        assert_eq!(scans.next(), Some((false, None, 0)));
-        scans.scanned(false, None, Some(9));
-        assert_eq!(scans.next(), None, "not so soon");
-        scans.slow_last = None;
-        assert_eq!(scans.next(), Some((false, None, 9)));
-    }
 }

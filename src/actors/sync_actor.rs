@@ -1,13 +1,15 @@
 //! The `SyncActor`: compares the inventory of a server that has returned with the metadata.
 //!
+//! Servers take turns, so that some whose comparison fails, or takes long, do not keep the others from theirs.
+//!
 //! A server is *syncing* from its start, or from the moment it was down, until that is done. The inventory is
 //! read in short pages; what a page lacks is asked for again before it counts as missing, because the copy may
 //! have come after the page. Pages are compared without locks, and each difference is decided again when it is
 //! applied.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::{BoxFuture, join_all};
 
@@ -26,14 +28,41 @@ use crate::types::{Error, ErrorCode, ObjectId, Result, Version};
 const SERVERS_MAX: usize = 4;
 /// Pages of one server in one pass.
 const PAGES_MAX: usize = 50;
+/// A server that takes longer goes on at its next turn.
+const TURN_TIME: Duration = Duration::from_secs(10);
 
 /// The work of the actor.
 pub struct Sync {
     context: Context,
-    cursors: Arc<Mutex<HashMap<i64, Cursor>>>,
+    progress: Arc<Mutex<Progress>>,
 }
 
-/// How far a server's inventory has been compared. Lost with the process: then it begins anew.
+/// What is remembered between passes. Lost with the process: then comparisons begin anew.
+#[derive(Default)]
+struct Progress {
+    cursors: HashMap<i64, Cursor>,
+    /// The server whose turn was the last.
+    turn: i64,
+}
+
+impl Progress {
+    /// Whose turn it is among `syncing`.
+    fn next_turn(&mut self, syncing: impl Iterator<Item = i64>) -> Vec<i64> {
+        let mut ids: Vec<i64> = syncing.collect();
+        ids.sort_unstable();
+        let first = ids.partition_point(|id| *id <= self.turn);
+        ids.rotate_left(first);
+        ids.truncate(SERVERS_MAX);
+        self.turn = ids.last().copied().unwrap_or(self.turn);
+        ids
+    }
+}
+
+fn lock(progress: &Mutex<Progress>) -> std::sync::MutexGuard<'_, Progress> {
+    progress.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How far a server's inventory has been compared.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Cursor {
     boot: String,
@@ -53,31 +82,36 @@ impl Sync {
 
     /// With nothing under way.
     pub fn new(context: Context) -> Self {
-        Self { context, cursors: Arc::default() }
+        Self { context, progress: Arc::default() }
     }
 }
 
 impl Work for Sync {
     fn pass(&self) -> BoxFuture<'static, Result<PassReport>> {
-        Box::pin(pass(self.context.clone(), self.cursors.clone()))
+        Box::pin(pass(self.context.clone(), self.progress.clone()))
     }
 }
 
-async fn pass(context: Context, cursors: Arc<Mutex<HashMap<i64, Cursor>>>) -> Result<PassReport> {
+async fn pass(context: Context, progress: Arc<Mutex<Progress>>) -> Result<PassReport> {
     let servers = context.servers().await?;
-    let syncing: Vec<&ServerView> = servers
-        .iter()
-        .filter(|server| server.health == Health::Live && server.is_syncing() && !server.is_failing())
-        .take(SERVERS_MAX)
-        .collect();
+    // One that was down begins anew, also when it still runs.
+    let goes_on = |id: &i64| {
+        let mut all = servers.iter();
+        all.any(|server| server.row.id == *id && server.is_syncing() && server.health != Health::Down)
+    };
+    lock(&progress).cursors.retain(|id, _| goes_on(id));
+    let is_syncing =
+        |server: &&ServerView| server.health == Health::Live && server.is_syncing() && !server.is_failing();
+    let turn = lock(&progress).next_turn(servers.iter().filter(is_syncing).map(|server| server.row.id));
+    let syncing: Vec<&ServerView> = servers.iter().filter(|server| turn.contains(&server.row.id)).collect();
     if syncing.is_empty() {
         return Ok(PassReport::default());
     }
     if let Some(report) = context.hindrance().await? {
-        cursors.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        lock(&progress).cursors.clear();
         return Ok(report);
     }
-    let outcomes = join_all(syncing.iter().map(|server| one(&context, &cursors, server))).await;
+    let outcomes = join_all(syncing.iter().map(|server| one(&context, &progress, server))).await;
     context.fresh_servers().await?;
     let (mut report, mut failed) = (PassReport::default(), None);
     for (server, outcome) in syncing.iter().zip(outcomes) {
@@ -91,11 +125,11 @@ async fn pass(context: Context, cursors: Arc<Mutex<HashMap<i64, Cursor>>>) -> Re
 }
 
 /// Goes on with one server. Answers whether it is done.
-async fn one(context: &Context, cursors: &Mutex<HashMap<i64, Cursor>>, server: &ServerView) -> Result<bool> {
+async fn one(context: &Context, progress: &Mutex<Progress>, server: &ServerView) -> Result<bool> {
     let Some(checked) = &server.checked else { return Ok(true) };
     let id = server.row.id;
     let epoch = context.db.read(cluster::state).await?.epoch;
-    let known = cursors.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+    let (known, begun) = (lock(progress).cursors.get(&id).cloned(), Instant::now());
     let mut cursor = known
         .filter(|cursor| cursor.boot == checked.boot_id && cursor.epoch == epoch)
         .unwrap_or_else(|| Cursor { boot: checked.boot_id.clone(), epoch, ..Cursor::default() });
@@ -106,10 +140,16 @@ async fn one(context: &Context, cursors: &Mutex<HashMap<i64, Cursor>>, server: &
         put_right(context, server, differences, &mut cursor).await?;
         cursor.after = page.last;
         if page.last.is_none() {
-            return finish(context, server, &cursor).await;
+            let done = finish(context, server, &cursor).await?;
+            lock(progress).cursors.remove(&id);
+            return Ok(done);
+        }
+        // What is put right is not looked at again, however this turn ends.
+        lock(progress).cursors.insert(id, cursor.clone());
+        if begun.elapsed() > TURN_TIME {
+            break;
         }
     }
-    cursors.lock().unwrap_or_else(PoisonError::into_inner).insert(id, cursor);
     Ok(false)
 }
 
@@ -159,14 +199,14 @@ pub async fn next_page(
     let last = lines.last().map(|line| line.replica).filter(|_| full);
     let (gone, lines): (Vec<_>, Vec<_>) = lines.into_iter().partition(|line| line.gone);
     let page = Page { after, last, lines };
-    let compared = page.clone();
-    let mut differences = context.db.read(move |connection| sync::compare(connection, id, &compared)).await?;
+    let (page, mut differences) = context.db.read(move |connection| sync::compare(connection, id, page)).await?;
     if !differences.missing.is_empty() {
         // What came between the page and the look at the metadata is in a second page that begins at the same place.
         let mut asked = after;
         loop {
             let again = context.storage.inventory_page(&peer, asked, files).await?;
-            differences.missing.retain(|key| !again.iter().any(|line| line.replica == *key && !line.gone));
+            let there: HashSet<ReplicaKey> = again.iter().filter(|line| !line.gone).map(|line| line.replica).collect();
+            differences.missing.retain(|key| !there.contains(key));
             let last = again.last().map(|line| line.replica);
             let beyond = differences.missing.iter().all(|key| last.is_none_or(|last| *key <= last));
             if beyond || again.len() < INVENTORY_PAGE_ROWS_MAX {
@@ -176,8 +216,8 @@ pub async fn next_page(
         }
     }
     // Of these the server knows that they are gone: nothing on its way can explain it.
-    let is_gone = |key: &ReplicaKey| gone.iter().any(|line| line.replica == *key);
-    (differences.gone, differences.missing) = differences.missing.into_iter().partition(is_gone);
+    let gone: HashSet<ReplicaKey> = gone.iter().map(|line| line.replica).collect();
+    (differences.gone, differences.missing) = differences.missing.into_iter().partition(|key| gone.contains(key));
     Ok((page, differences))
 }
 
@@ -231,4 +271,24 @@ async fn finish(context: &Context, server: &ServerView, cursor: &Cursor) -> Resu
     let (id, boot, epoch) = (server.row.id, cursor.boot.clone(), cursor.epoch);
     crate::types::failpoint::SYNC_COMPLETING.passed();
     context.act(move |connection| sync::complete(connection, id, &boot, epoch, detail)).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_take_turns_however_many_fail() {
+        let mut progress = Progress::default();
+        let mut had = HashSet::new();
+        for _ in 0..2 {
+            let turn = progress.next_turn([50, 10, 30, 20, 40].into_iter());
+            assert_eq!(turn.len(), SERVERS_MAX);
+            had.extend(turn);
+        }
+        assert_eq!(had.len(), 5, "the fifth is not starved by four that are never done");
+        assert_eq!(progress.next_turn([7].into_iter()), [7]);
+        assert_eq!(progress.next_turn([9, 7].into_iter()), [9, 7]);
+        assert!(progress.next_turn(std::iter::empty()).is_empty());
+    }
 }

@@ -2,14 +2,20 @@
 //!
 //! A transfer outlives the pass that started it. Its outcome waits here until the next pass has written it down;
 //! should this process die, the rows of its copies are found by whoever acts next.
+//!
+//! What is kept here outlives the actor, too, which may be replaced at any moment, with its thread and all tasks on it. So
+//! nothing here relies on a task's end: whoever carries a transfer, and whoever writes outcomes down, holds a guard, and
+//! dropping it gives back what it held.
 
 use std::collections::HashMap;
+use std::future::Future;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::context::Context;
 use super::pass::{Nudge, PassActor};
 use super::supervisor::Handle;
+use crate::db::queue::Place;
 use crate::db::repair::{Ended, Room, Transfer, lost_transfer};
 use crate::security::ReplicateTicket;
 use crate::types::storage_api::{ReplicaKey, ReplicateRequest};
@@ -31,6 +37,8 @@ pub struct Transfers {
 struct Inner {
     running: HashMap<Generation, Transfer>,
     ended: Vec<Ended>,
+    /// See [`Room::behind`].
+    behind: Option<Place>,
     /// Bytes that may still be started, and when that was counted.
     allowance: Option<(f64, Instant)>,
 }
@@ -46,14 +54,19 @@ impl Transfers {
         let _ = self.actor.set(actor);
     }
 
-    /// What has ended since the last call.
-    pub fn take_ended(&self) -> Vec<Ended> {
-        self.with(|inner| std::mem::take(&mut inner.ended))
+    /// What has ended and was not written down yet.
+    pub fn take_ended(&self) -> Outcomes {
+        Outcomes { transfers: self.clone(), ended: self.with(|inner| std::mem::take(&mut inner.ended)) }
     }
 
-    /// Gives outcomes back that could not be written down.
-    pub fn put_back(&self, ended: Vec<Ended>) {
-        self.with(|inner| inner.ended.extend(ended));
+    /// Forgets what has ended: another name server acts, and finds the rows.
+    pub fn forget_ended(&self) {
+        self.with(|inner| inner.ended.clear());
+    }
+
+    /// Notes behind which rows of the queue others may find room.
+    pub fn go_on_behind(&self, place: Option<Place>) {
+        self.with(|inner| inner.behind = place);
     }
 
     /// Transfers under way.
@@ -70,7 +83,8 @@ impl Transfers {
                 *busy.entry(transfer.target.server.0).or_default() += 1;
             }
             let bytes = if rate == 0 { u64::MAX } else { inner.allow(rate) };
-            Room { transfers: transfers.saturating_sub(inner.running.len()), per_server, busy, bytes }
+            let transfers = transfers.saturating_sub(inner.running.len());
+            Room { transfers, per_server, busy, bytes, behind: inner.behind }
         })
     }
 
@@ -82,26 +96,69 @@ impl Transfers {
         Room { transfers: transfers.div_ceil(2).saturating_sub(moves).min(room.transfers), ..room }
     }
 
-    /// Starts a transfer.
-    pub fn start(&self, context: &Context, transfer: Transfer) {
+    /// Starts a transfer, which `work` carries. However that ends, also with the thread that it runs on, the transfer has
+    /// ended then.
+    pub fn start(&self, transfer: Transfer, work: impl Future<Output = Result<()>> + Send + 'static) {
         self.with(|inner| {
             if let Some((bytes, _)) = &mut inner.allowance {
                 *bytes -= transfer.size as f64;
             }
             inner.running.insert(transfer.generation, transfer.clone())
         });
-        let (this, context) = (self.clone(), context.clone());
-        tokio::spawn(async move {
-            let task = tokio::spawn(carry(context, transfer.clone()));
-            let outcome = task.await.unwrap_or_else(|_| Err(lost_transfer()));
-            this.with(|inner| {
-                inner.running.remove(&transfer.generation);
-                inner.ended.push(Ended { transfer, outcome });
-            });
-            if let Some(actor) = this.actor.get() {
-                actor.nudge(Nudge);
-            }
+        let claim = Claim { transfers: self.clone(), transfer, outcome: None };
+        tokio::spawn(async move { claim.end(work.await) });
+    }
+}
+
+/// A transfer under way. It ends with its claim.
+struct Claim {
+    transfers: Transfers,
+    transfer: Transfer,
+    outcome: Option<Result<()>>,
+}
+
+impl Claim {
+    fn end(mut self, outcome: Result<()>) {
+        self.outcome = Some(outcome);
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let outcome = self.outcome.take().unwrap_or_else(|| Err(lost_transfer()));
+        let ended = Ended { transfer: self.transfer.clone(), outcome };
+        self.transfers.with(|inner| {
+            inner.running.remove(&ended.transfer.generation);
+            inner.ended.push(ended);
         });
+        if let Some(actor) = self.transfers.actor.get() {
+            actor.nudge(Nudge);
+        }
+    }
+}
+
+/// Outcomes that somebody writes down: the next one does, if this one is dropped before that.
+pub struct Outcomes {
+    transfers: Transfers,
+    ended: Vec<Ended>,
+}
+
+impl Outcomes {
+    /// All of them.
+    pub fn all(&self) -> &[Ended] {
+        &self.ended
+    }
+
+    /// They are written down.
+    pub fn noted(mut self) -> Vec<Ended> {
+        std::mem::take(&mut self.ended)
+    }
+}
+
+impl Drop for Outcomes {
+    fn drop(&mut self) {
+        let ended = std::mem::take(&mut self.ended);
+        self.transfers.with(|inner| inner.ended.extend(ended));
     }
 }
 
@@ -116,7 +173,8 @@ impl Inner {
     }
 }
 
-async fn carry(context: Context, transfer: Transfer) -> Result<()> {
+/// Has a copy made by the servers that it goes from and to.
+pub async fn carry(context: Context, transfer: Transfer) -> Result<()> {
     let (cluster, epoch) = context.membership();
     let time = TRANSFER_TIME_MIN + Duration::from_secs(transfer.size / SLOWEST_BYTES_PER_SECOND);
     let now = context.db.read(crate::db::cluster::state).await?.now;
@@ -145,4 +203,84 @@ async fn carry(context: Context, transfer: Transfer) -> Result<()> {
     }
     crate::types::failpoint::REPAIR_STORED.passed();
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::api::Target;
+    use crate::types::{Cause, CauseWord, ServerId, Sha256};
+
+    const LIMITS: (usize, usize) = (8, 8);
+
+    fn transfer() -> Transfer {
+        let target = |id| Target { server: ServerId(id), url: String::new() };
+        Transfer {
+            object: ObjectId::generate(),
+            size: 1,
+            sha256: Sha256::of(b"x"),
+            label: "/f".into(),
+            source: target(1),
+            source_generation: Generation::generate(),
+            target: target(2),
+            generation: Generation::generate(),
+            cause: Cause::from(CauseWord::Short),
+        }
+    }
+
+    fn runtime() -> tokio::runtime::Runtime {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+    }
+
+    #[test]
+    fn transfers_end_with_the_thread_that_carries_them() {
+        let transfers = Transfers::default();
+        for _ in 0..20 {
+            let runtime = runtime();
+            runtime.block_on(async {
+                for _ in 0..8 {
+                    transfers.start(transfer(), std::future::pending());
+                }
+                // They are polled before the end.
+                tokio::task::yield_now().await;
+            });
+            assert_eq!(transfers.room(LIMITS, 0).transfers, 0);
+            drop(runtime);
+            let room = transfers.room(LIMITS, 0);
+            assert_eq!((room.transfers, room.busy.len(), transfers.carried().len()), (8, 0, 0));
+            let ended = transfers.take_ended().noted();
+            assert!(ended.len() == 8 && ended.iter().all(|ended| ended.outcome.is_err()));
+        }
+    }
+
+    #[test]
+    fn a_transfer_ends_once_also_when_it_panics() {
+        let transfers = Transfers::default();
+        let runtime = runtime();
+        runtime.block_on(async {
+            transfers.start(transfer(), async { Ok(()) });
+            transfers.start(transfer(), async { panic!("as the test asked") });
+            while !transfers.carried().is_empty() {
+                tokio::task::yield_now().await;
+            }
+        });
+        drop(runtime);
+        let outcomes: Vec<bool> = transfers.take_ended().noted().iter().map(|ended| ended.outcome.is_ok()).collect();
+        assert_eq!(outcomes, [true, false]);
+    }
+
+    #[test]
+    fn outcomes_that_nobody_has_written_down_are_there_for_the_next() {
+        let transfers = Transfers::default();
+        let runtime = runtime();
+        runtime.block_on(async {
+            transfers.start(transfer(), async { Ok(()) });
+            while !transfers.carried().is_empty() {
+                tokio::task::yield_now().await;
+            }
+        });
+        drop(transfers.take_ended());
+        assert_eq!(transfers.take_ended().noted().len(), 1);
+        assert!(transfers.take_ended().noted().is_empty());
+    }
 }

@@ -28,6 +28,10 @@ use crate::types::{Error, Result};
 const UP_DIRECTORY: &str = "holdfast-data";
 const UP_FILE: &str = "client.toml";
 
+/// What a file must have that is damaged or lost.
+const REMEDY: &str = "it has two lines, name_servers = [\"http://HOST:7400\"] and token = \"hf_…\" (`holdfast token create NAME` \
+                      makes one, by somebody with a superuser's token), and must be readable for you";
+
 /// The content of a `client.toml`.
 #[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -54,7 +58,7 @@ impl ClientConfig {
     /// Reads a file that must be there. A relative `ca_cert` is relative to it.
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(|error| {
-            let message = format!("cannot read the configuration {}: {error}", path.display());
+            let message = format!("cannot read the configuration {}: {error}; {REMEDY}", path.display());
             match error.kind() {
                 std::io::ErrorKind::NotFound | std::io::ErrorKind::IsADirectory => Error::invalid(message),
                 _ => Error::internal(message),
@@ -70,12 +74,12 @@ impl ClientConfig {
         let mut config: Self = toml::from_str(text).map_err(|error| {
             let line = error.span().map_or(1, |span| text[..span.start].lines().count().max(1));
             let why = without_values(error.message());
-            Error::invalid(format!("{shown} is not a valid configuration: {why} (line {line})"))
+            Error::invalid(format!("{shown} is not a valid configuration: {why} (line {line}); {REMEDY}"))
         })?;
         if let (Some(ca_cert), Some(directory)) = (&mut config.ca_cert, path.parent()) {
             *ca_cert = directory.join(&ca_cert);
         }
-        config.check(&shown.to_string())?;
+        config.check(&shown.to_string()).map_err(|error| error.hint(REMEDY))?;
         Ok(config)
     }
 

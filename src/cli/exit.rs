@@ -54,8 +54,14 @@ impl From<ErrorCode> for Exit {
 /// What a person can do about it, where the message alone does not say.
 pub(crate) fn remedy(error: &Error) -> Option<&'static str> {
     match error.code() {
-        ErrorCode::Unauthorized => Some("give a valid token by --token, HOLDFAST_TOKEN or a client.toml"),
+        ErrorCode::Unauthorized => Some(
+            "give a valid token by --token, HOLDFAST_TOKEN or a client.toml; whoever has a superuser's token makes one: \
+             `holdfast token create NAME`",
+        ),
         ErrorCode::Unavailable if is_of_tls(error) => None,
+        ErrorCode::Unavailable if error.message().contains(" hangs: ") => {
+            Some("its machine is overloaded or stopped: if it stays so, look at it, and start the server again")
+        }
         // It answers, and has said why not.
         ErrorCode::Unavailable if error.message().contains("`holdfast") => None,
         ErrorCode::Unavailable if !error.message().contains("cannot be reached") => {

@@ -19,7 +19,7 @@ use super::up::{ClusterConfig, Recorded};
 use super::workspace::{WorkspaceConfig, state};
 use super::{merge, shell};
 use crate::http::server as name_server;
-use crate::storage::server as storage_server;
+use crate::storage::options as storage_server;
 use crate::types::Result;
 
 /// `client.toml`.

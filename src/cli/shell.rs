@@ -32,9 +32,44 @@ const COMPLETION_PAGES_MAX: usize = 5;
 
 /// Commands that are completed.
 const COMMANDS: &[&str] = &[
-    "actors", "cat", "cd", "cp", "df", "drain", "du", "events", "exit", "export", "find", "fsck", "help", "import",
-    "info", "ls", "mkdir", "mv", "pull", "push", "pwd", "remove", "report", "restore", "rm", "rmdir", "servers",
-    "setrep", "stat", "status", "token", "touch", "tree", "undrain", "version", "why",
+    "actors",
+    "cat",
+    "cd",
+    "cp",
+    "df",
+    "drain",
+    "du",
+    "events",
+    "exit",
+    "export",
+    "find",
+    "fsck",
+    "help",
+    "import",
+    "info",
+    "ls",
+    "mkdir",
+    "mv",
+    "pull",
+    "push",
+    "pwd",
+    "rebalance",
+    "remove",
+    "report",
+    "restore",
+    "rm",
+    "rmdir",
+    "scrub",
+    "servers",
+    "setrep",
+    "stat",
+    "status",
+    "token",
+    "touch",
+    "tree",
+    "undrain",
+    "version",
+    "why",
 ];
 
 /// `holdfast shell`.
@@ -264,6 +299,21 @@ impl rustyline::Helper for Helper<'_> {}
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn all_commands_but_those_for_the_machine_are_completed() {
+        let mut help = Vec::new();
+        <crate::cli::args::Cli as structopt::StructOpt>::clap().write_long_help(&mut help).unwrap();
+        let help = String::from_utf8(help).unwrap();
+        let commands = help.split("SUBCOMMANDS:").nth(1).unwrap().lines().filter(|line| line.starts_with("    "));
+        let names =
+            commands.filter(|line| !line.starts_with("     ")).filter_map(|line| line.split_whitespace().next());
+        let of_the_machine = ["certs", "completions", "demo", "down", "init", "shell", "up"];
+        let mut expected: Vec<&str> = names.filter(|name| !of_the_machine.contains(name)).collect();
+        expected.push("exit");
+        expected.sort_unstable();
+        assert_eq!(COMMANDS, expected);
+    }
 
     #[test]
     fn lines_are_split_as_in_a_shell() {

@@ -11,7 +11,7 @@ use reqwest::header::{AUTHORIZATION, HeaderValue};
 use reqwest::{Request, RequestBuilder, Response};
 use serde::de::DeserializeOwned;
 
-use super::proxy;
+use super::pools::{OfThread, Pools};
 use super::reach::{explain, through, without_query};
 use super::waits::Waits;
 use super::watchdog::Hung;
@@ -19,7 +19,6 @@ use crate::security::credential::{BodySeal, CREDENTIAL_TTL};
 use crate::security::tls::Trust;
 use crate::security::{Recipient, Sender, ServerCredential, Signer};
 use crate::types::api::{ErrorBody, REQUEST_ID_HEADER};
-use crate::types::limits::{CONNECT_TIMEOUT, STALL_TIMEOUT};
 use crate::types::{Error, ErrorCode, Result, Sha256, Time};
 
 /// Longest body of an error that is read.
@@ -150,44 +149,34 @@ impl fmt::Debug for Credentials {
     }
 }
 
-/// Connection pools. Cheap to clone. They go through no proxy unless the process says so ([`proxy`]).
+/// Connection pools. Cheap to clone. They go through no proxy unless the process says so ([`proxy`](super::proxy)).
 #[derive(Debug, Clone)]
 pub struct HttpClient {
-    inner: reqwest::Client,
-    /// Without the stall timeout: reqwest counts it from the start of a request to the head of its answer,
-    /// which would end every upload that takes longer, however well it goes.
-    patient: reqwest::Client,
+    common: Pools,
+    /// Set for servers, each of whose threads has pools of its own.
+    of_thread: Option<OfThread>,
     trust: Arc<Trust>,
     waits: Waits,
     hung: Hung,
 }
 
 impl HttpClient {
-    /// A pool that trusts the system's certificates and those in `ca_cert` (PEM).
+    /// For a program with one runtime. It trusts the system's certificates and those in `ca_cert` (PEM).
     pub fn new(ca_cert: Option<&Path>) -> Result<Self> {
         let trust = Trust::load(ca_cert)?;
-        Ok(Self {
-            inner: Self::build(&trust, |builder| builder.read_timeout(STALL_TIMEOUT))?,
-            patient: Self::build(&trust, |builder| builder.tcp_keepalive(STALL_TIMEOUT))?,
-            trust,
-            waits: Waits::default(),
-            hung: Hung::default(),
-        })
+        let (common, waits, hung) = (Pools::new(&trust)?, Waits::default(), Hung::default());
+        Ok(Self { common, of_thread: None, trust, waits, hung })
     }
 
-    fn build(
-        trust: &Arc<Trust>,
-        adapt: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder,
-    ) -> Result<reqwest::Client> {
-        let builder = reqwest::Client::builder()
-            .tcp_nodelay(true)
-            .connect_timeout(CONNECT_TIMEOUT)
-            .pool_idle_timeout(Duration::from_secs(30))
-            .redirect(reqwest::redirect::Policy::none())
-            .user_agent(concat!("holdfast/", env!("CARGO_PKG_VERSION")))
-            .tls_backend_preconfigured(trust.client_config());
-        let builder = adapt(proxy::apply(builder));
-        builder.build().map_err(|e| Error::internal("cannot set up the HTTP client").with_source(e))
+    /// The same for a server, whose threads have nothing to do with each other's connections.
+    pub fn for_server(ca_cert: Option<&Path>) -> Result<Self> {
+        Ok(Self { of_thread: Some(OfThread::new()), ..Self::new(ca_cert)? })
+    }
+
+    /// Those of this thread. That they cannot be made was found when the first were.
+    fn pools(&self) -> Pools {
+        let own = self.of_thread.map(|of_thread| of_thread.pools(&self.trust));
+        own.and_then(Result::ok).unwrap_or_else(|| self.common.clone())
     }
 
     /// The authorities that servers' certificates are judged by; they can be read again.
@@ -206,14 +195,14 @@ impl HttpClient {
     }
 
     /// The pool to build requests from: an answer that begins late or stands still is a failure.
-    pub fn raw(&self) -> &reqwest::Client {
-        &self.inner
+    pub fn raw(&self) -> reqwest::Client {
+        self.pools().hasty
     }
 
     /// The pool for requests whose answer begins late in the ordinary course of things. The caller bounds
     /// the wait: by a timeout of the request, or by watching its body.
-    pub fn patient(&self) -> &reqwest::Client {
-        &self.patient
+    pub fn patient(&self) -> reqwest::Client {
+        self.pools().patient
     }
 }
 
@@ -308,6 +297,15 @@ async fn error_of(mut response: Response) -> Error {
         return Error::new(body.code, body.message).with_request_id(body.request_id.or(header));
     }
     let code = match status.as_u16() {
+        // Every server of Holdfast names the request. What a proxy or another program on the port forbids says nothing of
+        // the cluster: no daemon may end for it, and no token is wrong.
+        401 | 403 if header.is_none() => {
+            let message = format!(
+                "{url} answered {status}{through}, and not as a server of Holdfast does: is that the right address, and \
+                 does no proxy stand between?"
+            );
+            return Error::unavailable(message);
+        }
         401 => ErrorCode::Unauthorized,
         403 => ErrorCode::Forbidden,
         404 => ErrorCode::NotFound,
@@ -364,6 +362,50 @@ mod tests {
             assert_eq!(error.code(), code, "{head}: {error}");
             assert!(error.message().contains(&url), "{head}: {error}");
         }
+    }
+
+    /// Answers any number of requests on each connection.
+    fn keeps_connections() -> String {
+        use std::io::{Read, Write};
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/status", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                std::thread::spawn(move || {
+                    while stream.read(&mut [0; 4_096]).is_ok_and(|count| count > 0) {
+                        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n\"x\"");
+                    }
+                });
+            }
+        });
+        url
+    }
+
+    #[test]
+    fn a_thread_that_hangs_keeps_no_other_from_its_requests() {
+        let (http, url) = (HttpClient::for_server(None).unwrap(), keeps_connections());
+        let ask = |http: HttpClient, url: String| async move {
+            let request = http.raw().get(&url).timeout(std::time::Duration::from_secs(20));
+            send_json_within::<String>(request, Envelope::NOBODY, 1_024).await.map_err(|failure| failure.error)
+        };
+        let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let (asked, wait_for_asked) = std::sync::mpsc::channel();
+        let (go_on, wait_for_end) = std::sync::mpsc::channel::<()>();
+        let (other, other_url) = (http.clone(), url.clone());
+        let hung = std::thread::spawn(move || {
+            runtime().block_on(async {
+                ask(other, other_url).await.unwrap();
+                asked.send(()).unwrap();
+                // The connection is kept, and nobody drives it.
+                wait_for_end.recv().unwrap();
+            });
+        });
+        wait_for_asked.recv().unwrap();
+        for _ in 0..3 {
+            assert_eq!(runtime().block_on(ask(http.clone(), url.clone())).unwrap(), "x");
+        }
+        go_on.send(()).unwrap();
+        hung.join().unwrap();
     }
 
     #[test]

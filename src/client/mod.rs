@@ -4,6 +4,7 @@ mod body;
 pub mod http;
 mod jobs;
 pub mod name_server;
+mod pools;
 pub mod proxy;
 mod reach;
 pub mod storage;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use reqwest::{Method, RequestBuilder};
 use serde::Serialize;
@@ -14,7 +15,7 @@ use super::http::{
 };
 use super::reach::is_of_tls;
 use super::waits::Waiting;
-use super::watchdog::{hangs, is_there};
+use super::watchdog::{PROBES, PROBES_LONG, hangs, serves};
 use crate::security::Recipient;
 use crate::types::api::*;
 use crate::types::limits::{LONG_REQUEST_TIMEOUT, REQUEST_TIMEOUT};
@@ -22,6 +23,8 @@ use crate::types::{DfsPath, Error, ErrorCode, Result, ServerId, Time, Version, b
 
 /// Further tries of a request that failed for a passing reason.
 const RETRIES_MAX: usize = 5;
+/// The same where the others are asked as well.
+const RETRIES_OF_EACH_MAX: usize = 1;
 /// A person's request that was sent and had no answer for so long is not repeated: whoever waits should be told.
 const PATIENCE: Duration = Duration::from_secs(6);
 
@@ -74,6 +77,17 @@ impl NameServerClient {
         self
     }
 
+    /// A client of each of the name servers alone.
+    pub fn each(&self) -> impl Iterator<Item = Self> + use<'_> {
+        let alone = |url: &String| Self {
+            urls: Arc::new(vec![url.clone()]),
+            current: Arc::default(),
+            is_proven: Arc::default(),
+            ..self.clone()
+        };
+        self.urls.iter().map(alone)
+    }
+
     /// The base URLs, normalized.
     pub fn urls(&self) -> &[String] {
         &self.urls
@@ -121,24 +135,30 @@ impl NameServerClient {
         !matches!(self.credentials, Credentials::Server { .. })
     }
 
-    /// Looks for a name server that answers, where there are several and none has yet: of a change that one takes and
+    /// Looks for a name server that serves, where there are several and none has yet: of a change that one takes and
     /// never answers nobody knows whether it was made.
     async fn prove_one(&self) {
         if self.urls.len() < 2 || self.is_proven.load(Ordering::Relaxed) || !self.is_for_people() {
             return;
         }
         let first = self.current.load(Ordering::Relaxed);
+        // One that answers and cannot serve (its database is away) is better than none: it says why.
+        let mut second_best = None;
         for step in 0..self.urls.len() {
             let index = (first + step) % self.urls.len();
-            if is_there(&self.http, &self.urls[index]).await.is_ok() {
-                self.current.store(index, Ordering::Relaxed);
-                return;
+            match serves(&self.http, &self.urls[index]).await {
+                Ok(true) => return self.current.store(index, Ordering::Relaxed),
+                Ok(false) => second_best = second_best.or(Some(index)),
+                Err(_) => {}
             }
+        }
+        if let Some(index) = second_best {
+            self.current.store(index, Ordering::Relaxed);
         }
     }
 
     /// Tries each name server once, from the one that answered last. What may be repeated is tried with the next one when
-    /// one does not answer.
+    /// one does not answer, or cannot serve now.
     async fn call_once<T: DeserializeOwned>(
         &self,
         method: &Method,
@@ -159,17 +179,20 @@ impl NameServerClient {
             };
             let request = fill(request);
             let exchange = send_json(request, self.credentials.to(Recipient::NameServer));
-            let outcome = match wait {
-                Wait::Short if self.is_for_people() => {
-                    waiting.heard();
-                    tokio::select! {
-                        outcome = exchange => outcome,
-                        error = hangs(&self.http, &self.urls[index], waiting) => {
-                            Err(Failure { error, not_sent: false, answered: false })
-                        }
+            let outcome = if self.is_for_people() {
+                waiting.heard();
+                let probes = match wait {
+                    Wait::Short => PROBES,
+                    Wait::Long => PROBES_LONG,
+                };
+                tokio::select! {
+                    outcome = exchange => outcome,
+                    error = hangs(&self.http, &self.urls[index], waiting, probes) => {
+                        Err(Failure { error, not_sent: false, answered: false })
                     }
                 }
-                Wait::Short | Wait::Long => exchange.await,
+            } else {
+                exchange.await
             };
             match outcome {
                 Ok(answer) => {
@@ -177,7 +200,7 @@ impl NameServerClient {
                     self.current.store(index, Ordering::Relaxed);
                     return Ok(answer);
                 }
-                Err(failure) if failure.not_sent || repeat == Repeat::Safe && !failure.answered => {
+                Err(failure) if failure.not_sent || repeat == Repeat::Safe && is_of_this_one(&failure) => {
                     last_failure = Some(failure);
                 }
                 Err(failure) => return Err(of_no_name_server(failure, &self.urls[index])),
@@ -315,6 +338,18 @@ impl NameServerClient {
         self.get("/api/v1/report", &()).await
     }
 
+    /// What each of the name servers says of that, by their URLs. All are asked at once: one that hangs, or does not reach
+    /// its database, takes some seconds.
+    pub async fn report_of_each(&self) -> Vec<(String, Result<Report>)> {
+        let retries = if self.urls.len() > 1 { self.retries.min(RETRIES_OF_EACH_MAX) } else { self.retries };
+        let alone = |url: &String| {
+            let (urls, current) = (Arc::new(vec![url.clone()]), Arc::default());
+            Self { urls, current, retries, ..self.clone() }
+        };
+        let asked = self.urls.iter().map(async |url| (url.clone(), alone(url).report().await));
+        join_all(asked).await
+    }
+
     /// Compares the metadata with itself and with what the storage servers have. Takes as long as it takes.
     pub async fn fsck_start(&self, request: &FsckRequest) -> Result<JobStatus> {
         self.post("/api/v1/fsck", request, Repeat::IfNotDone).await
@@ -411,6 +446,11 @@ impl NameServerClient {
     pub async fn status(&self) -> Result<NameServerStatus> {
         self.get("/status", &()).await
     }
+}
+
+/// Whether another name server may do better: this one has not answered, or cannot serve now.
+fn is_of_this_one(failure: &Failure) -> bool {
+    !failure.answered || failure.error.code() == ErrorCode::Unavailable
 }
 
 /// A server that has none of a name server's endpoints is not one, and nothing is said about what was asked for.

@@ -13,7 +13,7 @@ use super::http::{
     send_json_within,
 };
 use super::waits::Waiting;
-use super::watchdog::hangs;
+use super::watchdog::{PROBES, hangs};
 use crate::security::Recipient;
 use crate::types::api::{Committed, SHA256_HEADER};
 use crate::types::hash::Hasher;
@@ -82,7 +82,7 @@ impl Watch {
     async fn over<T>(&self, exchange: impl Future<Output = Result<T>>) -> Result<T> {
         tokio::select! {
             answer = exchange => answer,
-            error = hangs(&self.http, &self.base, &self.waiting) => Err(error),
+            error = hangs(&self.http, &self.base, &self.waiting, PROBES) => Err(error),
         }
     }
 }

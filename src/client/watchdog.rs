@@ -18,7 +18,9 @@ pub(super) const SILENCE: Duration = Duration::from_secs(3);
 /// How long it may take to answer that.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Questions in a row that must stay without an answer.
-const PROBES: usize = 2;
+pub(super) const PROBES: usize = 2;
+/// The same for a request that may take hours: to give it up too early costs more.
+pub(super) const PROBES_LONG: usize = 4;
 /// Servers that are remembered.
 const HUNG_MAX: usize = 1_000;
 
@@ -40,19 +42,19 @@ impl Hung {
     }
 }
 
-/// Ends when the server at a base URL certainly hangs; asks it only while it is silent.
-pub(super) async fn hangs(http: &HttpClient, base: &str, waiting: &Waiting) -> Error {
+/// Ends when the server at a base URL certainly hangs, after so many questions; asks it only while it is silent.
+pub(super) async fn hangs(http: &HttpClient, base: &str, waiting: &Waiting, probes: usize) -> Error {
     let mut silent = 0;
     loop {
         waiting.silence(SILENCE).await;
-        match is_there(http, base).await {
-            Ok(()) => {
+        match serves(http, base).await {
+            Ok(_) => {
                 silent = 0;
                 tokio::time::sleep(SILENCE).await;
             }
             Err(error) => {
                 silent += 1;
-                if silent >= PROBES {
+                if silent >= probes {
                     http.hung().note(base);
                     return Error::unavailable(format!("{base} hangs: it does not even answer how it is"))
                         .with_source(error);
@@ -62,12 +64,12 @@ pub(super) async fn hangs(http: &HttpClient, base: &str, waiting: &Waiting) -> E
     }
 }
 
-/// Any answer will do.
-pub(super) async fn is_there(http: &HttpClient, base: &str) -> Result<()> {
+/// Whether a server says that it can do its work. Any answer shows that it is there.
+pub(super) async fn serves(http: &HttpClient, base: &str) -> Result<bool> {
     let request = http.raw().get(format!("{base}/status")).timeout(PROBE_TIMEOUT);
     match send(request, Envelope::NOBODY).await {
-        Ok(_) => Ok(()),
-        Err(failure) if failure.answered => Ok(()),
+        Ok(_) => Ok(true),
+        Err(failure) if failure.answered => Ok(false),
         Err(failure) => Err(failure.error),
     }
 }

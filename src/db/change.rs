@@ -5,7 +5,7 @@
 //! the journal rows and moves the cluster's version and tip, in the same transaction. A change that is
 //! refused must have written nothing: it checks first and writes after.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use chrono::NaiveDateTime;
 use diesel::prelude::*;
@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::connection::AnyConnection;
 use super::error::{Failure, Step};
 use super::rows::*;
-use super::{dialect, schema};
+use super::{chunks, dialect, queue, schema};
 use crate::journal::next_tip;
 use crate::types::{CauseWord, DfsPath, Error, ErrorCode, EventKind, ObjectId, Sha256, Version};
 
@@ -192,7 +192,9 @@ impl<'c> Changes<'c> {
 
     /// Removes entries.
     pub fn delete_entries(&mut self, ids: &[i64]) -> Step<()> {
-        diesel::delete(schema::entries::table.filter(schema::entries::id.eq_any(ids))).execute(self.connection)?;
+        chunks::execute(ids, |piece| {
+            diesel::delete(schema::entries::table.filter(schema::entries::id.eq_any(piece))).execute(self.connection)
+        })?;
         for id in ids {
             self.record::<EntryRow>("entries", id, None)?;
         }
@@ -225,22 +227,22 @@ impl<'c> Changes<'c> {
         let mut ids: Vec<i64> = candidates.iter().map(|released| released.object).collect();
         ids.sort_unstable();
         ids.dedup();
-        let still: Vec<Option<i64>> = entries::table
-            .filter(entries::object.eq_any(&ids))
-            .select(entries::object)
-            .distinct()
-            .load(self.connection)?;
-        ids.retain(|id| !still.contains(&Some(*id)));
+        let still: Vec<Option<i64>> = chunks::load(&ids, |piece| {
+            let referring = entries::table.filter(entries::object.eq_any(piece)).select(entries::object);
+            referring.distinct().load(self.connection)
+        })?;
+        let still: HashSet<i64> = still.into_iter().flatten().collect();
+        ids.retain(|id| !still.contains(id));
         if ids.is_empty() {
             return Ok(());
         }
         dialect::lock_objects(self.connection, &ids)?;
-        let rows: Vec<ObjectRow> =
-            objects::table.filter(objects::id.eq_any(&ids)).select(ObjectRow::as_select()).load(self.connection)?;
-        let copies: Vec<ReplicaRow> = replicas::table
-            .filter(replicas::object.eq_any(&ids))
-            .select(ReplicaRow::as_select())
-            .load(self.connection)?;
+        let rows: Vec<ObjectRow> = chunks::load(&ids, |piece| {
+            objects::table.filter(objects::id.eq_any(piece)).select(ObjectRow::as_select()).load(self.connection)
+        })?;
+        let copies: Vec<ReplicaRow> = chunks::load(&ids, |piece| {
+            replicas::table.filter(replicas::object.eq_any(piece)).select(ReplicaRow::as_select()).load(self.connection)
+        })?;
         let version = self.version();
         let why: HashMap<i64, &Released> = candidates.iter().map(|released| (released.object, released)).collect();
         let deletion = |copy: &ReplicaRow| {
@@ -259,9 +261,10 @@ impl<'c> Changes<'c> {
         let outbox: Vec<OutboxRow> = copies.iter().map(deletion).collect();
         dialect::insert_outbox(self.connection, &outbox)?;
         crate::types::failpoint::RELEASE_QUEUED.passed();
-        diesel::delete(replicas::table.filter(replicas::object.eq_any(&ids))).execute(self.connection)?;
-        diesel::delete(schema::repair_queue::table.filter(schema::repair_queue::object.eq_any(&ids)))
-            .execute(self.connection)?;
+        chunks::execute(&ids, |piece| {
+            diesel::delete(replicas::table.filter(replicas::object.eq_any(piece))).execute(self.connection)
+        })?;
+        queue::remove(self.connection, &ids)?;
         for mut row in rows {
             row.state = ObjectRow::DELETED.into();
             row.forget_after = Some(self.now + times.write_ticket);

@@ -79,7 +79,8 @@ fn look_at_files(path: &Path, soundness: &Soundness) -> Result<bool> {
         return Err(damage.into());
     }
     let mut magic = [0; 16];
-    let read = File::open(path).and_then(|mut file| file.read_exact(&mut magic));
+    let opened = File::options().read(true).write(true).open(path);
+    let read = opened.map_err(|error| cannot_be_opened(path, &error))?.read_exact(&mut magic);
     // A file that is too short for it is SQLite's to judge; a header of zeros is what a crashed file system leaves.
     if read.is_ok() && &magic != SQLITE_MAGIC && magic != [0; 16] {
         let file = full_name(path);
@@ -94,6 +95,19 @@ fn look_at_files(path: &Path, soundness: &Soundness) -> Result<bool> {
         ));
     }
     Ok(true)
+}
+
+fn cannot_be_opened(path: &Path, error: &std::io::Error) -> Error {
+    let file = full_name(path);
+    Error::new(
+        ErrorCode::InvalidRequest,
+        format!(
+            "the database {file} cannot be opened: {error}. Nothing was changed. It is a file that belongs to the user that \
+             the name server runs as, in a directory of that user (`chown`). If something else is in its place, move that \
+             away and put the database back; if that is lost, start the name server without it, and run `holdfast restore`, \
+             which brings the metadata back from the storage servers"
+        ),
+    )
 }
 
 /// The name of a file beside a SQLite database.

@@ -4,8 +4,8 @@
 //! all items at once, and what is new is inserted at once; only replaced files cost statements of their own.
 //! A set holds each path and each object once (the caller sees to it), so items do not depend on each other.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry::Vacant;
+use std::collections::{HashMap, HashSet};
 
 use chrono::TimeDelta;
 use diesel::prelude::*;
@@ -13,6 +13,7 @@ use diesel::prelude::*;
 use super::change::{Changes, ReleaseTimes, Released};
 use super::error::{Failure, Step};
 use super::rows::*;
+use super::server::Standing;
 use super::tree::{self, Walk};
 use super::{dialect, namespace, schema};
 use crate::security::WriteTicket;
@@ -48,9 +49,6 @@ pub fn commit(
     times: &ReleaseTimes,
     repair_delay: TimeDelta,
 ) -> Step<Vec<crate::types::Result<Committed>>> {
-    let ids: Vec<i64> = uploads.iter().map(|upload| upload.ticket.object.0).collect();
-    dialect::lock_objects(changes.connection, &ids)?;
-    let known = load_objects(changes, &ids)?;
     let mut parents = HashMap::new();
     for upload in uploads {
         if let Some((path, _)) = upload.ticket.path.split()
@@ -61,8 +59,15 @@ pub fn commit(
         }
     }
     let existing = load_entries(changes, uploads, &parents)?;
-    let states = super::server::admin_states(changes.connection)?;
-    let mut new = NewRows { repair_delay, states, ..NewRows::default() };
+    // At once and in one order, with those that are replaced: nobody who locks some of them waits for this in a ring.
+    let ids: Vec<i64> = uploads.iter().map(|upload| upload.ticket.object.0).collect();
+    let mut locked: Vec<i64> = ids.iter().copied().chain(existing.values().filter_map(|row| row.object)).collect();
+    locked.sort_unstable();
+    locked.dedup();
+    dialect::lock_objects(changes.connection, &locked)?;
+    let known = load_objects(changes, &ids)?;
+    let standings = super::server::standings(changes.connection)?;
+    let mut new = NewRows { repair_delay, standings, ..NewRows::default() };
     let mut outcomes = Vec::with_capacity(uploads.len());
     for upload in uploads {
         changes.asked_by(upload.ticket.by.clone());
@@ -125,8 +130,7 @@ struct NewRows {
     repairs: Vec<RepairRow>,
     replaced: Vec<Released>,
     repair_delay: TimeDelta,
-    /// The servers' administrative states.
-    states: HashMap<i64, AdminState>,
+    standings: HashMap<i64, Standing>,
 }
 
 impl NewRows {
@@ -159,14 +163,21 @@ impl NewRows {
     }
 
     /// Holders that count. A server may have been drained or removed since the ticket was made: whoever drained it
-    /// was told that nothing is on it any more, and may have switched it off.
+    /// was told that nothing is on it any more, and may have switched it off. Or it is somewhere else now: then what took
+    /// the bytes may be the original of a copied directory, which was silent while the copy took its place.
     fn counted(&self, upload: &Upload) -> Vec<ServerId> {
-        let stays = |holder: &&ServerId| self.states.get(&holder.0).is_some_and(|state| *state != AdminState::Drained);
+        let targets = &upload.ticket.targets;
+        let there = |holder: &ServerId, url: &str| targets.iter().any(|to| to.server == *holder && to.url == url);
+        let stays = |holder: &&ServerId| {
+            let standing = self.standings.get(&holder.0);
+            standing.is_some_and(|now| now.admin_state != AdminState::Drained && there(holder, &now.url))
+        };
         upload.holders.iter().filter(stays).copied().collect()
     }
 
     fn in_service(&self, holders: &[ServerId]) -> usize {
-        holders.iter().filter(|holder| self.states.get(&holder.0) == Some(&AdminState::InService)).count()
+        let in_service = |now: &Standing| now.admin_state == AdminState::InService;
+        holders.iter().filter(|holder| self.standings.get(&holder.0).is_some_and(in_service)).count()
     }
 }
 
@@ -198,13 +209,14 @@ fn repeat(changes: &mut Changes<'_>, upload: &Upload, object: &ObjectRow, new: &
     }
     let in_time = upload.ticket.expires.naive_utc() >= changes.now && upload.epoch == changes.epoch();
     let there = generations(changes, object.id)?;
+    let given_up = given_up(changes, object.id, &upload.holders)?;
     let listed = new.counted(upload).into_iter().filter(|holder| match there.get(&holder.0) {
         Some(generation) => *generation == upload.ticket.generation.0,
-        None => in_time,
+        None => in_time && !given_up.contains(&holder.0),
     });
     let listed: Vec<ServerId> = listed.collect();
     if in_time {
-        new.add_replicas(changes, upload);
+        new.add_replicas(changes, &Upload { holders: listed.clone(), ..upload.clone() });
     }
     Ok(committed(upload, object.version, object.copies_wanted, listed))
 }
@@ -215,6 +227,36 @@ fn generations(changes: &mut Changes<'_>, object: i64) -> Step<HashMap<i64, i64>
     let rows: Vec<(i64, i64)> =
         dsl::replicas.filter(dsl::object.eq(object)).select((dsl::server, dsl::generation)).load(changes.connection)?;
     Ok(rows.into_iter().collect())
+}
+
+/// Events that tell of a copy that it does not count any more.
+const GIVEN_UP: [EventKind; 7] = [
+    EventKind::ReplicaTrimmed,
+    EventKind::ReplicaDeleted,
+    EventKind::ReplicaOutdated,
+    EventKind::ReplicaMissing,
+    EventKind::ReplicaQuarantined,
+    EventKind::ReplicaCorrupt,
+    EventKind::LastCopyCorrupt,
+];
+
+/// Those of the holders whose copy of an object was given up since its commit: its deletion is ordered or done, or its bytes are bad or
+/// lost. A late report knows nothing of that. Each was told in the transaction that gave it up.
+fn given_up(changes: &mut Changes<'_>, object: i64, holders: &[ServerId]) -> Step<HashSet<i64>> {
+    use schema::{events, outbox};
+    let holders: Vec<i64> = holders.iter().map(|holder| holder.0).collect();
+    let ordered: Vec<i64> = outbox::table
+        .filter(outbox::server.eq_any(&holders).and(outbox::object.eq(object)))
+        .select(outbox::server)
+        .distinct()
+        .load(changes.connection)?;
+    let told: Vec<i64> = events::table
+        .filter(events::object.eq(object).and(events::kind.eq_any(GIVEN_UP.map(|kind| kind.word()))))
+        .filter(events::server.is_not_null())
+        .select(events::server.assume_not_null())
+        .distinct()
+        .load(changes.connection)?;
+    Ok(ordered.into_iter().chain(told).collect())
 }
 
 /// A report about an object that is not known yet.
@@ -232,8 +274,10 @@ fn fresh(
     let counted = new.counted(upload);
     let holders = counted.len() as u32;
     if holders < ticket.min_write_copies {
-        let message =
-            format!("{holders} of {} needed copies are fsynced on servers in service", ticket.min_write_copies);
+        let message = format!(
+            "{holders} of {} needed copies are fsynced on servers that are still in service, where they were",
+            ticket.min_write_copies
+        );
         return Err(Error::new(ErrorCode::NotEnoughServers, message).into());
     }
     let Some((parent_path, name)) = ticket.path.split() else {

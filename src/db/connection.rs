@@ -145,7 +145,8 @@ pub(super) fn connect_once(url: &DatabaseUrl, purpose: Use) -> Result<AnyConnect
     connect(url, purpose).map_err(|error| match Damage::in_message(&error.to_string()) {
         Some(damage) => damage.into(),
         None => {
-            Error::new(ErrorCode::Unavailable, format!("cannot connect to the database: {error}")).with_source(error)
+            let message = format!("cannot connect to the database {}: {error}", url.name());
+            Error::new(ErrorCode::Unavailable, message).with_source(error)
         }
     })
 }

@@ -8,19 +8,20 @@
 //! before the bytes are moved does so too; therefore the server asks once more when it has moved them, and is told to
 //! wait while that comparison lasts.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use chrono::{NaiveDateTime, TimeDelta};
 use diesel::prelude::*;
 
 use super::connection::AnyConnection;
 use super::error::Step;
+use super::repair::server_facts;
 use super::rows::{EventRow, ObjectRow, ReplicaRow};
 use super::schema::{objects, replicas, server_health};
-use super::sync::look_again;
-use super::{cluster, dialect, events};
+use super::server::server_views;
+use super::{chunks, cluster, dialect, events, queue};
 use crate::decisions::scrub::{Judgement, Listed, Reported, judge as decide};
-use crate::types::api::{CorruptFate, CorruptJournalFile, CorruptReplica};
+use crate::types::api::{CorruptFate, CorruptJournalFile, CorruptReplica, Health};
 use crate::types::{CauseWord, EventKind, ServerId, Version};
 
 /// Characters of a reason that are kept; the sender is trusted with its own copies, not with the size of the log.
@@ -88,7 +89,10 @@ struct Bench {
     objects: HashMap<i64, (String, Version, bool)>,
     /// Rows of all copies, by object.
     copies: HashMap<i64, Vec<ReplicaRow>>,
-    down: Vec<i64>,
+    /// Servers whose copies count when another one is given up.
+    safe: HashSet<i64>,
+    /// Servers that are not down: what they have is there, and may not be certain.
+    up: HashSet<i64>,
     happened: Vec<EventRow>,
 }
 
@@ -105,16 +109,17 @@ impl Bench {
         ids.sort_unstable();
         ids.dedup();
         dialect::lock_objects(connection, &ids)?;
-        let rows: Vec<ObjectRow> =
-            objects::table.filter(objects::id.eq_any(&ids)).select(ObjectRow::as_select()).load(connection)?;
-        let copies: Vec<ReplicaRow> =
-            replicas::table.filter(replicas::object.eq_any(&ids)).select(ReplicaRow::as_select()).load(connection)?;
-        // A server that was never checked is not counted on either.
-        let up: Vec<i64> = server_health::table
-            .filter(server_health::health.ne("down"))
-            .select(server_health::server)
-            .load(connection)?;
-        let down = copies.iter().map(|copy| copy.server).filter(|server| !up.contains(server)).collect();
+        let rows: Vec<ObjectRow> = chunks::load(&ids, |piece| {
+            objects::table.filter(objects::id.eq_any(piece)).select(ObjectRow::as_select()).load(connection)
+        })?;
+        let copies: Vec<ReplicaRow> = chunks::load(&ids, |piece| {
+            replicas::table.filter(replicas::object.eq_any(piece)).select(ReplicaRow::as_select()).load(connection)
+        })?;
+        let views = server_views(connection)?;
+        // How long one has been down says nothing here.
+        let facts = server_facts(&views, now, TimeDelta::MAX);
+        let safe = facts.iter().filter(|facts| facts.is_safe()).map(|facts| facts.place.server.0).collect();
+        let up = views.iter().filter(|view| view.health != Health::Down).map(|view| view.row.id).collect();
         let mut by_object: HashMap<i64, Vec<ReplicaRow>> = HashMap::new();
         for copy in copies {
             by_object.entry(copy.object).or_default().push(copy);
@@ -126,7 +131,8 @@ impl Bench {
             now,
             objects: rows.into_iter().map(facts).collect(),
             copies: by_object,
-            down,
+            safe,
+            up,
             happened: Vec::new(),
         })
     }
@@ -139,18 +145,21 @@ impl Bench {
             ReplicaRow::COPYING => Listed::Copying,
             _ => Listed::Present,
         });
-        let counts =
-            |row: &&ReplicaRow| !is_this(row) && row.state == ReplicaRow::PRESENT && !self.down.contains(&row.server);
-        let others = rows.iter().filter(counts).count();
+        let counts = |on: &HashSet<i64>| {
+            let is_other =
+                |row: &&ReplicaRow| !is_this(row) && row.state == ReplicaRow::PRESENT && on.contains(&row.server);
+            rows.iter().filter(is_other).count()
+        };
+        let (others, uncertain) = (counts(&self.safe), counts(&self.up));
         let live = self.objects.get(&object).is_some_and(|(_, _, live)| *live);
         let reported = Reported { alarm: self.alarm, aside: copy.aside, live, listed, others };
         let judgement = decide(&reported);
         if judgement.count_out {
             rows.retain(|row| !is_this(row));
             diesel::delete(replicas::table.find((object, self.server.0))).execute(connection)?;
-            look_again(connection, object, self.now)?;
+            queue::look_again(connection, &[object], self.now)?;
         }
-        if let Some((kind, detail)) = self.words(copy, &reported, &judgement)
+        if let Some((kind, detail)) = self.words(copy, &reported, uncertain, &judgement)
             // A server in alarm tells the same again and again.
             && !(judgement.fate == CorruptFate::Leave
                 && !judgement.count_out
@@ -165,8 +174,14 @@ impl Bench {
         Ok(judgement.fate)
     }
 
-    /// What the event says; nothing while there is nothing decided.
-    fn words(&self, copy: &CorruptReplica, reported: &Reported, judgement: &Judgement) -> Option<(EventKind, String)> {
+    /// What the event says; nothing while there is nothing decided. So many other copies are there, certain or not.
+    fn words(
+        &self,
+        copy: &CorruptReplica,
+        reported: &Reported,
+        others: usize,
+        judgement: &Judgement,
+    ) -> Option<(EventKind, String)> {
         let what = match self.objects.get(&copy.object.0) {
             Some((label, version, _)) => {
                 format!("copy {}.{} of {label} (version {version})", copy.object, copy.generation)
@@ -188,6 +203,14 @@ impl Bench {
             CorruptFate::Wait => return None,
             // It was told before.
             _ if copy.aside && !listed => return None,
+            CorruptFate::QuarantineForGood if others > 0 => (
+                EventKind::ReplicaCorrupt,
+                format!(
+                    "it counts no longer; {others} others are left, and none of them is certain (their servers do not answer, \
+                     are being compared, leave, or do not trust their disks), so the bytes stay in that server's quarantine until a \
+                     person removes them"
+                ),
+            ),
             CorruptFate::QuarantineForGood if copy.gone => (
                 EventKind::LastCopyCorrupt,
                 "no other copy is on a server that is not down, so this file cannot be read before one of its copies is \
@@ -200,6 +223,9 @@ impl Bench {
                  server's quarantine until a person removes them"
                     .to_string(),
             ),
+            CorruptFate::Leave if listed && !judgement.count_out && others > 0 => {
+                (EventKind::ReplicaCorrupt, format!("none of the {others} others is certain; {place}"))
+            }
             CorruptFate::Leave if listed && !judgement.count_out => {
                 (EventKind::LastCopyCorrupt, format!("no other copy is on a server that is not down; {place}"))
             }

@@ -3,10 +3,12 @@
 //! diesel's multi-backend has no batch inserts and no `ON CONFLICT`; both backends have them, so those
 //! statements are built here once per backend, from one macro.
 
+use std::time::Duration;
+
 use chrono::{NaiveDateTime, Utc};
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
-use diesel::sql_types::{Array, BigInt, Text, Timestamp};
+use diesel::sql_types::{Array, BigInt, Nullable, Text, Timestamp};
 
 use super::connection::AnyConnection;
 use super::rows::*;
@@ -49,6 +51,59 @@ macro_rules! bulk_insert {
             Ok(inserted)
         }
     };
+}
+
+/// Many rows at once into a table that nobody else writes: on Postgres by `COPY`.
+macro_rules! load {
+    ($(#[$doc:meta])* $name:ident, $row:ty, $table:ident, $insert:ident) => {
+        $(#[$doc])*
+        pub fn $name(connection: &mut AnyConnection, rows: &[$row]) -> QueryResult<()> {
+            if rows.is_empty() {
+                return Ok(());
+            }
+            match connection {
+                AnyConnection::Postgres(connection) => {
+                    diesel::copy_from(schema::$table::table).from_insertable(rows).execute(connection)?;
+                }
+                AnyConnection::Sqlite(_) => drop($insert(connection, rows)?),
+            }
+            Ok(())
+        }
+    };
+}
+
+load! {
+    /// New objects, of a restore.
+    load_objects, ObjectRow, objects, insert_objects
+}
+load! {
+    /// New entries, of a restore; each directory comes before what is in it, or with it.
+    load_entries, EntryRow, entries, insert_entries
+}
+
+/// As [`insert_replicas_if_absent`], with one value for each column, so that the statement is as short for many rows as for
+/// one: `COPY` cannot leave rows out.
+const LOAD_REPLICAS: &str = "
+    INSERT INTO replicas (object, server, generation, state, created, verified)
+    SELECT * FROM unnest($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING";
+
+/// New replicas, of a restore; where the object already has one on the server, that one stays.
+pub fn load_replicas(connection: &mut AnyConnection, rows: &[ReplicaRow]) -> QueryResult<()> {
+    match connection {
+        AnyConnection::Postgres(connection) => {
+            let column = |of: fn(&ReplicaRow) -> i64| rows.iter().map(of).collect::<Vec<i64>>();
+            diesel::sql_query(LOAD_REPLICAS)
+                .bind::<Array<BigInt>, _>(column(|row| row.object))
+                .bind::<Array<BigInt>, _>(column(|row| row.server))
+                .bind::<Array<BigInt>, _>(column(|row| row.generation))
+                .bind::<Array<Text>, _>(rows.iter().map(|row| row.state.as_str()).collect::<Vec<&str>>())
+                .bind::<Array<Timestamp>, _>(rows.iter().map(|row| row.created).collect::<Vec<NaiveDateTime>>())
+                .bind::<Array<Nullable<Timestamp>>, _>(rows.iter().map(|row| row.verified).collect::<Vec<_>>())
+                .execute(connection)?;
+        }
+        AnyConnection::Sqlite(_) => drop(insert_replicas_if_absent(connection, rows)?),
+    }
+    Ok(())
 }
 
 bulk_insert! {
@@ -150,6 +205,32 @@ pub fn take_time(connection: &mut AnyConnection) -> QueryResult<()> {
     Ok(())
 }
 
+/// Prepares a transaction that fills tables from nothing. Postgres keeps the plans by which it checks references as they
+/// were made: for a table of a few rows, by reading all of it, which it would then do for each row of a large one.
+pub fn begin_load(connection: &mut AnyConnection) -> QueryResult<()> {
+    if let AnyConnection::Postgres(connection) = connection {
+        connection.batch_execute("SET LOCAL enable_seqscan = off; DISCARD PLANS")?;
+    }
+    Ok(())
+}
+
+/// Has what was filled so far be known to whatever is planned next.
+pub fn look_at_loaded(connection: &mut AnyConnection) -> QueryResult<()> {
+    if let AnyConnection::Postgres(connection) = connection {
+        connection.batch_execute("ANALYZE objects, entries, replicas")?;
+    }
+    Ok(())
+}
+
+/// The tables are filled: from here on plans may be any.
+pub fn end_load(connection: &mut AnyConnection) -> QueryResult<()> {
+    look_at_loaded(connection)?;
+    if let AnyConnection::Postgres(connection) = connection {
+        connection.batch_execute("SET LOCAL enable_seqscan = DEFAULT")?;
+    }
+    Ok(())
+}
+
 /// Locks objects by id, in the order of their ids, until the end of the transaction. SQLite has one writer.
 pub fn lock_objects(connection: &mut AnyConnection, ids: &[i64]) -> QueryResult<()> {
     if let AnyConnection::Postgres(connection) = connection {
@@ -158,6 +239,74 @@ pub fn lock_objects(connection: &mut AnyConnection, ids: &[i64]) -> QueryResult<
             .execute(connection)?;
     }
     Ok(())
+}
+
+/// How often somebody who is to be alone with the counts asks for it, and how long it waits in between.
+const COUNT_ALONE_TRIES: usize = 20;
+const COUNT_ALONE_PAUSE: Duration = Duration::from_millis(5);
+
+/// Makes this transaction the only one that changes what is counted, until its end; `false` when others are at it. It never
+/// waits for them while they may wait for it: whoever changes counted rows shares a lock that this one only tries to take.
+/// Changes of the namespace wait for the cluster row.
+pub fn count_alone(connection: &mut AnyConnection) -> QueryResult<bool> {
+    #[derive(QueryableByName)]
+    struct Alone {
+        #[diesel(sql_type = diesel::sql_types::Bool)]
+        alone: bool,
+    }
+    lock_cluster(connection)?;
+    let AnyConnection::Postgres(connection) = connection else { return Ok(true) };
+    for _ in 0..COUNT_ALONE_TRIES {
+        // The number is ours: "holdcnts" in ASCII.
+        let tried = diesel::sql_query("SELECT pg_try_advisory_xact_lock(x'686f6c64636e7473'::bigint) AS alone");
+        if tried.get_result::<Alone>(connection)?.alone {
+            return Ok(true);
+        }
+        std::thread::sleep(COUNT_ALONE_PAUSE);
+    }
+    Ok(false)
+}
+
+/// Sums up the counts of all connections. SQLite has one writer, which counts in one row.
+pub fn sum_up_counts(connection: &mut AnyConnection) -> QueryResult<()> {
+    if let AnyConnection::Postgres(connection) = connection {
+        connection.batch_execute(
+            "WITH parts AS (
+                 DELETE FROM counts WHERE part <> 0 RETURNING tally, what, servers, copies_wanted, objects, bytes)
+             INSERT INTO counts (tally, what, servers, copies_wanted, part, objects, bytes)
+             SELECT tally, what, servers, copies_wanted, 0, sum(objects)::bigint, sum(bytes)::bigint
+             FROM parts GROUP BY tally, what, servers, copies_wanted
+             ON CONFLICT (tally, what, servers, copies_wanted, part)
+             DO UPDATE SET objects = counts.objects + EXCLUDED.objects, bytes = counts.bytes + EXCLUDED.bytes",
+        )?;
+    }
+    Ok(())
+}
+
+/// A query for what there is to count of objects with ids behind `after`, up to `up_to`, from the rows themselves.
+pub fn counts_truth(connection: &AnyConnection, after: i64, up_to: i64) -> String {
+    match connection {
+        AnyConnection::Postgres(_) => format!("SELECT * FROM counts_truth(({after})::bigint, ({up_to})::bigint)"),
+        AnyConnection::Sqlite(_) => format!(
+            "SELECT 'live' AS what, held.servers AS servers, held.copies_wanted AS copies_wanted, count(*) AS objects,
+                    sum(held.size) AS bytes
+             FROM (
+                 SELECT o.copies_wanted, o.size,
+                        coalesce((SELECT group_concat(printf('%016x', server), ' ') FROM (
+                            SELECT r.server AS server FROM replicas r
+                            WHERE r.object = o.id AND r.state = 'present' ORDER BY server)), '') AS servers
+                 FROM objects o WHERE o.state = 'live' AND o.id > {after} AND o.id <= {up_to}) AS held
+             GROUP BY held.servers, held.copies_wanted
+             UNION ALL
+             SELECT 'repair', '', 0, count(*), sum(o.size)
+             FROM repair_queue q CROSS JOIN objects o ON o.id = q.object WHERE q.object > {after} AND q.object <= {up_to}
+             GROUP BY 1 HAVING count(*) > 0
+             UNION ALL
+             SELECT 'outbox', printf('%016x', s.id), 0, count(*), 0
+             FROM servers s CROSS JOIN outbox b ON b.server = s.id WHERE b.object > {after} AND b.object <= {up_to}
+             GROUP BY s.id"
+        ),
+    }
 }
 
 /// Locks a lease so that nobody else can hold a share of it, until the end of the transaction.

@@ -11,11 +11,11 @@ use chrono::{NaiveDateTime, TimeDelta};
 use diesel::prelude::*;
 
 use super::connection::AnyConnection;
-use super::dialect;
 use super::error::Step;
 use super::rows::{EventRow, utc};
 use super::schema::events::dsl;
 use super::schema::objects;
+use super::{chunks, dialect};
 use crate::types::id::floor_at;
 use crate::types::{Cause, EventKind, ObjectId};
 
@@ -23,8 +23,6 @@ use crate::types::{Cause, EventKind, ObjectId};
 const SUM_PAUSE_MAX: TimeDelta = TimeDelta::minutes(5);
 /// A sum takes nothing more after this time: it stands in the list where it began.
 const SUM_SPAN_MAX: TimeDelta = TimeDelta::hours(1);
-/// Objects whose paths are looked up in one query.
-const PATHS_ROWS_MAX: usize = 1_000;
 
 /// A new event; object, server and the rest are for the caller to set.
 pub fn row(time: NaiveDateTime, kind: EventKind, detail: String) -> EventRow {
@@ -131,23 +129,19 @@ fn open_sum(connection: &mut AnyConnection, sum: &Sum, now: NaiveDateTime) -> Qu
 
 /// Gives events about objects the paths at their commits: the objects' rows are forgotten long before the events.
 fn note_paths(connection: &mut AnyConnection, rows: &mut [EventRow]) -> QueryResult<()> {
-    for rows in rows.chunks_mut(PATHS_ROWS_MAX) {
-        let bare = rows.iter().filter(|row| row.path.is_none()).filter_map(|row| row.object);
-        let paths = paths(connection, &bare.collect::<Vec<_>>())?;
-        for row in rows {
-            row.path = row.path.take().or_else(|| paths.get(&row.object?).cloned());
-        }
+    let bare = rows.iter().filter(|row| row.path.is_none()).filter_map(|row| row.object);
+    let paths = paths(connection, &bare.collect::<Vec<_>>())?;
+    for row in rows {
+        row.path = row.path.take().or_else(|| paths.get(&row.object?).cloned());
     }
     Ok(())
 }
 
 /// The paths of objects at their commits, as far as they are known.
 pub fn paths(connection: &mut AnyConnection, ids: &[i64]) -> QueryResult<HashMap<i64, String>> {
-    if ids.is_empty() {
-        return Ok(HashMap::new());
-    }
-    let rows: Vec<(i64, String)> =
-        objects::table.filter(objects::id.eq_any(ids)).select((objects::id, objects::label)).load(connection)?;
+    let rows: Vec<(i64, String)> = chunks::load(ids, |piece| {
+        objects::table.filter(objects::id.eq_any(piece)).select((objects::id, objects::label)).load(connection)
+    })?;
     // Of an upload that was never committed there is none.
     Ok(rows.into_iter().filter(|(_, label)| !label.is_empty()).collect())
 }

@@ -15,6 +15,9 @@ pub struct Seen {
     pub row: ServerHealthRow,
     /// Its health is another one.
     pub health_changed: bool,
+    /// This check found that what its inventory was compared for is over: it was down, or another process answers. Only
+    /// then: a comparison may have ended during the round, and the row was read before it.
+    pub begins_anew: bool,
     /// What people are told.
     pub events: Vec<EventRow>,
 }
@@ -23,7 +26,7 @@ pub struct Seen {
 /// its trouble, is the database's time: repair judges by it.
 pub fn save(connection: &mut AnyConnection, seen: &[Seen]) -> Step<()> {
     let now = dialect::clock(connection)?;
-    for Seen { row, health_changed, .. } in seen {
+    for Seen { row, health_changed, begins_anew, .. } in seen {
         let server = dsl::server_health.find(row.server);
         if let Some(trouble) = &row.trouble {
             let is_new = dsl::trouble.is_null().or(dsl::trouble.ne(trouble));
@@ -59,8 +62,11 @@ pub fn save(connection: &mut AnyConnection, seen: &[Seen]) -> Step<()> {
         if *health_changed {
             diesel::update(server).set(dsl::since.eq(now)).execute(connection)?;
         }
-        if row.synced_boot.is_empty() {
-            diesel::update(server).set(dsl::synced_boot.eq("")).execute(connection)?;
+        if *begins_anew {
+            // A process that has registered since was not what was checked.
+            diesel::update(server.filter(dsl::boot_id.eq(&row.boot_id)))
+                .set(dsl::synced_boot.eq(""))
+                .execute(connection)?;
         }
     }
     let events: Vec<EventRow> = seen.iter().flat_map(|seen| seen.events.iter().cloned()).collect();

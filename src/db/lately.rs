@@ -5,15 +5,14 @@ use std::collections::HashMap;
 
 use chrono::{NaiveDateTime, TimeDelta};
 use diesel::prelude::*;
-use diesel::sql_types::BigInt;
 
 use super::connection::AnyConnection;
 use super::lease::ACTING;
 use super::rows::{RebalanceRow, utc};
 use super::schema::{cluster, events, leases, objects, repair_queue, replicas, servers};
-use super::{dialect, tree};
+use super::{counts, dialect, tree};
 use crate::types::id::floor_at;
-use crate::types::{DfsPath, Result};
+use crate::types::{DfsPath, EventKind, Result};
 
 /// Corrupt copies are told for so long.
 const CORRUPT_WITHIN: TimeDelta = TimeDelta::days(1);
@@ -25,8 +24,8 @@ const EVENTS_ROWS_MAX: i64 = 10_000;
 const LOST_ROWS_MAX: i64 = 500;
 /// Paths that are told.
 const LOST_LABELS_MAX: usize = 5;
-/// More replicas of a server that leaves are not counted.
-const DRAIN_ROWS_MAX: i64 = 100_000;
+/// Kept numbers that were wrong are told for so long.
+const MENDED_WITHIN: TimeDelta = TimeDelta::days(1);
 
 /// What happened lately.
 #[derive(Debug, Clone, Default)]
@@ -43,16 +42,12 @@ pub struct Lately {
     pub corrupt: HashMap<i64, u64>,
     /// When servers went down within the last hour, the last time first.
     pub downs: HashMap<i64, Vec<NaiveDateTime>>,
-    /// Replicas on servers that are draining; beyond a limit they are not counted.
+    /// Replicas on servers that are draining.
     pub drain_left: HashMap<i64, u64>,
+    /// When the kept numbers were found to be wrong and put right, since yesterday.
+    pub mended: Option<NaiveDateTime>,
     /// Filling servers evenly, while it is under way.
     pub rebalance: Option<RebalanceRow>,
-}
-
-#[derive(QueryableByName)]
-struct Count {
-    #[diesel(sql_type = BigInt)]
-    count: i64,
 }
 
 /// Reads it.
@@ -71,18 +66,21 @@ pub fn lately(connection: &mut AnyConnection) -> Result<Lately> {
     let draining: Vec<i64> =
         servers::table.filter(servers::admin_state.eq("draining")).select(servers::id).load(connection)?;
     let mut drain_left = HashMap::new();
-    for server in draining {
-        // Both backends read these numbers as they stand here.
-        let sql = format!(
-            "SELECT count(*) AS count FROM (SELECT 1 FROM replicas WHERE server = {server} LIMIT {DRAIN_ROWS_MAX}) AS listed"
-        );
-        let listed: Count = diesel::sql_query(sql).get_result(connection)?;
-        drain_left.insert(server, listed.count as u64);
+    if !draining.is_empty() {
+        let listed = counts::listed(connection)?;
+        drain_left.extend(draining.iter().map(|server| (*server, listed.get(server).copied().unwrap_or(0))));
     }
+    let mended = events::table
+        .filter(events::kind.eq(EventKind::CountsMended.word()).and(events::part_of.is_null()))
+        .filter(events::id.ge(floor_at(utc(now - MENDED_WITHIN))))
+        .order(events::id.desc())
+        .select(events::time)
+        .first(connection)
+        .optional()?;
     // There is no root while the metadata waits for a restore.
     let copies_wanted = tree::walk(connection, &DfsPath::root()).map_or(1, |walk| walk.copies_wanted()) as u32;
     let rebalance = super::rebalance::last(connection)?.filter(RebalanceRow::is_running);
-    Ok(Lately { now, created, copies_wanted, lease_expires: lease, corrupt, downs, drain_left, rebalance })
+    Ok(Lately { now, created, copies_wanted, lease_expires: lease, corrupt, downs, drain_left, mended, rebalance })
 }
 
 /// Servers and times of events of these kinds, the newest first.

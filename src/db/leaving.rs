@@ -11,8 +11,7 @@ use super::error::{Failure, Step};
 use super::rows::*;
 use super::schema::{entries, outbox, repair_queue, replicas, server_health, servers};
 use super::server::{ServerView, find, server_views, set_admin_state};
-use super::sync::look_again;
-use super::{dialect, events, removed, tree};
+use super::{counts, dialect, events, queue, removed, tree};
 use crate::decisions::leaving::{Place, Rules, Wanted, objection, objection_to_copies};
 use crate::types::api::{AdminState, Health};
 use crate::types::{CauseWord, DfsPath, Error, ErrorCode, EventKind, ObjectId, ServerId, Version};
@@ -121,7 +120,10 @@ pub fn undrain(changes: &mut Changes<'_>, id: ServerId) -> Step<()> {
 /// which is refused from then on, and one that holds copies, when they have been given up.
 pub fn remove(changes: &mut Changes<'_>, id: ServerId, rules: Rules, force: bool) -> Step<Removal> {
     let row = require(changes, id)?;
-    let held: i64 = replicas::table.filter(replicas::server.eq(id.0)).count().get_result(changes.connection)?;
+    let held = match counts::has_copies(changes.connection, id.0)? {
+        true => (counts::listed(changes.connection)?.get(&id.0).copied().unwrap_or(1) as i64).max(1),
+        false => 0,
+    };
     if !force {
         refuse_removal(changes, &row, held)?;
         refuse_what_hurts(changes, &row, rules, "removed")?;
@@ -217,12 +219,12 @@ pub fn give_up_copies(connection: &mut AnyConnection, id: ServerId, by: Option<&
     let mut happened = Vec::with_capacity(ids.len());
     for object in &ids {
         diesel::delete(replicas::table.find((*object, id.0))).execute(connection)?;
-        look_again(connection, *object, now)?;
         let cause = CauseWord::ServerRemoved;
         let detail = format!("this copy is given up: {}", cause.meaning());
         let event = events::of_copy(now, EventKind::ReplicaTrimmed, (*object, id.0), cause.of(id), detail);
         happened.push(EventRow { by_token: by.map(String::from), ..event });
     }
+    queue::look_again(connection, &ids, now)?;
     events::tell(connection, happened)?;
     Ok(ids.len())
 }
@@ -244,7 +246,8 @@ pub struct DrainWait {
 
 /// Looks at what a draining server waits for.
 pub fn drain_wait(connection: &mut AnyConnection, id: i64) -> QueryResult<DrainWait> {
-    let (copies, deletions) = super::server::holds(connection, id)?;
+    let copies = counts::listed(connection)?.get(&id).copied().unwrap_or(0) as i64;
+    let deletions = counts::read(connection)?.outbox.get(&id).copied().unwrap_or(0) as i64;
     let mut wait = DrainWait { copies, deletions, ..DrainWait::default() };
     if deletions > 0 {
         let (until, newest): (Option<chrono::NaiveDateTime>, Option<i64>) = outbox::table

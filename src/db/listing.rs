@@ -140,7 +140,8 @@ impl ObjectView {
     }
 }
 
-/// The objects of these ids with their copies: live servers first, those with more room first among them.
+/// The objects of these ids with their copies, those first that can be read best: present, on a live server that does not
+/// fail.
 pub fn object_views(connection: &mut AnyConnection, ids: &[i64]) -> Result<HashMap<i64, ObjectView>> {
     use schema::{objects, replicas};
     if ids.is_empty() {

@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use diesel::migration::MigrationVersion;
 use diesel::prelude::*;
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 use uuid::Uuid;
@@ -31,7 +30,7 @@ pub fn prepare(url: &DatabaseUrl, initialize: bool, secret: &ClusterSecret, defa
     let mut connection = connect_once(url, Use::Write)?;
     wait_for_others(&mut connection)?;
     dialect::let_statements_take_time(&mut connection)?;
-    run_migrations(&mut connection)?;
+    run_migrations(&mut connection).map_err(|error| error.context(format!("the database {}", url.name())))?;
     let clusters: Vec<String> = schema::cluster::table.select(schema::cluster::cluster_id).load(&mut connection)?;
     let waits = clusters.first().is_some_and(|id| *id == Uuid::nil().to_string());
     let is_empty = clusters.is_empty() || waits;
@@ -47,12 +46,65 @@ pub fn prepare(url: &DatabaseUrl, initialize: bool, secret: &ClusterSecret, defa
     if is_empty && !initialize {
         log::warn!("{WAITING}");
     }
-    check_secret(&mut connection, secret)?;
+    if is_of_another_secret(&mut connection, secret)? {
+        return Err(of_another_secret(url));
+    }
     transaction(&mut connection, |connection| {
         dialect::only_read_one_state(connection)?;
         Ok(check::end_fits(connection)?)
     })
     .map_err(super::Failure::into_error)
+}
+
+/// Refuses a SQLite database that a newer program or a cluster with another secret has made, by reading it only: opening it to
+/// write would merge its log already. What cannot be read is for [`prepare`] to judge.
+pub fn refuse_unfit(url: &DatabaseUrl, secret: &ClusterSecret) -> Result<()> {
+    let DatabaseUrl::Sqlite(path) = url else { return Ok(()) };
+    if std::fs::metadata(path).map_or(0, |metadata| metadata.len()) == 0 {
+        return Ok(());
+    }
+    let Ok(mut connection) = connect_once(url, Use::Inspect) else { return Ok(()) };
+    if let Ok(applied) = applied(&mut connection)
+        && let Some(newer) = newer_of(applied, &names::<diesel::sqlite::Sqlite>(&SQLITE)?)
+    {
+        return Err(made_by_newer(&newer).context(url.name()));
+    }
+    match is_of_another_secret(&mut connection, secret) {
+        Ok(true) => Err(of_another_secret(url)),
+        _ => Ok(()),
+    }
+}
+
+#[derive(QueryableByName)]
+struct Applied {
+    #[diesel(sql_type = diesel::sql_types::Text)]
+    version: String,
+}
+
+/// The migrations that a database has, as diesel notes them.
+fn applied(connection: &mut AnyConnection) -> QueryResult<Vec<String>> {
+    let rows: Vec<Applied> =
+        diesel::sql_query("SELECT version FROM __diesel_schema_migrations ORDER BY version").load(connection)?;
+    Ok(rows.into_iter().map(|row| row.version).collect())
+}
+
+/// The migrations that this program knows.
+fn names<DB: diesel::backend::Backend>(migrations: &EmbeddedMigrations) -> Result<Vec<String>> {
+    use diesel::migration::MigrationSource;
+    let known = MigrationSource::<DB>::migrations(migrations)
+        .map_err(|error| Error::internal(format!("the program's own migrations cannot be read: {error}")))?;
+    Ok(known.iter().map(|migration| migration.name().version().to_string()).collect())
+}
+
+fn newer_of(applied: Vec<String>, known: &[String]) -> Option<String> {
+    applied.into_iter().find(|version| !known.contains(version))
+}
+
+fn made_by_newer(version: &str) -> Error {
+    Error::new(
+        ErrorCode::InvalidRequest,
+        format!("it was made by a newer program (migration {version}); use that one. Nothing was changed"),
+    )
 }
 
 /// Whether no damaged database was put aside here: beside one, an empty database is there to be restored, whatever options a
@@ -124,16 +176,21 @@ fn new_cluster(now: chrono::NaiveDateTime) -> ClusterRow {
 
 /// The first token is derived from the secret: another secret than the cluster was made with would shut out
 /// every storage server and every ticket.
-fn check_secret(connection: &mut AnyConnection, secret: &ClusterSecret) -> Result<()> {
+fn is_of_another_secret(connection: &mut AnyConnection, secret: &ClusterSecret) -> QueryResult<bool> {
     use schema::tokens::dsl;
     let hash: Option<Vec<u8>> = dsl::tokens.find(FIRST_TOKEN).select(dsl::sha256).first(connection).optional()?;
-    if hash.is_some_and(|hash| hash != token::hash(&secret.superuser_token()).0) {
-        return Err(Error::new(
-            ErrorCode::InvalidRequest,
-            "the database belongs to a cluster with another secret; give that cluster's secret, or another database",
-        ));
-    }
-    Ok(())
+    Ok(hash.is_some_and(|hash| hash != token::hash(&secret.superuser_token()).0))
+}
+
+fn of_another_secret(url: &DatabaseUrl) -> Error {
+    Error::new(
+        ErrorCode::InvalidRequest,
+        format!(
+            "the database {} belongs to a cluster with another secret; give that cluster's secret, or another database. \
+             Nothing was changed",
+            url.name()
+        ),
+    )
 }
 
 /// Applies what is missing.
@@ -162,15 +219,9 @@ fn apply<DB: diesel::backend::Backend>(
     connection: &mut impl MigrationHarness<DB>,
     migrations: EmbeddedMigrations,
 ) -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    use diesel::migration::MigrationSource;
-    let mut known = Vec::new();
-    for migration in MigrationSource::<DB>::migrations(&migrations)? {
-        known.push(migration.name().version().as_owned());
-    }
-    let newer: Vec<MigrationVersion<'_>> =
-        connection.applied_migrations()?.into_iter().filter(|version| !known.contains(version)).collect();
-    if let Some(version) = newer.first() {
-        return Err(format!("it was made by a newer program (migration {version}); use that one").into());
+    let applied: Vec<String> = connection.applied_migrations()?.iter().map(ToString::to_string).collect();
+    if let Some(version) = newer_of(applied, &names::<DB>(&migrations)?) {
+        return Err(made_by_newer(&version).into());
     }
     connection.run_pending_migrations(migrations)?;
     Ok(())

@@ -6,7 +6,7 @@
 //!   `cluster` row before it reads anything, so that versions are commit order on any number of name
 //!   servers and changes never deadlock or race with each other.
 //! - Other transactions (replicas, queues, health) lock objects by id and never take that row.
-//! - No call runs on an actor's thread: [`Db`] hands closures to the blocking pool, behind a semaphore.
+//! - No call runs on an actor's thread: [`Db`] hands closures to the blocking pool, in turns ([`turns`]).
 //! - A sign of damage stops everything at once ([`damage`]): no transaction commits after it.
 //! - What differs between the backends is in [`dialect`].
 
@@ -14,11 +14,13 @@ pub mod aside;
 pub mod branches;
 pub mod change;
 pub mod check;
+pub mod chunks;
 pub mod cluster;
 pub mod commit;
 pub mod connection;
 pub mod copy_tree;
 pub mod corrupt;
+pub mod counts;
 pub mod damage;
 pub mod dialect;
 pub mod error;
@@ -37,6 +39,7 @@ pub mod namespace;
 pub mod newcomer;
 pub mod outbox;
 pub mod pending;
+pub mod queue;
 pub mod reap;
 pub mod rebalance;
 pub mod removed;
@@ -47,12 +50,14 @@ pub mod restore;
 pub mod restores;
 pub mod room;
 pub mod rows;
+pub mod scan;
 pub mod schema;
 pub mod server;
 pub mod sync;
 pub mod timeline;
 pub mod token;
 pub mod tree;
+mod turns;
 pub mod url;
 pub mod verify;
 pub mod why;
@@ -60,11 +65,9 @@ pub mod why;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use diesel::prelude::*;
-use tokio::sync::{AcquireError, Semaphore};
-
 pub use connection::{AnyConnection, DatabaseUrl};
 pub use damage::Soundness;
+use diesel::prelude::*;
 pub use error::{Failure, Step};
 pub use room::Room;
 
@@ -72,9 +75,8 @@ use crate::security::ClusterSecret;
 use crate::types::{Error, ErrorCode, Result};
 use connection::{POOL_CONNECTIONS_MAX, Pool, PooledConnection, Use, lock_sqlite, pool};
 use damage::{Damage, refusal};
+use turns::{Lane, Turns};
 
-/// Requests that wait for a connection; one more is answered `busy`.
-const WAITERS_MAX: usize = 1_000;
 /// How long requests under way may take to let go of a damaged database.
 const LET_GO_MAX: Duration = Duration::from_secs(30);
 
@@ -82,6 +84,7 @@ const LET_GO_MAX: Duration = Duration::from_secs(30);
 #[derive(Clone)]
 pub struct Db {
     inner: Arc<Inner>,
+    lane: Lane,
 }
 
 struct Inner {
@@ -89,11 +92,9 @@ struct Inner {
     soundness: Soundness,
     /// Replaced when another database takes the place of a damaged one.
     pools: RwLock<Pools>,
-    /// As many as connections to write with; whoever has all of them is alone.
-    writers: u32,
-    write_permits: Arc<Semaphore>,
-    read_permits: Arc<Semaphore>,
-    waiters: Semaphore,
+    /// At the connections to write with, and at those to read with.
+    write_turns: Turns,
+    read_turns: Turns,
     /// Held while the program lives; see [`lock_sqlite`].
     _lock: Option<std::fs::File>,
 }
@@ -127,13 +128,16 @@ impl Db {
             url: url.clone(),
             pools: RwLock::new(Pools::new(url, &soundness)),
             soundness,
-            writers,
-            write_permits: Arc::new(Semaphore::new(writers as usize)),
-            read_permits: Arc::new(Semaphore::new(POOL_CONNECTIONS_MAX as usize)),
-            waiters: Semaphore::new(WAITERS_MAX),
+            write_turns: Turns::new(writers),
+            read_turns: Turns::new(POOL_CONNECTIONS_MAX),
             _lock: lock,
         };
-        Ok(Self { inner: Arc::new(inner) })
+        Ok(Self { inner: Arc::new(inner), lane: Lane::Users })
+    }
+
+    /// The same store for the actors: they wait for no more than a user or two.
+    pub fn for_actors(&self) -> Self {
+        Self { lane: Lane::Acting, ..self.clone() }
     }
 
     /// Where it is.
@@ -176,6 +180,7 @@ impl Db {
         let (url, soundness, secret) = (self.inner.url.clone(), self.inner.soundness.clone(), secret.clone());
         let task = tokio::task::spawn_blocking(move || {
             check::before_use(&url, &soundness)?;
+            migrate::refuse_unfit(&url, &secret)?;
             migrate::prepare(&url, initialize, &secret, default_copies)
         });
         let outcome =
@@ -196,13 +201,9 @@ impl Db {
     /// the damaged one is now; nothing of it is removed. It is done again when it was interrupted.
     pub async fn begin_anew(&self, secret: &ClusterSecret) -> Result<Option<aside::Place>> {
         let busy = |_| Error::new(ErrorCode::Busy, "requests still hold on to the damaged database; try again");
-        let closed = |error: AcquireError| Error::internal("the database is closed").with_source(error);
         let inner = &self.inner;
-        let alone = async {
-            let write = inner.write_permits.acquire_many(inner.writers).await?;
-            Ok::<_, AcquireError>((write, inner.read_permits.acquire_many(POOL_CONNECTIONS_MAX).await?))
-        };
-        let _alone = tokio::time::timeout(LET_GO_MAX, alone).await.map_err(busy)?.map_err(closed)?;
+        let alone = async { Ok::<_, Error>((inner.write_turns.take_all().await?, inner.read_turns.take_all().await?)) };
+        let _alone = tokio::time::timeout(LET_GO_MAX, alone).await.map_err(busy)??;
         let (this, secret) = (self.clone(), secret.clone());
         let task = tokio::task::spawn_blocking(move || {
             let url = &this.inner.url;
@@ -307,23 +308,17 @@ impl Db {
         F: FnOnce(&mut AnyConnection) -> Result<T> + Send + 'static,
     {
         let inner = &self.inner;
-        let _waiting = inner
-            .waiters
-            .try_acquire()
-            .map_err(|_| Error::new(ErrorCode::Busy, "too many requests wait for the database; try again"))?;
-        let permits = if purpose == Use::Read { &inner.read_permits } else { &inner.write_permits };
-        // It goes with the work, which goes on when nobody waits for it any more.
-        let permit = permits.clone().acquire_owned().await;
-        let permit = permit.map_err(|e| Error::internal("the database is closed").with_source(e))?;
+        let turns = if purpose == Use::Read { &inner.read_turns } else { &inner.write_turns };
+        let turn = turns.take(self.lane).await?;
         let trouble = inner.soundness.trouble().filter(|trouble| purpose == Use::Write || trouble.unreadable);
         if let Some(trouble) = trouble {
             return Err(refusal(&trouble));
         }
-        // Not before the permit is there: meanwhile another database may have taken the place.
+        // Not before its turn: meanwhile another database may have taken the place.
         let pools = inner.pools.read().unwrap_or_else(PoisonError::into_inner).clone();
         let pool = if purpose == Use::Read { pools.read } else { pools.write };
         let task = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
+            let _turn = turn;
             work(&mut *get(&pool)?)
         });
         match task.await {

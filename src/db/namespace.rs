@@ -4,9 +4,9 @@ use diesel::prelude::*;
 
 use super::change::{Changes, ReleaseTimes};
 use super::error::Step;
-use super::rows::{EntryRow, ObjectRow, RepairRow};
+use super::rows::{EntryRow, ObjectRow};
 use super::tree::{self, Walk};
-use super::{dialect, schema};
+use super::{queue, schema};
 use crate::types::{CauseWord, DfsPath, EntryId, Error, ErrorCode, EventKind, Version};
 
 fn refuse<T>(code: ErrorCode, message: impl Into<String>) -> Step<T> {
@@ -225,19 +225,14 @@ pub fn cp_file(changes: &mut Changes<'_>, from: &DfsPath, to: &DfsPath, times: &
 
 /// Makes an object want at least `copies`, and queues it when that is more than before.
 pub(super) fn raise_copies(changes: &mut Changes<'_>, object: i64, copies: i32) -> Step<()> {
-    use schema::{objects, replicas};
+    use schema::objects;
     let mut row: ObjectRow = objects::table.find(object).select(ObjectRow::as_select()).first(changes.connection)?;
     if row.copies_wanted >= copies {
         return Ok(());
     }
     row.copies_wanted = copies;
     changes.update_object(&row)?;
-    let have: i64 = replicas::table.filter(replicas::object.eq(object)).count().get_result(changes.connection)?;
-    let now = changes.now;
-    let repair =
-        RepairRow { object, copies: have as i32, queued: now, next_attempt: now, attempts: 0, last_error: None };
-    dialect::queue_repairs(changes.connection, &[repair])?;
-    Ok(())
+    Ok(queue::look_again(changes.connection, &[object], changes.now)?)
 }
 
 /// Gives an entry the present time as its time of change. Answers whether it exists.

@@ -4,13 +4,15 @@
 //! is the mount point: a new identity at the url, or with the name, of one that the cluster knows. Nothing is lost by
 //! that, and the copies of the old one are missing for as long as its directory is away; so whoever looks is told.
 
+use std::collections::HashMap;
+
 use diesel::prelude::*;
 
 use super::change::Changes;
 use super::error::Step;
 use super::rows::{EventRow, ServerRow};
-use super::schema::{replicas, servers};
-use super::{dialect, events};
+use super::schema::servers;
+use super::{counts, dialect, events};
 use crate::types::{EventKind, ServerId};
 
 /// Servers that are named; more of one name are a mistake of its own.
@@ -27,8 +29,9 @@ pub fn tell(changes: &mut Changes<'_>, new: &ServerRow) -> Step<()> {
     let mut happened = Vec::with_capacity(known.len() + 1);
     let joined = format!("{} ({}) has joined the cluster, at {}", new.name, ServerId(new.id), new.url);
     happened.push(EventRow { server: Some(new.id), ..events::row(changes.now, EventKind::ServerJoined, joined) });
+    let listed = if known.is_empty() { HashMap::new() } else { counts::listed(changes.connection)? };
     for old in known {
-        let copies: i64 = replicas::table.filter(replicas::server.eq(old.id)).count().get_result(changes.connection)?;
+        let copies = listed.get(&old.id).copied().unwrap_or(0) as i64;
         let detail = words(new, &old, copies);
         log::warn!("{detail}");
         let row = events::row(changes.now, EventKind::ServerNewIdentity, detail);

@@ -77,8 +77,3 @@ pub fn waiting(connection: &mut AnyConnection, object: i64) -> QueryResult<Vec<(
     };
     Ok(rows.into_iter().filter_map(told).collect())
 }
-
-/// How many wait in all.
-pub fn length(connection: &mut AnyConnection) -> Result<i64> {
-    Ok(dsl::outbox.count().get_result(connection)?)
-}

@@ -1,5 +1,7 @@
 //! Emptying removed directories and forgetting dead objects, in bounded batches.
 
+use std::collections::{HashMap, HashSet};
+
 use chrono::{NaiveDateTime, TimeDelta};
 use diesel::prelude::*;
 
@@ -8,55 +10,70 @@ use super::error::Step;
 use super::rows::{EntryRow, ObjectRow};
 use super::schema::{building, cluster, entries, objects};
 use super::timeline;
-use crate::types::id::ROOT;
 use crate::types::{CauseWord, EntryId};
 
 /// Entries or objects of one batch.
 pub const BATCH_ROWS: i64 = 200;
+/// Detached directories that are emptied together.
+const DIRECTORIES_MAX: i64 = 50;
 
-/// Removes up to [`BATCH_ROWS`] entries below one detached directory. Subdirectories are detached in turn, so
-/// that the depth of what was removed costs nothing. Answers how many rows it handled.
+/// Removes up to [`BATCH_ROWS`] entries below detached directories, and those of these that are empty. Subdirectories are
+/// detached in turn, so that the depth of what was removed costs nothing, and neither does the number of directories: some
+/// are emptied together. Answers how many rows it handled.
 pub fn empty_detached(changes: &mut Changes<'_>, times: &ReleaseTimes) -> Step<usize> {
-    let Some((directory, version)) = next_detached(changes)? else { return Ok(0) };
+    let detached: Vec<(i64, i64)> = nobody_builds(changes.now)
+        .limit(DIRECTORIES_MAX)
+        .select((entries::id, entries::version))
+        .load(changes.connection)?;
+    if detached.is_empty() {
+        return Ok(0);
+    }
+    let versions: HashMap<i64, i64> = detached.into_iter().collect();
+    let ids: Vec<i64> = versions.keys().copied().collect();
     let children: Vec<EntryRow> = entries::table
-        .filter(entries::parent.eq(directory))
+        .filter(entries::parent.eq_any(&ids))
         .limit(BATCH_ROWS)
         .select(EntryRow::as_select())
         .load(changes.connection)?;
-    if children.is_empty() {
-        diesel::delete(building::table.find(directory)).execute(changes.connection)?;
-        changes.delete_entries(&[directory])?;
-        return Ok(1);
+    let mut handled = children.len();
+    if children.len() < BATCH_ROWS as usize {
+        let full: HashSet<i64> = children.iter().filter_map(|row| row.parent).collect();
+        let empty: Vec<i64> = ids.into_iter().filter(|id| !full.contains(id)).collect();
+        diesel::delete(building::table.filter(building::entry.eq_any(&empty))).execute(changes.connection)?;
+        changes.delete_entries(&empty)?;
+        handled += empty.len();
     }
-    let handled = children.len();
     let (directories, files): (Vec<EntryRow>, Vec<EntryRow>) = children.into_iter().partition(EntryRow::is_directory);
+    let detached_by = |row: &EntryRow| row.parent.and_then(|parent| versions.get(&parent).copied());
     for mut row in directories {
+        // Whoever asks who removed it finds that change.
+        row.version = detached_by(&row).unwrap_or(row.version);
         row.parent = None;
         row.name = EntryId(row.id).to_string();
-        // Whoever asks who removed it finds that change.
-        row.version = version;
         changes.update_entry(&row)?;
     }
-    let ids: Vec<i64> = files.iter().map(|row| row.id).collect();
-    let by = timeline::maker_of(changes.connection, version)?;
-    let released = |object| Released { object, cause: CauseWord::Removed, by: by.clone() };
-    let released: Vec<Released> = files.iter().filter_map(|row| row.object).map(released).collect();
-    changes.delete_entries(&ids)?;
+    let mut makers: HashMap<i64, Option<String>> = HashMap::new();
+    let mut released = Vec::with_capacity(files.len());
+    for row in &files {
+        let (Some(object), Some(version)) = (row.object, detached_by(row)) else { continue };
+        let by = match makers.get(&version) {
+            Some(by) => by.clone(),
+            None => makers.entry(version).or_insert(timeline::maker_of(changes.connection, version)?).clone(),
+        };
+        released.push(Released { object, cause: CauseWord::Removed, by });
+    }
+    changes.delete_entries(&files.iter().map(|row| row.id).collect::<Vec<_>>())?;
     changes.release_objects(&released, times)?;
     crate::types::failpoint::REAP_EMPTIED.passed();
     Ok(handled)
 }
 
-/// A detached directory that nobody is building, with the version of the change that detached it.
-fn next_detached(changes: &mut Changes<'_>) -> Step<Option<(i64, i64)>> {
-    let building_now: Vec<i64> =
-        building::table.filter(building::deadline.gt(changes.now)).select(building::entry).load(changes.connection)?;
-    let directory = entries::table
-        .filter(entries::parent.is_null().and(entries::id.ne(ROOT.0)).and(entries::id.ne_all(building_now)))
-        .select((entries::id, entries::version))
-        .first(changes.connection)
-        .optional()?;
-    Ok(directory)
+/// Detached directories that nobody is building.
+#[diesel::dsl::auto_type(no_type_alias)]
+fn nobody_builds(now: NaiveDateTime) -> _ {
+    let built = building::table.filter(building::entry.eq(entries::id).and(building::deadline.gt(now)));
+    let detached = entries::parent.is_null().and(entries::id.ne(1i64));
+    entries::table.filter(detached.and(diesel::dsl::not(diesel::dsl::exists(built))))
 }
 
 /// Whether [`empty_detached`], [`forget_objects`] or the removal of old events and noted changes has anything
@@ -72,12 +89,10 @@ pub fn has_work(
     if old {
         return Ok(true);
     }
-    let detached: i64 =
-        entries::table.filter(entries::parent.is_null().and(entries::id.ne(ROOT.0))).count().get_result(connection)?;
-    let building_now: i64 = building::table.filter(building::deadline.gt(now)).count().get_result(connection)?;
+    let detached: Option<i64> = nobody_builds(now).select(entries::id).first(connection).optional()?;
     let dead: Option<i64> =
         objects::table.filter(objects::forget_after.lt(now)).select(objects::id).first(connection).optional()?;
-    Ok(detached > building_now || dead.is_some())
+    Ok(detached.is_some() || dead.is_some())
 }
 
 /// Removes the rows of deleted and aborted objects that no ticket can name any more. The clock's floor rises

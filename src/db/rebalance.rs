@@ -7,21 +7,21 @@
 //! None of it is journaled: it says nothing about files. After a restore nothing is being moved; what was, is there too
 //! often and trimmed.
 
+use std::collections::HashMap;
+
+use diesel::dsl::{exists, not};
 use diesel::prelude::*;
-use diesel::sql_types::BigInt;
 
 use super::connection::AnyConnection;
 use super::error::Step;
 use super::repair::{Loaded, Room, Rules, Transfer, Written};
 use super::rows::*;
-use super::schema::{moves, rebalances, repair_queue, replicas};
-use super::{dialect, events};
+use super::schema::{moves, rebalances, replicas};
+use super::{chunks, counts, dialect, events, queue};
 use crate::decisions::rebalance::{self, Levels};
 use crate::decisions::repair;
 use crate::types::{CauseWord, Error, ErrorCode, EventKind, ObjectId, Result, ServerId};
 
-/// Copies of one page of a count.
-const COUNT_ROWS: i64 = 5_000;
 /// Copies that one transaction looks at.
 const PLAN_ROWS: i64 = 400;
 
@@ -104,15 +104,24 @@ pub fn progress(connection: &mut AnyConnection, id: i64, left_bytes: Option<u64>
     Ok(())
 }
 
-/// Why nothing is moved now, if repair has anything to do. What waits in its queue because of a move does not count.
+/// Why nothing is moved now, if repair has anything to do that can be done. What stands in its queue because of a move does
+/// not count, nor what can only wait for the servers to change: that may be for ever, nothing that moves is in its way, and
+/// none of its own copies move.
 pub fn repair_first(connection: &mut AnyConnection) -> Result<Option<String>> {
-    let other: Option<i64> = repair_queue::table
-        .left_join(moves::table.on(moves::object.eq(repair_queue::object)))
-        .filter(moves::object.is_null())
-        .select(repair_queue::object)
-        .first(connection)
-        .optional()?;
-    Ok(other.map(|_| "it waits until repair has nothing left to do".to_string()))
+    let Some(row) = queue::first_to_do(connection)? else { return Ok(None) };
+    let why = match row.attempts {
+        0 => "it waits until repair has done what can be done now",
+        _ => {
+            "it waits until repair has done what can be done now; some of that has failed, `holdfast report` says what"
+        }
+    };
+    Ok(Some(why.to_string()))
+}
+
+/// Copies on their way for the sake of repair: those that only fill servers more evenly are none.
+pub fn repairs_in_flight(connection: &mut AnyConnection) -> QueryResult<i64> {
+    let is_moving = exists(moves::table.filter(moves::object.eq(replicas::object)));
+    replicas::table.filter(counts::is_copying()).filter(not(is_moving)).count().get_result(connection)
 }
 
 /// Whether any copy is being moved.
@@ -120,28 +129,15 @@ pub fn is_moving(connection: &mut AnyConnection) -> Result<bool> {
     Ok(moves::table.select(moves::object).first::<i64>(connection).optional()?.is_some())
 }
 
-#[derive(QueryableByName)]
-struct CountRow {
-    #[diesel(sql_type = BigInt)]
-    copies: i64,
-    #[diesel(sql_type = BigInt)]
-    bytes: i64,
-    #[diesel(sql_type = BigInt)]
-    last: i64,
-}
-
-/// Bytes of one page of a server's copies, and where the next begins; `None` at the end.
-pub fn count_page(connection: &mut AnyConnection, server: i64, after: i64) -> Result<(u64, Option<i64>)> {
-    // Both backends read these numbers as they stand here.
-    let sql = format!(
-        "SELECT count(*) AS copies, CAST(coalesce(sum(o.size), 0) AS BIGINT) AS bytes,
-                CAST(coalesce(max(p.object), 0) AS BIGINT) AS last
-         FROM (SELECT object FROM replicas WHERE server = {server} AND object > {after}
-               ORDER BY object LIMIT {COUNT_ROWS}) AS p
-         JOIN objects o ON o.id = p.object"
-    );
-    let row: CountRow = diesel::sql_query(sql).get_result(connection)?;
-    Ok((row.bytes as u64, (row.copies == COUNT_ROWS).then_some(row.last)))
+/// Bytes of the copies of live files that each server has, by the numbers that are kept.
+pub fn bytes_by_server(connection: &mut AnyConnection) -> Result<HashMap<i64, u64>> {
+    let mut bytes: HashMap<i64, u64> = HashMap::new();
+    for held in counts::read(connection)?.live {
+        for server in held.servers {
+            *bytes.entry(server.0).or_default() += held.bytes;
+        }
+    }
+    Ok(bytes)
 }
 
 /// What one transaction began.
@@ -222,13 +218,15 @@ pub(super) fn moved(connection: &mut AnyConnection, copies: usize, bytes: i64) -
 
 /// Notes that nothing is moved any more of these objects.
 pub(super) fn over(connection: &mut AnyConnection, objects: &[i64]) -> QueryResult<()> {
-    if !objects.is_empty() {
-        diesel::delete(moves::table.filter(moves::object.eq_any(objects))).execute(connection)?;
-    }
+    chunks::execute(objects, |piece| {
+        diesel::delete(moves::table.filter(moves::object.eq_any(piece))).execute(connection)
+    })?;
     Ok(())
 }
 
 /// Of which of these objects a copy is being moved, and from where.
 pub(super) fn moving(connection: &mut AnyConnection, ids: &[i64]) -> QueryResult<Vec<(i64, i64)>> {
-    moves::table.filter(moves::object.eq_any(ids)).select((moves::object, moves::server)).load(connection)
+    chunks::load(ids, |piece| {
+        moves::table.filter(moves::object.eq_any(piece)).select((moves::object, moves::server)).load(connection)
+    })
 }

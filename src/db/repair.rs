@@ -2,34 +2,33 @@
 //!
 //! One transaction notes what came of earlier transfers, looks at the objects that are due, most endangered
 //! first, and writes down what is started: the row of a copy that is on its way comes before the transfer, so
-//! that whoever takes over knows of it. Everything is decided again under the objects' locks.
+//! that whoever takes over knows of it. Everything is decided again under the objects' locks, which are taken at once and
+//! in one order: such transactions wait for each other and never in a ring.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use chrono::{NaiveDateTime, TimeDelta};
 use diesel::prelude::*;
 
 use super::connection::AnyConnection;
 use super::error::Step;
+use super::queue::Place;
 use super::rows::*;
 use super::schema::{cluster, objects, repair_queue, replicas};
 use super::server::{ServerView, server_views};
-use super::{dialect, events, rebalance};
+use super::{chunks, dialect, events, queue, rebalance};
 use crate::decisions::placement::Candidate;
 use crate::decisions::rebalance as moving;
 use crate::decisions::repair::{self, CopyFacts, Object, ServerFacts};
 use crate::types::api::{Health, Target};
-use crate::types::limits::REPLICATION_MAX;
 use crate::types::{Cause, CauseWord, Error, EventKind, Generation, ObjectId, Result, ServerId, Sha256};
 
-/// Objects that one transaction looks at.
-const DUE_ROWS_MAX: i64 = 400;
+/// The most endangered objects that one transaction looks at, and as many behind those that found no room lately.
+pub const DUE_ROWS_MAX: usize = 400;
 /// Copies on their way that nobody carries any more; cleaned up in one transaction.
 const STALE_ROWS_MAX: i64 = 500;
 /// The queue does not look at an object again while a transfer of it is under way; whoever takes over does.
 const IN_FLIGHT: TimeDelta = TimeDelta::days(1);
-/// Objects of one page of a scan.
-pub const SCAN_ROWS: i64 = 1_000;
 
 /// What an operator set.
 #[derive(Debug, Clone, Copy)]
@@ -85,12 +84,17 @@ pub struct Room {
     pub busy: HashMap<i64, usize>,
     /// Bytes that may be started.
     pub bytes: u64,
+    /// Rows of the queue up to here found no room, though others may: what is behind them is looked at, too.
+    pub behind: Option<Place>,
 }
 
 impl Room {
+    fn is_free(&self, server: ServerId) -> bool {
+        self.busy.get(&server.0).copied().unwrap_or(0) < self.per_server
+    }
+
     fn take(&mut self, source: ServerId, target: ServerId, size: u64) -> bool {
-        let free = |id: ServerId| self.busy.get(&id.0).copied().unwrap_or(0) < self.per_server;
-        if self.transfers == 0 || self.bytes == 0 || !free(source) || !free(target) {
+        if self.transfers == 0 || self.bytes == 0 || !self.is_free(source) || !self.is_free(target) {
             return false;
         }
         self.transfers -= 1;
@@ -117,8 +121,12 @@ pub struct Done {
     pub healthy: usize,
     /// Objects that have to wait.
     pub waiting: usize,
+    /// The servers by which this was decided: what has to wait waits for them to become others.
+    pub servers: Vec<ServerFacts>,
     /// Due objects were left for the next time.
     pub more: bool,
+    /// See [`Room::behind`].
+    pub behind: Option<Place>,
     /// Servers whose copies are not what the metadata believes: their inventories are compared again.
     pub doubted: Vec<ServerId>,
 }
@@ -167,11 +175,13 @@ impl Loaded {
         let views = server_views(connection)?;
         let servers = server_facts(&views, now, rules.repair_delay);
         let index = servers.iter().enumerate().map(|(index, server)| (server.place.server.0, index)).collect();
-        let rows: Vec<ObjectRow> =
-            objects::table.filter(objects::id.eq_any(ids)).select(ObjectRow::as_select()).load(connection)?;
+        let rows: Vec<ObjectRow> = chunks::load(ids, |piece| {
+            objects::table.filter(objects::id.eq_any(piece)).select(ObjectRow::as_select()).load(connection)
+        })?;
         let mut copies: HashMap<i64, Vec<ReplicaRow>> = HashMap::new();
-        let loaded: Vec<ReplicaRow> =
-            replicas::table.filter(replicas::object.eq_any(ids)).select(ReplicaRow::as_select()).load(connection)?;
+        let loaded: Vec<ReplicaRow> = chunks::load(ids, |piece| {
+            replicas::table.filter(replicas::object.eq_any(piece)).select(ReplicaRow::as_select()).load(connection)
+        })?;
         for copy in loaded {
             copies.entry(copy.object).or_default().push(copy);
         }
@@ -209,14 +219,24 @@ impl Loaded {
         Some(Object { copies, size, allow_same_host: rules.allow_same_host })
     }
 
-    /// What an object needs, and how many of its copies last; `None` when nobody wants it any more.
+    /// What an object needs, and how many of its copies are at hand; `None` when nobody wants it any more.
     pub(super) fn decide(&self, id: i64, rules: &Rules) -> Option<(repair::Step, usize)> {
-        let (object, copies, random) = (self.object(id, rules)?, self.copies(id), &mut rand::rng());
-        let step = match self.moving_from(id) {
-            Some(from) => moving::decide(&object, &copies, &self.servers, from, random),
-            None => repair::decide(&object, &copies, &self.servers, random),
-        };
-        Some((step, repair::lasting(&copies)))
+        let (object, copies) = (self.object(id, rules)?, self.copies(id));
+        Some((self.step(id, &object, &copies, &self.servers), repair::at_hand(&copies)))
+    }
+
+    /// The same as [`Self::decide`] says, to a server that has room for one more transfer: the best one may have none.
+    fn decide_with_room(&self, id: i64, rules: &Rules, room: &Room) -> Option<repair::Step> {
+        let free: Vec<ServerFacts> =
+            self.servers.iter().filter(|server| room.is_free(server.place.server)).cloned().collect();
+        Some(self.step(id, &self.object(id, rules)?, &self.copies(id), &free))
+    }
+
+    fn step(&self, id: i64, object: &Object, copies: &[CopyFacts<'_>], servers: &[ServerFacts]) -> repair::Step {
+        match self.moving_from(id) {
+            Some(from) => moving::decide(object, copies, servers, from, &mut rand::rng()),
+            None => repair::decide(object, copies, servers, &mut rand::rng()),
+        }
     }
 
     fn generation(&self, id: i64, server: ServerId) -> Option<Generation> {
@@ -239,37 +259,78 @@ pub fn work_through(
     paused: bool,
 ) -> Step<Done> {
     let now = dialect::clock(connection)?;
-    let mut done = Done::default();
+    let mut done = Done { behind: room.behind, ..Done::default() };
+    let stale = stale(connection, carried, ended)?;
+    let may_start = !paused && room.transfers > 0;
+    let due = if may_start { Due::find(connection, now, room.behind)? } else { Due::default() };
+    let just_ended: HashSet<i64> = ended.iter().map(|ended| ended.transfer.object.0).collect();
+    let mut ids: Vec<i64> = just_ended.iter().copied().chain(stale.iter().map(|row| row.object)).collect();
+    ids.extend(due.rows());
+    ids.sort_unstable();
+    ids.dedup();
+    dialect::lock_objects(connection, &ids)?;
     note_ended(connection, ended, now, &mut done)?;
-    drop_stale(connection, carried, ended, now, &mut done)?;
-    if paused || room.transfers == 0 {
+    drop_stale(connection, &stale, now, &mut done)?;
+    if !may_start {
         return Ok(done);
     }
+    let mut rows: Vec<RepairRow> = chunks::load(&ids, |piece| {
+        repair_queue::table
+            .filter(repair_queue::object.eq_any(piece).and(repair_queue::next_attempt.le(now)))
+            .select(RepairRow::as_select())
+            .load(connection)
+    })?;
     // What has just ended is looked at first, so that the queue shows what is really left.
-    let just_ended: Vec<i64> = ended.iter().map(|ended| ended.transfer.object.0).collect();
-    let mut due: Vec<RepairRow> = repair_queue::table
-        .filter(repair_queue::object.eq_any(&just_ended).and(repair_queue::next_attempt.le(now)))
-        .select(RepairRow::as_select())
-        .load(connection)?;
-    let more: Vec<RepairRow> = repair_queue::table
-        .filter(repair_queue::next_attempt.le(now).and(repair_queue::object.ne_all(&just_ended)))
-        .order((repair_queue::copies, repair_queue::next_attempt))
-        .limit(DUE_ROWS_MAX)
-        .select(RepairRow::as_select())
-        .load(connection)?;
-    let full = more.len() as i64 == DUE_ROWS_MAX;
-    due.extend(more);
-    let ids: Vec<i64> = due.iter().map(|row| row.object).collect();
-    dialect::lock_objects(connection, &ids)?;
+    rows.sort_by_key(|row| (!just_ended.contains(&row.object), Place::of(row)));
     let loaded = Loaded::load(connection, &ids, now, rules)?;
     let mut written = Written::begin(connection, now)?;
-    for row in &due {
+    for row in &rows {
         written.apply(&loaded, row, rules, &mut room, &mut done);
     }
     written.write(connection)?;
+    if room.transfers > 0 && room.bytes > 0 {
+        done.behind = due.end();
+    }
+    done.servers = loaded.servers;
     let progress = done.healthy + done.trimmed + done.waiting + done.transfers.len() > 0;
-    done.more = progress && full || done.trimmed > 0;
+    done.more = progress && due.is_more() || done.trimmed > 0;
     Ok(done)
+}
+
+/// What one transaction takes out of the queue.
+#[derive(Default)]
+struct Due {
+    /// The most endangered.
+    first: Vec<RepairRow>,
+    /// Behind those that found no room lately.
+    behind: Vec<RepairRow>,
+}
+
+impl Due {
+    fn find(connection: &mut AnyConnection, now: NaiveDateTime, behind: Option<Place>) -> QueryResult<Self> {
+        let first = queue::due(connection, now, None, DUE_ROWS_MAX)?;
+        let behind = match (first.last().map(Place::of), behind) {
+            (Some(last), Some(behind)) if first.len() == DUE_ROWS_MAX => {
+                queue::due(connection, now, Some(last.max(behind)), DUE_ROWS_MAX)?
+            }
+            _ => Vec::new(),
+        };
+        Ok(Self { first, behind })
+    }
+
+    fn rows(&self) -> impl Iterator<Item = i64> {
+        self.first.iter().chain(&self.behind).map(|row| row.object)
+    }
+
+    fn is_more(&self) -> bool {
+        self.first.len() == DUE_ROWS_MAX
+    }
+
+    /// Where to go on when there was room for all of these that could use it; from the start, at the end.
+    fn end(&self) -> Option<Place> {
+        let page = if self.behind.is_empty() { &self.first } else { &self.behind };
+        page.last().filter(|_| page.len() == DUE_ROWS_MAX).map(Place::of)
+    }
 }
 
 fn last_version(connection: &mut AnyConnection) -> QueryResult<i64> {
@@ -298,12 +359,12 @@ impl Written {
 
     fn apply(&mut self, loaded: &Loaded, row: &RepairRow, rules: &Rules, room: &mut Room, done: &mut Done) {
         let is_moving = loaded.moving_from(row.object).is_some();
-        let Some((step, lasting)) = loaded.decide(row.object, rules) else {
+        let Some((step, at_hand)) = loaded.decide(row.object, rules) else {
             self.finished.push(row.object);
             self.moves_over.extend(is_moving.then_some(row.object));
             return;
         };
-        let mut row = RepairRow { copies: lasting as i32, ..row.clone() };
+        let mut row = RepairRow { copies: at_hand as i32, ..row.clone() };
         match step {
             repair::Step::Nothing => {
                 done.healthy += 1;
@@ -312,7 +373,14 @@ impl Written {
                 self.moves_over.extend(is_over.then_some(row.object));
                 return;
             }
-            repair::Step::Copy { source, target } => {
+            repair::Step::Copy { source, mut target } => {
+                if room.is_free(source)
+                    && !room.is_free(target)
+                    && let Some(repair::Step::Copy { target: other, .. }) =
+                        loaded.decide_with_room(row.object, rules, room)
+                {
+                    target = other;
+                }
                 let Some(transfer) = self.start(loaded, row.object, source, target, room) else {
                     return;
                 };
@@ -330,7 +398,8 @@ impl Written {
             }
             repair::Step::Wait { why } => {
                 done.waiting += 1;
-                row.next_attempt = self.now + TimeDelta::seconds(repair::back_off_seconds(row.attempts));
+                // Only another state of the servers helps: whoever sees that wakes it.
+                row.next_attempt = queue::waits();
                 row.attempts += 1;
                 row.last_error = Some(why.into());
             }
@@ -400,7 +469,7 @@ impl Written {
     pub(super) fn write(self, connection: &mut AnyConnection) -> Step<()> {
         rebalance::moved(connection, self.moved.0, self.moved.1)?;
         rebalance::over(connection, &self.moves_over)?;
-        diesel::delete(repair_queue::table.filter(repair_queue::object.eq_any(&self.finished))).execute(connection)?;
+        queue::remove(connection, &self.finished)?;
         dialect::insert_replicas_if_absent(connection, &self.copying)?;
         self.copying.first().inspect(|_| crate::types::failpoint::REPAIR_ROW_WRITTEN.passed());
         for row in &self.trimmed {
@@ -412,30 +481,22 @@ impl Written {
         }
         dialect::insert_outbox(connection, &self.trimmed)?;
         for row in &self.later {
-            save(connection, row)?;
+            queue::save(connection, row)?;
         }
         events::tell(connection, self.events)
     }
 }
 
-fn save(connection: &mut AnyConnection, row: &RepairRow) -> QueryResult<usize> {
-    diesel::update(repair_queue::table.find(row.object))
-        .set((
-            repair_queue::copies.eq(row.copies),
-            repair_queue::next_attempt.eq(row.next_attempt),
-            repair_queue::attempts.eq(row.attempts),
-            repair_queue::last_error.eq(&row.last_error),
-        ))
-        .execute(connection)
-}
-
 fn note_ended(connection: &mut AnyConnection, ended: &[Ended], now: NaiveDateTime, done: &mut Done) -> Step<()> {
-    let ids: Vec<i64> = ended.iter().map(|ended| ended.transfer.object.0).collect();
-    dialect::lock_objects(connection, &ids)?;
-    let (mut happened, mut moves_over) = (Vec::new(), Vec::new());
+    // A copy of its directory may have taken the place of a target that was silent: what was sent there is not on it.
+    let standings = if ended.is_empty() { HashMap::new() } else { super::server::standings(connection)? };
+    let elsewhere = Error::unavailable("the target is somewhere else now");
+    let (mut happened, mut moved, mut moves_over) = (Vec::new(), Vec::new(), Vec::new());
     for Ended { transfer, outcome } in ended {
         let id = transfer.object.0;
         let is_move = transfer.cause.word == CauseWord::Rebalanced;
+        let is_there = standings.get(&transfer.target.server.0).is_none_or(|now| now.url == transfer.target.url);
+        let outcome = outcome.as_ref().and(if is_there { Ok(()) } else { Err(&elsewhere) });
         let row = replicas::table
             .find((id, transfer.target.server.0))
             .filter(replicas::generation.eq(transfer.generation.0).and(replicas::state.eq(ReplicaRow::COPYING)));
@@ -450,9 +511,7 @@ fn note_ended(connection: &mut AnyConnection, ended: &[Ended], now: NaiveDateTim
                     let copy = (id, transfer.target.server.0);
                     let event = events::of_copy(now, EventKind::ReplicaCopied, copy, transfer.cause, detail);
                     happened.push(EventRow { path: Some(transfer.label.clone()), ..event });
-                    if is_move {
-                        queue_now(connection, id, REPLICATION_MAX as i32, now, None)?;
-                    }
+                    moved.extend(is_move.then_some(id));
                 } else {
                     moves_over.extend(is_move.then_some(id));
                 }
@@ -473,6 +532,7 @@ fn note_ended(connection: &mut AnyConnection, ended: &[Ended], now: NaiveDateTim
         }
     }
     rebalance::over(connection, &moves_over)?;
+    queue::look_again(connection, &moved, now)?;
     for server in &done.doubted {
         super::sync::again(connection, server.0)?;
     }
@@ -507,19 +567,6 @@ fn give_up_copy(
     Ok(())
 }
 
-/// Puts an object into the queue, to be looked at at once.
-fn queue_now(
-    connection: &mut AnyConnection,
-    object: i64,
-    copies: i32,
-    now: NaiveDateTime,
-    why: Option<&str>,
-) -> QueryResult<usize> {
-    let last_error = why.map(String::from);
-    let row = RepairRow { object, copies, queued: now, next_attempt: now, attempts: 0, last_error };
-    dialect::queue_repairs(connection, &[row])
-}
-
 fn put_off(connection: &mut AnyConnection, object: i64, why: &str, now: NaiveDateTime) -> Step<()> {
     let row: Option<RepairRow> =
         repair_queue::table.find(object).select(RepairRow::as_select()).first(connection).optional()?;
@@ -527,104 +574,55 @@ fn put_off(connection: &mut AnyConnection, object: i64, why: &str, now: NaiveDat
         row.next_attempt = now + TimeDelta::seconds(repair::back_off_seconds(row.attempts));
         row.attempts += 1;
         row.last_error = Some(why.into());
-        save(connection, &row)?;
+        queue::save(connection, &row)?;
     }
     Ok(())
 }
 
 /// Copies on their way that this process does not carry: whoever did is dead or no longer acts.
-fn drop_stale(
+fn stale(
     connection: &mut AnyConnection,
     carried: &[(ObjectId, Generation)],
     ended: &[Ended],
-    now: NaiveDateTime,
-    done: &mut Done,
-) -> Step<()> {
+) -> QueryResult<Vec<ReplicaRow>> {
+    let mut known: HashSet<(i64, i64)> = carried.iter().map(|(object, generation)| (object.0, generation.0)).collect();
+    known.extend(ended.iter().map(|ended| (ended.transfer.object.0, ended.transfer.generation.0)));
     let rows: Vec<ReplicaRow> = replicas::table
-        .filter(replicas::state.eq(ReplicaRow::COPYING))
-        .limit(STALE_ROWS_MAX + carried.len() as i64)
+        .filter(super::counts::is_copying())
+        .limit(STALE_ROWS_MAX + known.len() as i64)
         .select(ReplicaRow::as_select())
         .load(connection)?;
-    let known = |row: &ReplicaRow| {
-        carried.iter().any(|(object, generation)| (object.0, generation.0) == (row.object, row.generation))
-            || ended.iter().any(|ended| ended.transfer.generation.0 == row.generation)
-    };
-    let stale: Vec<ReplicaRow> = rows.into_iter().filter(|row| !known(row)).collect();
-    dialect::lock_objects(connection, &stale.iter().map(|row| row.object).collect::<Vec<_>>())?;
-    for row in &stale {
+    Ok(rows.into_iter().filter(|row| !known.contains(&(row.object, row.generation))).collect())
+}
+
+fn drop_stale(connection: &mut AnyConnection, stale: &[ReplicaRow], now: NaiveDateTime, done: &mut Done) -> Step<()> {
+    for row in stale {
         done.failed += 1;
         give_up_copy(connection, row.object, row.server, row.generation, now)?;
-        queue_now(connection, row.object, 0, now, Some("the copying was interrupted"))?;
-        diesel::update(repair_queue::table.find(row.object))
-            .set(repair_queue::next_attempt.eq(now))
-            .execute(connection)?;
     }
+    let ids: Vec<i64> = stale.iter().map(|row| row.object).collect();
+    queue::look_again(connection, &ids, now)?;
     Ok(())
 }
 
-/// Objects of a page that need something, with the copies that last, and the last object of the page.
-pub struct Scanned {
-    /// What needs something.
-    pub needy: Vec<(i64, i32)>,
-    /// How many were looked at.
-    pub seen: usize,
-    /// Where the next page begins; `None` at the end.
-    pub next: Option<i64>,
-}
-
-/// Looks at one page of objects: of one server, or of all.
-pub fn scan(connection: &mut AnyConnection, server: Option<i64>, after: i64, rules: &Rules) -> Result<Scanned> {
-    let now = dialect::clock(connection)?;
-    let ids: Vec<i64> = match server {
-        Some(server) => replicas::table
-            .filter(replicas::server.eq(server).and(replicas::object.gt(after)))
-            .order(replicas::object)
-            .limit(SCAN_ROWS)
-            .select(replicas::object)
-            .load(connection)?,
-        None => objects::table
-            .filter(objects::id.gt(after))
-            .order(objects::id)
-            .limit(SCAN_ROWS)
-            .select(objects::id)
-            .load(connection)?,
-    };
-    let loaded = Loaded::load(connection, &ids, now, rules)?;
-    let needy = |id: &i64| match loaded.decide(*id, rules)? {
-        (repair::Step::Nothing, _) => None,
-        (_, lasting) => Some((*id, lasting as i32)),
-    };
-    let next = if ids.len() < SCAN_ROWS as usize { None } else { ids.last().copied() };
-    Ok(Scanned { needy: ids.iter().filter_map(needy).collect(), seen: ids.len(), next })
-}
-
-/// Puts objects into the queue, to be looked at now; those in it already keep their place.
+/// Puts objects into the queue, to be looked at now; those in it already keep their time, and come further in front when
+/// they are more endangered than they were.
 pub fn enqueue(connection: &mut AnyConnection, needy: &[(i64, i32)]) -> Step<usize> {
     let now = dialect::clock(connection)?;
+    let mut ids: Vec<i64> = needy.iter().map(|(object, _)| *object).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    dialect::lock_objects(connection, &ids)?;
     // An object may have been forgotten since it was looked at.
-    let ids: Vec<i64> = needy.iter().map(|(object, _)| *object).collect();
-    let there: Vec<i64> = objects::table
-        .filter(objects::id.eq_any(&ids).and(objects::state.eq(ObjectRow::LIVE)))
-        .select(objects::id)
-        .load(connection)?;
-    let there: std::collections::HashSet<i64> = there.into_iter().collect();
-    let row = |(object, copies): &(i64, i32)| RepairRow {
-        object: *object,
-        copies: *copies,
-        queued: now,
-        next_attempt: now,
-        attempts: 0,
-        last_error: None,
-    };
-    let rows: Vec<RepairRow> = needy.iter().filter(|(object, _)| there.contains(object)).map(row).collect();
-    Ok(dialect::queue_repairs(connection, &rows)?)
-}
-
-/// Tries everything again that has waited for something: the servers have changed.
-pub fn hurry(connection: &mut AnyConnection) -> Step<usize> {
-    let now = dialect::clock(connection)?;
-    let waiting = repair_queue::table.filter(repair_queue::attempts.gt(0).and(repair_queue::next_attempt.gt(now)));
-    Ok(diesel::update(waiting).set(repair_queue::next_attempt.eq(now)).execute(connection)?)
+    let there: Vec<i64> = chunks::load(&ids, |piece| {
+        objects::table
+            .filter(objects::id.eq_any(piece).and(objects::state.eq(ObjectRow::LIVE)))
+            .select(objects::id)
+            .load(connection)
+    })?;
+    let there: HashSet<i64> = there.into_iter().collect();
+    let places: Vec<(i64, i32)> = needy.iter().filter(|(object, _)| there.contains(object)).copied().collect();
+    Ok(queue::add(connection, &places, now)?)
 }
 
 /// A transfer's failure, when the transfer was lost with its task.

@@ -12,8 +12,8 @@ use diesel::prelude::*;
 use super::change::Changes;
 use super::error::Step;
 use super::rows::*;
-use super::schema::{building, entries, objects, repair_queue, replicas};
-use super::{dialect, events, namespace, tree};
+use super::schema::{building, entries, objects};
+use super::{dialect, events, namespace, queue, tree};
 use crate::types::id::ROOT;
 use crate::types::limits::REPLICATION_MAX;
 use crate::types::{DfsPath, Error, EventKind};
@@ -131,7 +131,7 @@ fn adjust(changes: &mut Changes<'_>, ids: &[i64], own: &HashMap<i64, i32>) -> St
             changed.push(row.id);
         }
     }
-    queue(changes, &changed)?;
+    queue::look_again(changes.connection, &changed, changes.now)?;
     Ok(changed.len() as u64)
 }
 
@@ -231,29 +231,4 @@ impl Places {
         }
         Place::Removed
     }
-}
-
-/// Queues objects, to be looked at now.
-fn queue(changes: &mut Changes<'_>, ids: &[i64]) -> Step<()> {
-    let counted: Vec<(i64, i64)> = replicas::table
-        .filter(replicas::object.eq_any(ids).and(replicas::state.eq(ReplicaRow::PRESENT)))
-        .group_by(replicas::object)
-        .select((replicas::object, diesel::dsl::count_star()))
-        .load(changes.connection)?;
-    let counted: HashMap<i64, i64> = counted.into_iter().collect();
-    let now = changes.now;
-    let row = |id: &i64| RepairRow {
-        object: *id,
-        copies: counted.get(id).copied().unwrap_or(0) as i32,
-        queued: now,
-        next_attempt: now,
-        attempts: 0,
-        last_error: None,
-    };
-    let rows: Vec<RepairRow> = ids.iter().map(row).collect();
-    dialect::queue_repairs(changes.connection, &rows)?;
-    diesel::update(repair_queue::table.filter(repair_queue::object.eq_any(ids)))
-        .set(repair_queue::next_attempt.eq(now))
-        .execute(changes.connection)?;
-    Ok(())
 }

@@ -1,19 +1,26 @@
-//! Counts for the report and the metrics.
+//! The numbers of the report and the metrics: as they are kept ([`super::counts`]), with what is found by an index.
+
+use std::collections::{HashMap, HashSet};
 
 use chrono::TimeDelta;
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Text};
+use diesel::sql_types::Bool;
 
 use super::connection::AnyConnection;
+use super::counts::Kept;
 use super::rows::{RepairRow, utc};
-use super::schema::{events, journal, moves, objects, outbox, repair_queue, replicas};
-use super::{cluster, dialect};
-use crate::types::api::{CopiesCount, JournalHealth, LossIfDied, RepairProgress, StuckObject};
+use super::schema::{events, journal, objects, outbox, repair_queue};
+use super::server::{ServerView, server_views};
+use super::{cluster, counts, dialect, queue, rebalance};
+use crate::decisions::counts::{Figures, figures};
+use crate::types::api::{CopiesCount, Health, JournalHealth, LossIfDied, RepairProgress, StuckObject};
 use crate::types::id::floor_at;
 use crate::types::{ObjectId, Result, ServerId};
 
-/// From as many failed tries on an object is shown as stuck.
-const STUCK_ATTEMPTS: i32 = 5;
+/// From as many failed tries on an object is shown as stuck: as the index of these says it.
+const IS_STUCK: &str = "repair_queue.attempts >= 5";
+/// So is one that has waited for the servers to change for so long.
+const STUCK_WAIT: TimeDelta = TimeDelta::minutes(1);
 /// Stuck objects that are shown.
 const STUCK_ROWS_MAX: i64 = 20;
 /// The rate of repair is that of the last minute.
@@ -30,6 +37,8 @@ pub struct Counts {
     pub under_replicated: Vec<CopiesCount>,
     /// Objects that no server is listed for.
     pub lost: u64,
+    /// What would be lost if a server died now, the most first.
+    pub lost_if_died: Vec<LossIfDied>,
     /// Deletions that wait.
     pub outbox: u64,
     /// Age of the oldest of them.
@@ -40,55 +49,38 @@ pub struct Counts {
     pub journal: JournalHealth,
 }
 
-#[derive(QueryableByName)]
-struct CopiesRow {
-    #[diesel(sql_type = BigInt)]
-    copies: i64,
-    #[diesel(sql_type = BigInt)]
-    objects: i64,
-    #[diesel(sql_type = BigInt)]
-    bytes: i64,
-    #[diesel(sql_type = BigInt)]
-    lost: i64,
-}
-
-/// Works on both backends: counts, per object, the copies that servers which are not down have.
-const UNDER_REPLICATED: &str = "
-    SELECT copies, count(*) AS objects, CAST(sum(size) AS BIGINT) AS bytes, count(CASE WHEN listed = 0 THEN 1 END) AS lost FROM (
-        SELECT o.id, o.copies_wanted, o.size, count(CASE WHEN r.state = 'present' THEN 1 END) AS listed,
-               count(CASE WHEN r.state = 'present' AND coalesce(h.health, 'down') <> 'down' THEN 1 END) AS copies
-        FROM objects o
-        LEFT JOIN replicas r ON r.object = o.id
-        LEFT JOIN server_health h ON h.server = r.server
-        WHERE o.state = 'live'
-        GROUP BY o.id, o.copies_wanted, o.size) AS counted
-    WHERE copies < copies_wanted
-    GROUP BY copies ORDER BY copies";
-
-/// Counts everything. Reads every live object: for a person's question, or once in a while.
+/// All numbers, as they are now.
 pub fn counts(connection: &mut AnyConnection) -> Result<Counts> {
-    let live = objects::table.filter(objects::state.eq("live"));
-    let objects: i64 = live.count().get_result(connection)?;
-    let bytes: i64 =
-        live.select(diesel::dsl::sql::<BigInt>("CAST(coalesce(sum(size), 0) AS BIGINT)")).get_result(connection)?;
-    let short: Vec<CopiesRow> = diesel::sql_query(UNDER_REPLICATED).load(connection)?;
-    let outbox = super::outbox::length(connection)?;
+    let kept = counts::read(connection)?;
+    let views = server_views(connection)?;
+    let up: HashSet<i64> = views.iter().filter(|view| view.health != Health::Down).map(|view| view.row.id).collect();
+    let figures = figures(&kept.live, |server| up.contains(&server.0));
     let now = dialect::clock(connection)?;
     let oldest: Option<chrono::NaiveDateTime> =
         outbox::table.select(diesel::dsl::min(outbox::queued)).first(connection)?;
     Ok(Counts {
-        objects: objects as u64,
-        bytes: bytes as u64,
-        lost: short.iter().map(|row| row.lost as u64).sum(),
-        under_replicated: short
-            .into_iter()
-            .map(|row| CopiesCount { copies: row.copies as u32, objects: row.objects as u64, bytes: row.bytes as u64 })
-            .collect(),
-        outbox: outbox as u64,
+        objects: figures.objects,
+        bytes: figures.bytes,
+        lost: figures.lost,
+        lost_if_died: losses(&figures, &views),
+        under_replicated: figures.short,
+        outbox: kept.outbox.values().sum(),
         outbox_oldest_seconds: oldest.map_or(0.0, |oldest| seconds(now - oldest)),
-        repair: repair(connection)?,
+        repair: repair(connection, &kept)?,
         journal: journal_health(connection)?,
     })
+}
+
+/// What would be lost if a server died now, the most first.
+fn losses(figures: &Figures, views: &[ServerView]) -> Vec<LossIfDied> {
+    let loss = |view: &ServerView| {
+        let on = figures.servers.get(&ServerId(view.row.id)).filter(|on| on.alone > 0)?;
+        let server = ServerId(view.row.id);
+        Some(LossIfDied { server, name: view.row.name.clone(), objects: on.alone, bytes: on.alone_bytes })
+    };
+    let mut losses: Vec<LossIfDied> = views.iter().filter_map(loss).collect();
+    losses.sort_by_key(|loss| std::cmp::Reverse(loss.objects));
+    losses
 }
 
 fn seconds(delta: TimeDelta) -> f64 {
@@ -96,31 +88,17 @@ fn seconds(delta: TimeDelta) -> f64 {
 }
 
 /// How repair goes on, as the database shows it: the same on every name server.
-pub fn repair(connection: &mut AnyConnection) -> Result<RepairProgress> {
+fn repair(connection: &mut AnyConnection, kept: &Kept) -> Result<RepairProgress> {
     let now = dialect::clock(connection)?;
-    let queued: i64 = repair_queue::table.count().get_result(connection)?;
     let oldest: Option<chrono::NaiveDateTime> =
         repair_queue::table.select(diesel::dsl::min(repair_queue::queued)).first(connection)?;
-    let bytes: i64 = objects::table
-        .inner_join(repair_queue::table.on(repair_queue::object.eq(objects::id)))
-        .select(diesel::dsl::sql::<BigInt>("CAST(coalesce(sum(size), 0) AS BIGINT)"))
-        .get_result(connection)?;
-    let copying: i64 = replicas::table.filter(replicas::state.eq("copying")).count().get_result(connection)?;
-    // What only fills servers more evenly is no repair.
-    let moves: i64 = moves::table.count().get_result(connection)?;
-    let in_flight = (copying - moves).max(0);
-    let since = utc(now) - RATE_WINDOW;
-    let copied: i64 = events::table
-        .filter(events::id.ge(floor_at(since)).and(events::kind.eq("replica_copied")))
-        .filter(events::time.ge(since.naive_utc()))
-        .count()
-        .get_result(connection)?;
-    let rate = copied as f64 / RATE_WINDOW.num_seconds() as f64;
+    let rate = repair_rate(connection)?;
+    let queued = kept.queued;
     Ok(RepairProgress {
-        queued: queued as u64,
+        queued,
         oldest_seconds: oldest.map_or(0.0, |oldest| seconds(now - oldest)),
-        bytes: bytes as u64,
-        in_flight: in_flight as u64,
+        bytes: kept.queued_bytes,
+        in_flight: rebalance::repairs_in_flight(connection)? as u64,
         objects_per_second: rate,
         seconds_left: if queued == 0 { Some(0.0) } else { (rate > 0.0).then(|| queued as f64 / rate) },
         waiting: 0,
@@ -131,61 +109,51 @@ pub fn repair(connection: &mut AnyConnection) -> Result<RepairProgress> {
     })
 }
 
+/// Copies that repair made in each second of the last minute.
+pub fn repair_rate(connection: &mut AnyConnection) -> Result<f64> {
+    let now = dialect::clock(connection)?;
+    let since = utc(now) - RATE_WINDOW;
+    let copied: i64 = events::table
+        .filter(events::id.ge(floor_at(since)).and(events::kind.eq("replica_copied")))
+        .filter(events::time.ge(since.naive_utc()))
+        .count()
+        .get_result(connection)?;
+    Ok(copied as f64 / RATE_WINDOW.num_seconds() as f64)
+}
+
 /// Objects whose repair keeps failing, the most endangered first.
 fn stuck(connection: &mut AnyConnection) -> Result<Vec<StuckObject>> {
-    let rows: Vec<(RepairRow, String)> = repair_queue::table
-        .inner_join(objects::table.on(objects::id.eq(repair_queue::object)))
-        .filter(repair_queue::attempts.ge(STUCK_ATTEMPTS))
+    let since = dialect::clock(connection)? - STUCK_WAIT;
+    let mut rows: Vec<RepairRow> = repair_queue::table
+        .filter(diesel::dsl::sql::<Bool>(IS_STUCK))
         .order((repair_queue::copies, repair_queue::object))
         .limit(STUCK_ROWS_MAX)
-        .select((RepairRow::as_select(), objects::label))
+        .select(RepairRow::as_select())
         .load(connection)?;
-    let stuck = |(row, label): (RepairRow, String)| StuckObject {
+    let waiting = queue::waiting(connection, None, STUCK_ROWS_MAX as usize)?;
+    let waiting: Vec<i64> = waiting.into_iter().map(|(_, object)| object).collect();
+    let waiting: Vec<RepairRow> = repair_queue::table
+        .filter(repair_queue::object.eq_any(&waiting))
+        .select(RepairRow::as_select())
+        .load(connection)?;
+    rows.extend(waiting.into_iter().filter(|row| row.queued < since));
+    rows.sort_by_key(|row| (row.copies, row.object));
+    rows.dedup_by_key(|row| row.object);
+    rows.truncate(STUCK_ROWS_MAX as usize);
+    let ids: Vec<i64> = rows.iter().map(|row| row.object).collect();
+    let labels: Vec<(i64, String)> =
+        objects::table.filter(objects::id.eq_any(&ids)).select((objects::id, objects::label)).load(connection)?;
+    let labels: HashMap<i64, String> = labels.into_iter().collect();
+    let rows = rows.into_iter().filter_map(|row| Some((labels.get(&row.object)?.clone(), row)));
+    let stuck = |(label, row): (String, RepairRow)| StuckObject {
         object: ObjectId(row.object),
         label,
         copies: row.copies,
         attempts: row.attempts,
         last_error: row.last_error.unwrap_or_default(),
-        next_attempt: utc(row.next_attempt),
+        next_attempt: Some(utc(row.next_attempt)).filter(|_| row.next_attempt < queue::waits()),
     };
-    Ok(rows.into_iter().map(stuck).collect())
-}
-
-#[derive(QueryableByName)]
-struct LossRow {
-    #[diesel(sql_type = BigInt)]
-    server: i64,
-    #[diesel(sql_type = Text)]
-    name: String,
-    #[diesel(sql_type = BigInt)]
-    objects: i64,
-    #[diesel(sql_type = BigInt)]
-    bytes: i64,
-}
-
-/// Objects that a single server which is not down has, by server. Works on both backends.
-const LOSSES: &str = "
-    SELECT s.id AS server, s.name, count(*) AS objects, CAST(coalesce(sum(alone.size), 0) AS BIGINT) AS bytes FROM (
-        SELECT o.id, o.size, min(r.server) AS server
-        FROM objects o
-        JOIN replicas r ON r.object = o.id AND r.state = 'present'
-        JOIN server_health h ON h.server = r.server AND h.health <> 'down'
-        WHERE o.state = 'live'
-        GROUP BY o.id, o.size
-        HAVING count(*) = 1) AS alone
-    JOIN servers s ON s.id = alone.server
-    GROUP BY s.id, s.name ORDER BY objects DESC";
-
-/// What would be lost if a server died now. Reads every live object: for a person's question.
-pub fn losses(connection: &mut AnyConnection) -> Result<Vec<LossIfDied>> {
-    let rows: Vec<LossRow> = diesel::sql_query(LOSSES).load(connection)?;
-    let loss = |row: LossRow| LossIfDied {
-        server: ServerId(row.server),
-        name: row.name,
-        objects: row.objects as u64,
-        bytes: row.bytes as u64,
-    };
-    Ok(rows.into_iter().map(loss).collect())
+    Ok(rows.map(stuck).collect())
 }
 
 /// How far the journal's copies are behind.

@@ -1,26 +1,43 @@
 //! Writing the tables anew from what the storage servers have: one transaction, so that an interrupted restore has
 //! changed nothing and is run again.
+//!
+//! Memory is bounded and the time is linear: everything is read from the staged rows in pages and written in batches, what is
+//! to be remembered meanwhile is staged, too, and what one table says about another follows in single statements
+//! ([`settle`]). No statement is made for a single file, but where one replaces another.
+//!
+//! | module | what is in it |
+//! |---|---|
+//! | `walk` | the tree, from the root down |
+//! | `copies` | inventories: copies of known objects, and what becomes of unknown ones |
+//! | `tail` | files that were committed behind the end of what the rows tell |
+//! | [`settle`] | what follows from one table for another |
+//! | [`progress`] | how far it is |
 
+mod copies;
+pub mod progress;
+pub mod settle;
 mod tail;
+mod walk;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::HashMap;
+use std::sync::Arc;
 
 use chrono::NaiveDateTime;
 use diesel::prelude::*;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256 as Hasher};
 
+use self::progress::Progress;
+pub use self::walk::own_key;
 use super::connection::AnyConnection;
 use super::error::Step;
 use super::rows::*;
 use super::schema::*;
 use super::{dialect, events};
-use crate::decisions::restore::Marked;
 use crate::journal::{ENTRIES, OBJECTS, SERVERS, Staging, TOKENS};
 use crate::types::api::RestoreStatus;
 use crate::types::limits::COMPONENT_BYTES_MAX;
-use crate::types::storage_api::InventoryLine;
-use crate::types::{EntryId, Error, EventKind, ObjectId, Result, Version, bounds, id};
+use crate::types::{Error, EventKind, Result, Version, bounds};
 
 /// Versions are left out after a restore, so that none that anybody remembers is used again.
 pub const VERSION_MARGIN: i64 = 1_000_000;
@@ -28,8 +45,12 @@ pub const VERSION_MARGIN: i64 = 1_000_000;
 pub const SENTENCES_MAX: usize = 1_000;
 /// The staged table of the inventories; its keys are `SERVER/OBJECT.GENERATION`.
 pub const INVENTORY: &str = "inventory";
-/// Rows that are written together.
-const BATCH_ROWS: usize = 500;
+/// The staged table of rows whose content comes from the database itself and wins; its keys are [`own_key`]'s.
+pub const OWN: &str = "own";
+/// Rows that are read or written together.
+const BATCH_ROWS: usize = 1_000;
+/// Days for which the id of a released object is remembered.
+const FORGET_AFTER_DAYS: i64 = 30;
 
 /// All that the tables are made of.
 pub struct Plan {
@@ -53,8 +74,8 @@ pub struct Plan {
     pub by_first_token: bool,
     /// Copies wanted where no directory says it.
     pub copies: i32,
-    /// Rows whose content comes from the database itself and wins, by table and key.
-    pub own: HashSet<(String, String)>,
+    /// Hears how far it is, and may end it.
+    pub progress: Arc<Progress>,
 }
 
 /// The newest change that is known to have been made.
@@ -87,21 +108,29 @@ pub fn rebuild(
         return Err(Error::unavailable("another restore has begun meanwhile").into());
     }
     dialect::take_time(connection)?;
+    dialect::begin_load(connection)?;
     let now = dialect::clock(connection)?.max(cluster.clock_floor);
     clear(connection)?;
+    let (objects, entries, copies) = (staging.count(OBJECTS)?, staging.count(ENTRIES)?, staging.count(INVENTORY)?);
+    plan.progress.enter("rows", objects + entries + copies);
     let mut rebuild = Rebuild { connection, staging, plan, now, status: &mut status, last: plan.head };
     rebuild.servers()?;
     rebuild.tokens()?;
     rebuild.objects()?;
     rebuild.entries()?;
-    rebuild.release()?;
-    let marked = rebuild.replicas()?;
-    rebuild.tail(&marked)?;
-    rebuild.changes_lost(&marked);
+    plan.progress.reach(objects + entries)?;
+    dialect::look_at_loaded(rebuild.connection)?;
+    rebuild.settle()?;
+    rebuild.replicas()?;
+    rebuild.tail()?;
+    dialect::end_load(rebuild.connection)?;
+    rebuild.changes_lost()?;
     rebuild.count()?;
+    rebuild.lost()?;
     let last = rebuild.last.max(plan.known.version).max(cluster.last_version);
     finish(connection, plan, last, now, &status)?;
     crate::types::failpoint::RESTORE_WRITTEN.passed();
+    plan.progress.check()?;
     Ok(status)
 }
 
@@ -109,6 +138,8 @@ pub fn rebuild(
 fn clear(connection: &mut AnyConnection) -> Step<()> {
     diesel::delete(super::schema::moves::table).execute(connection)?;
     diesel::delete(super::schema::rebalances::table).execute(connection)?;
+    // They found what they found in what was before.
+    diesel::delete(super::schema::jobs::table).execute(connection)?;
     diesel::delete(repair_queue::table).execute(connection)?;
     diesel::delete(outbox::table).execute(connection)?;
     diesel::delete(replicas::table).execute(connection)?;
@@ -199,182 +230,28 @@ impl Rebuild<'_> {
     }
 
     fn objects(&mut self) -> Step<()> {
-        let connection = &mut *self.connection;
-        let mut last = self.last;
-        self.staging.each(OBJECTS, |page| {
-            let rows: Vec<ObjectRow> = page.iter().map(|row| parse(&row.content)).collect::<Result<_>>()?;
-            last = rows.iter().map(|row| row.version).fold(last, Version::max);
-            for rows in rows.chunks(BATCH_ROWS) {
-                dialect::insert_objects(connection, rows)?;
-            }
-            Ok(())
-        })?;
-        self.last = last;
-        Ok(())
-    }
-
-    /// The tree, from the root down. What does not reach the root had been removed.
-    fn entries(&mut self) -> Step<()> {
-        let root = match self.staging.get(ENTRIES, &id::ROOT.0.to_string())? {
-            Some(content) => parse(&content)?,
-            None => EntryRow {
-                id: id::ROOT.0,
-                parent: None,
-                name: String::new(),
-                kind: EntryRow::DIRECTORY.into(),
-                object: None,
-                replication: Some(self.plan.copies),
-                version: 0,
-                created: self.now,
-                modified: self.now,
-            },
-        };
-        dialect::insert_entries(self.connection, &[root])?;
-        let (mut open, mut seen) = (VecDeque::from([id::ROOT.0]), HashSet::from([id::ROOT.0]));
-        while let Some(directory) = open.pop_front() {
-            let rows = self.children(directory)?;
-            for row in rows.iter().filter(|row| row.is_directory()) {
-                if seen.insert(row.id) {
-                    open.push_back(row.id);
-                }
-            }
-            for rows in rows.chunks(BATCH_ROWS) {
-                dialect::insert_entries(self.connection, rows)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// A directory's entries, each name once, and files only with their objects.
-    fn children(&mut self, directory: i64) -> Step<Vec<EntryRow>> {
-        let mut rows: Vec<EntryRow> = Vec::new();
-        for staged in self.staging.children(directory, None, i64::MAX)? {
-            let Some(content) = self.staging.get(ENTRIES, &staged.id.to_string())? else { continue };
-            rows.push(parse(&content)?);
-        }
-        // The database's own entries keep their names.
-        rows.sort_by_key(|row| (!self.is_own(row), std::cmp::Reverse(row.version)));
-        let (mut names, mut kept) = (HashSet::new(), Vec::with_capacity(rows.len()));
-        for mut row in rows {
-            self.last = self.last.max(row.version);
-            if let Some(object) = row.object
-                && !self.is_live(object)?
-            {
-                let sentence =
-                    format!("the file {:?}: the journal does not tell of its object {}", row.name, ObjectId(object));
-                say(&mut self.status.losses, &mut self.status.losses_total, sentence);
-                continue;
-            }
-            if !names.insert(row.name.clone()) {
-                let other = renamed(&row.name, &format!("restored {}", EntryId(row.id)));
-                let sentence =
-                    format!("there were two entries named {:?} in one directory; one is {other:?} now", row.name);
-                say(&mut self.status.conflicts, &mut self.status.conflicts_total, sentence);
-                names.insert(other.clone());
-                row.name = other;
-            }
-            kept.push(row);
-        }
-        Ok(kept)
-    }
-
-    /// Whether the database itself changed an entry after it had parted from the journal's copies: then it wins.
-    fn is_own(&self, row: &EntryRow) -> bool {
-        self.plan.own.contains(&(ENTRIES.to_string(), row.id.to_string()))
-    }
-
-    /// Whether an object is live, or is again: on one branch its last entry was removed, and another branch has an
-    /// entry more.
-    fn is_live(&mut self, id: i64) -> Step<bool> {
-        let state: Option<String> = objects::table.find(id).select(objects::state).first(self.connection).optional()?;
-        if state.as_deref() == Some(ObjectRow::DELETED) {
-            diesel::update(objects::table.find(id))
-                .set((objects::state.eq(ObjectRow::LIVE), objects::forget_after.eq(None::<NaiveDateTime>)))
-                .execute(self.connection)?;
-            return Ok(true);
-        }
-        Ok(state.as_deref() == Some(ObjectRow::LIVE))
-    }
-
-    /// Objects that no entry refers to are deleted: their files had been removed, or stood in a removed directory.
-    fn release(&mut self) -> Step<()> {
-        let used = entries::table.filter(entries::object.is_not_null()).select(entries::object.assume_not_null());
-        let unused = objects::table.filter(objects::state.eq(ObjectRow::LIVE).and(objects::id.ne_all(used)));
-        diesel::update(unused)
-            .set((
-                objects::state.eq(ObjectRow::DELETED),
-                objects::forget_after.eq(self.now + chrono::TimeDelta::days(30)),
-            ))
-            .execute(self.connection)?;
-        Ok(())
-    }
-
-    /// Takes copies from the inventories. Answers those that the staged rows do not tell of and that are committed.
-    fn replicas(&mut self) -> Step<Vec<Marked>> {
-        let mut marked = Vec::new();
         let mut after: Option<String> = None;
         loop {
-            let page = self.staging.page(INVENTORY, after.as_deref(), BATCH_ROWS as i64)?;
-            let Some(last) = page.last() else { break };
+            let page = self.staging.page(OBJECTS, after.as_deref(), BATCH_ROWS as i64)?;
+            let Some(last) = page.last() else { return Ok(()) };
             after = Some(last.key.clone());
-            let mut lines = Vec::with_capacity(page.len());
-            for row in &page {
-                let server = row.key.split('/').next().and_then(|text| text.parse::<crate::types::ServerId>().ok());
-                let Some(server) = server else { continue };
-                lines.push((server, parse::<InventoryLine>(&row.content)?));
-            }
-            self.take_lines(&lines, &mut marked)?;
+            let rows: Vec<ObjectRow> = page.iter().map(|row| parse(&row.content)).collect::<Result<_>>()?;
+            self.last = rows.iter().map(|row| row.version).fold(self.last, Version::max);
+            dialect::load_objects(self.connection, &rows)?;
+            self.wrote(rows.len())?;
         }
-        Ok(marked)
     }
 
-    fn take_lines(&mut self, lines: &[(crate::types::ServerId, InventoryLine)], marked: &mut Vec<Marked>) -> Step<()> {
-        let ids: Vec<i64> = lines.iter().map(|(_, line)| line.replica.object.0).collect();
-        let known: Vec<ObjectRow> =
-            objects::table.filter(objects::id.eq_any(ids)).select(ObjectRow::as_select()).load(self.connection)?;
-        let known: HashMap<i64, ObjectRow> = known.into_iter().map(|row| (row.id, row)).collect();
-        let mut rows = Vec::new();
-        for (server, line) in lines {
-            let key = line.replica;
-            match known.get(&key.object.0) {
-                Some(row) if row.state == ObjectRow::LIVE => {
-                    if row.sha256 == line.sha256.0 && row.size as u64 == line.size {
-                        rows.push(replica(*server, line, self.now));
-                    } else {
-                        let sentence =
-                            format!("{}: the copy on {server} has other bytes; it is not counted", row.label);
-                        say(&mut self.status.conflicts, &mut self.status.conflicts_total, sentence);
-                    }
-                }
-                // What was deleted stays deleted; the server is told when its inventory is compared.
-                Some(_) => {}
-                None => self.unknown(*server, line, marked),
-            }
-        }
-        dialect::insert_replicas_if_absent(self.connection, &rows)?;
+    /// Some rows more are written: the place where it can be ended.
+    fn wrote(&self, rows: usize) -> Step<()> {
+        crate::types::failpoint::RESTORE_BATCH.passed();
+        Ok(self.plan.progress.advance(rows as u64)?)
+    }
+
+    /// Objects that entries refer to are live, and no others.
+    fn settle(&mut self) -> Step<()> {
+        settle::states(self.connection, self.now + chrono::TimeDelta::days(FORGET_AFTER_DAYS))?;
         Ok(())
-    }
-
-    fn unknown(&mut self, server: crate::types::ServerId, line: &InventoryLine, marked: &mut Vec<Marked>) {
-        match line.version {
-            // Committed before the journal's end and not in it: deleted and forgotten.
-            Some(version) if version <= self.plan.told => {}
-            Some(version) => marked.push(Marked {
-                server,
-                object: line.replica.object,
-                version,
-                label: line.label.clone(),
-                size: line.size,
-                sha256: line.sha256,
-            }),
-            None => {
-                let sentence = format!(
-                    "{}: copy {} on {server} was stored, and nobody has heard of its commit; it is kept there as it is",
-                    line.label, line.replica
-                );
-                say(&mut self.status.doubts, &mut self.status.doubts_total, sentence);
-            }
-        }
     }
 
     fn count(&mut self) -> Step<()> {
@@ -384,15 +261,6 @@ impl Rebuild<'_> {
         let copies: i64 = replicas::table.count().get_result(self.connection)?;
         (self.status.files, self.status.directories) = (files as u64, directories as u64);
         self.status.replicas = copies as u64;
-        let lost: Vec<(i64, String)> = objects::table
-            .filter(objects::state.eq(ObjectRow::LIVE))
-            .filter(objects::id.ne_all(replicas::table.select(replicas::object)))
-            .select((objects::id, objects::label))
-            .load(self.connection)?;
-        for (id, label) in lost {
-            let sentence = format!("{label} (object {}): no copy was found", ObjectId(id));
-            say(&mut self.status.losses, &mut self.status.losses_total, sentence);
-        }
         Ok(())
     }
 }
@@ -402,17 +270,6 @@ pub fn renamed(name: &str, note: &str) -> String {
     let room = COMPONENT_BYTES_MAX.saturating_sub(note.len() + " ()".len());
     let end = (0..=room.min(name.len())).rev().find(|end| name.is_char_boundary(*end)).unwrap_or(0);
     format!("{} ({note})", &name[..end])
-}
-
-fn replica(server: crate::types::ServerId, line: &InventoryLine, now: NaiveDateTime) -> ReplicaRow {
-    ReplicaRow {
-        object: line.replica.object.0,
-        server: server.0,
-        generation: line.replica.generation.0,
-        state: ReplicaRow::PRESENT.into(),
-        created: now,
-        verified: Some(line.verified.naive_utc()),
-    }
 }
 
 /// A new history, with a margin of versions, in normal mode again.

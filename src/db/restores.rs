@@ -70,8 +70,14 @@ fn unended(connection: &mut AnyConnection) -> Step<Option<(i64, RestoreStatus)>>
 
 /// Takes a restore back that has not ended (`id`, or whichever it is): the cluster is again what it was before. The epoch
 /// stays, because servers have seen it; the restore itself, if it still runs anywhere, finds that it may not write any more.
-/// Answers the mode of before; nothing when there is nothing to take back.
-pub fn go_back(connection: &mut AnyConnection, id: Option<i64>, why: &str) -> Step<Option<String>> {
+/// It is told as an event of this kind. Answers its report, which tells the mode of before;
+/// nothing when there is nothing to take back.
+pub fn go_back(
+    connection: &mut AnyConnection,
+    id: Option<i64>,
+    why: &str,
+    kind: EventKind,
+) -> Step<Option<RestoreStatus>> {
     let row = dialect::lock_cluster(connection)?;
     if row.mode != RESTORING {
         return Ok(None);
@@ -99,9 +105,13 @@ pub fn go_back(connection: &mut AnyConnection, id: Option<i64>, why: &str) -> St
     status.ended = Some(utc(now));
     save_report(connection, begun, status.started.map_or(now, |started| started.naive_utc()), Some(now), &status)?;
     let detail = format!("a restore was taken back ({why}); the cluster is {} again", before.mode);
-    let kind = if id.is_none() { EventKind::RestoreAborted } else { EventKind::RestoreNote };
     dialect::insert_events(connection, &[events::row(now, kind, detail)])?;
-    Ok(Some(before.mode))
+    Ok(Some(status))
+}
+
+/// Whether a restore has begun to change something and has not ended.
+pub fn is_open(connection: &mut AnyConnection) -> Result<bool> {
+    Ok(unended(connection)?.is_some())
 }
 
 /// Keeps the report of a restore.

@@ -208,6 +208,25 @@ diesel::table! {
 }
 
 diesel::table! {
+    tallies (name) {
+        name -> Text,
+        up_to -> BigInt,
+    }
+}
+
+diesel::table! {
+    counts (tally, what, servers, copies_wanted, part) {
+        tally -> Text,
+        what -> Text,
+        servers -> Text,
+        copies_wanted -> Integer,
+        part -> Integer,
+        objects -> BigInt,
+        bytes -> BigInt,
+    }
+}
+
+diesel::table! {
     rebalances (id) {
         id -> BigInt,
         state -> Text,
@@ -263,6 +282,8 @@ diesel::allow_tables_to_appear_in_same_query!(
     audit,
     removed_servers,
     restores,
+    tallies,
+    counts,
     rebalances,
     moves,
     jobs,

@@ -9,8 +9,8 @@ use super::change::Changes;
 use super::connection::AnyConnection;
 use super::error::{Failure, Step};
 use super::rows::*;
-use super::schema::{outbox, replicas, server_health, servers};
-use super::{dialect, newcomer};
+use super::schema::{server_health, servers};
+use super::{counts, dialect, newcomer};
 use crate::decisions::admission::Known;
 use crate::decisions::health::copies_last;
 use crate::types::api::{AdminState, Health, RegisterRequest};
@@ -124,31 +124,36 @@ pub fn server_views(connection: &mut AnyConnection) -> QueryResult<Vec<ServerVie
     Ok(rows.into_iter().map(view).collect())
 }
 
-/// The administrative state of each server.
-pub fn admin_states(connection: &mut AnyConnection) -> QueryResult<HashMap<i64, AdminState>> {
-    let rows: Vec<(i64, String)> = servers::table.select((servers::id, servers::admin_state)).load(connection)?;
-    Ok(rows.into_iter().map(|(id, word)| (id, admin_state_of(&word))).collect())
+/// What a commit asks of a server.
+pub struct Standing {
+    /// Its administrative state.
+    pub admin_state: AdminState,
+    /// Where other servers reach it.
+    pub url: String,
 }
 
-/// What keeps a draining server from being drained: replicas listed on it, and deletions that it still has to do.
-pub fn holds(connection: &mut AnyConnection, id: i64) -> QueryResult<(i64, i64)> {
-    let listed = replicas::table.filter(replicas::server.eq(id)).count().get_result(connection)?;
-    let deletions = outbox::table.filter(outbox::server.eq(id)).count().get_result(connection)?;
-    Ok((listed, deletions))
+/// The standing of each server.
+pub fn standings(connection: &mut AnyConnection) -> QueryResult<HashMap<i64, Standing>> {
+    let columns = (servers::id, servers::admin_state, servers::url);
+    let rows: Vec<(i64, String, String)> = servers::table.select(columns).load(connection)?;
+    let standing = |(id, word, url): (i64, String, String)| (id, Standing { admin_state: admin_state_of(&word), url });
+    Ok(rows.into_iter().map(standing).collect())
 }
 
 /// Notes that nothing is left on a draining server. Answers whether it is drained now.
 pub fn drained(changes: &mut Changes<'_>, id: i64) -> Step<bool> {
     let row = require(changes, ServerId(id))?;
-    let (listed, deletions) = holds(changes.connection, id)?;
     let dead: Option<(String, Option<String>)> = server_health::table
         .find(id)
         .select((server_health::health, server_health::trouble))
         .first(changes.connection)
         .optional()?;
     // The dead carry out none, and a disk that takes no writes does not either.
-    let deletions = if dead.is_some_and(|(health, trouble)| is_dead(&health, trouble)) { 0 } else { deletions };
-    if row.admin_state != "draining" || listed + deletions > 0 {
+    let is_dead = dead.is_some_and(|(health, trouble)| is_dead(&health, trouble));
+    if row.admin_state != "draining"
+        || counts::has_copies(changes.connection, id)?
+        || !is_dead && counts::has_deletions(changes.connection, id)?
+    {
         return Ok(false);
     }
     set_admin_state(changes, ServerId(id), AdminState::Drained)?;
@@ -160,15 +165,6 @@ pub fn drained(changes: &mut Changes<'_>, id: i64) -> Step<bool> {
 
 fn is_dead(health: &str, trouble: Option<String>) -> bool {
     health == "down" || trouble.is_some_and(|word| !copies_last(TroubleCode::of_word(&word)))
-}
-
-/// How many replicas the metadata lists on each server.
-pub fn replica_counts(connection: &mut AnyConnection) -> QueryResult<HashMap<i64, i64>> {
-    let rows: Vec<(i64, i64)> = replicas::table
-        .group_by(replicas::server)
-        .select((replicas::server, diesel::dsl::count_star()))
-        .load(connection)?;
-    Ok(rows.into_iter().collect())
 }
 
 /// A server's row.

@@ -11,11 +11,16 @@ use diesel::prelude::*;
 use super::connection::AnyConnection;
 use super::error::Step;
 use super::rows::*;
-use super::schema::{cluster, objects, outbox, repair_queue, replicas, server_health};
-use super::{dialect, events};
+use super::schema::{cluster, objects, outbox, replicas, server_health};
+use super::{chunks, dialect, events, queue};
 use crate::decisions::sync::{Held, Known, Listed, Verdict, judge};
+use crate::types::limits::INVENTORY_PAGE_ROWS_MAX;
 use crate::types::storage_api::{InventoryLine, ReplicaKey};
 use crate::types::{CauseWord, EventKind, Generation, ObjectId, Result, ServerId};
+
+/// Copies that the metadata lists and that are compared with one page of an inventory. A server that has lost much lists
+/// few where the metadata lists many: the page is cut where these end, so that any loss is found in bounded steps.
+const LISTED_ROWS_MAX: usize = 2 * INVENTORY_PAGE_ROWS_MAX;
 
 /// One page of an inventory: all copies with keys after `after` and up to `last` (to the end, if that is `None`).
 #[derive(Debug, Clone)]
@@ -50,16 +55,21 @@ struct Facts {
 
 impl Facts {
     fn load(connection: &mut AnyConnection, server: i64, ids: &[i64]) -> QueryResult<Self> {
-        let rows: Vec<ObjectRow> =
-            objects::table.filter(objects::id.eq_any(ids)).select(ObjectRow::as_select()).load(connection)?;
-        let listed: Vec<ReplicaRow> = replicas::table
-            .filter(replicas::server.eq(server).and(replicas::object.eq_any(ids)))
-            .select(ReplicaRow::as_select())
-            .load(connection)?;
-        let waiting: Vec<(i64, i64)> = outbox::table
-            .filter(outbox::server.eq(server).and(outbox::object.eq_any(ids)))
-            .select((outbox::object, outbox::generation))
-            .load(connection)?;
+        let rows: Vec<ObjectRow> = chunks::load(ids, |piece| {
+            objects::table.filter(objects::id.eq_any(piece)).select(ObjectRow::as_select()).load(connection)
+        })?;
+        let listed: Vec<ReplicaRow> = chunks::load(ids, |piece| {
+            replicas::table
+                .filter(replicas::server.eq(server).and(replicas::object.eq_any(piece)))
+                .select(ReplicaRow::as_select())
+                .load(connection)
+        })?;
+        let waiting: Vec<(i64, i64)> = chunks::load(ids, |piece| {
+            outbox::table
+                .filter(outbox::server.eq(server).and(outbox::object.eq_any(piece)))
+                .select((outbox::object, outbox::generation))
+                .load(connection)
+        })?;
         Ok(Self {
             objects: rows.into_iter().map(|row| (row.id, row)).collect(),
             listed: listed.into_iter().map(|row| (row.object, row)).collect(),
@@ -88,8 +98,10 @@ fn key(row: &ReplicaRow) -> ReplicaKey {
     ReplicaKey { object: ObjectId(row.object), generation: Generation(row.generation) }
 }
 
-/// Compares a page with the metadata as it is now.
-pub fn compare(connection: &mut AnyConnection, server: i64, page: &Page) -> Result<Differences> {
+/// Compares a page with the metadata as it is now. Answers the page as far as it was compared: it is cut short when the
+/// metadata lists many more copies than it has.
+pub fn compare(connection: &mut AnyConnection, server: i64, mut page: Page) -> Result<(Page, Differences)> {
+    let listed = listed(connection, server, &mut page)?;
     let ids: Vec<i64> = page.lines.iter().map(|line| line.replica.object.0).collect();
     let facts = Facts::load(connection, server, &ids)?;
     let mut differences = Differences::default();
@@ -100,16 +112,29 @@ pub fn compare(connection: &mut AnyConnection, server: i64, page: &Page) -> Resu
         }
     }
     let there: HashSet<ReplicaKey> = page.lines.iter().map(|line| line.replica).collect();
+    differences.missing = listed.into_iter().filter(|key| !there.contains(key)).collect();
+    Ok((page, differences))
+}
+
+/// The present copies that the metadata lists inside of a page, which ends with the last of them when there are too many.
+fn listed(connection: &mut AnyConnection, server: i64, page: &mut Page) -> QueryResult<Vec<ReplicaKey>> {
     let (from, to) = (page.after.map_or(i64::MIN, |key| key.object.0), page.last.map_or(i64::MAX, |key| key.object.0));
-    let listed: Vec<ReplicaRow> = replicas::table
+    let rows: Vec<ReplicaRow> = replicas::table
         .filter(replicas::server.eq(server).and(replicas::object.between(from, to)))
         .filter(replicas::state.eq(ReplicaRow::PRESENT))
+        .order(replicas::object)
+        .limit(LISTED_ROWS_MAX as i64)
         .select(ReplicaRow::as_select())
         .load(connection)?;
+    if let Some(row) = rows.last().filter(|_| rows.len() == LISTED_ROWS_MAX) {
+        // Behind all copies of its object; there is one row for each.
+        let end = ReplicaKey { object: ObjectId(row.object), generation: Generation(i64::MAX) };
+        page.last = Some(page.last.map_or(end, |last| last.min(end)));
+        page.lines.retain(|line| line.replica <= end);
+    }
     let inside =
         |key: &ReplicaKey| page.after.is_none_or(|after| *key > after) && page.last.is_none_or(|last| *key <= last);
-    differences.missing = listed.iter().map(key).filter(|key| inside(key) && !there.contains(key)).collect();
-    Ok(differences)
+    Ok(rows.iter().map(key).filter(inside).collect())
 }
 
 /// What was done about differences.
@@ -141,19 +166,17 @@ pub fn apply(
     dialect::lock_objects(connection, &ids)?;
     let facts = Facts::load(connection, server, &ids)?;
     let version = cluster::table.select(cluster::last_version).first(connection)?;
-    let mut write = Write { server, now, version, read_ttl, applied: Applied::default(), events: Vec::new() };
+    let mut write =
+        Write { server, now, version, read_ttl, applied: Applied::default(), changed: Vec::new(), events: Vec::new() };
     for line in lines {
         write.line(connection, line, facts.verdict(line)?)?;
     }
-    for key in missing {
-        let still = facts
-            .listed
-            .get(&key.object.0)
-            .is_some_and(|row| row.generation == key.generation.0 && row.state == ReplicaRow::PRESENT);
-        if still {
-            write.missing(connection, *key)?;
-        }
-    }
+    let still = |key: &&ReplicaKey| {
+        let row = facts.listed.get(&key.object.0);
+        row.is_some_and(|row| row.generation == key.generation.0 && row.state == ReplicaRow::PRESENT)
+    };
+    write.missing(connection, &missing.iter().filter(still).copied().collect::<Vec<_>>())?;
+    queue::look_again(connection, &write.changed, now)?;
     events::tell(connection, write.events)?;
     Ok(write.applied)
 }
@@ -164,6 +187,8 @@ struct Write {
     version: i64,
     read_ttl: TimeDelta,
     applied: Applied,
+    /// Objects that have one copy more or less.
+    changed: Vec<i64>,
     events: Vec<EventRow>,
 }
 
@@ -187,7 +212,7 @@ impl Write {
                     verified: Some(line.verified.naive_utc()),
                 };
                 dialect::insert_replicas_if_absent(connection, &[row])?;
-                look_again(connection, key.object.0, self.now)?;
+                self.changed.push(key.object.0);
                 self.event(
                     key,
                     EventKind::ReplicaAdopted,
@@ -223,39 +248,30 @@ impl Write {
         Ok(())
     }
 
-    fn missing(&mut self, connection: &mut AnyConnection, key: ReplicaKey) -> Step<()> {
-        self.drop_row(connection, key)?;
-        self.event(
-            key,
-            EventKind::ReplicaMissing,
-            "the server no longer has this copy; it is replaced from another one".into(),
-        );
-        self.applied.missing += 1;
+    /// Under the objects' locks these are the copies that the rows are about.
+    fn missing(&mut self, connection: &mut AnyConnection, keys: &[ReplicaKey]) -> Step<()> {
+        let ids: Vec<i64> = keys.iter().map(|key| key.object.0).collect();
+        let server = self.server;
+        chunks::execute(&ids, |piece| {
+            let rows = replicas::table.filter(replicas::server.eq(server).and(replicas::object.eq_any(piece)));
+            diesel::delete(rows).execute(connection)
+        })?;
+        for key in keys {
+            let detail = "the server no longer has this copy; it is replaced from another one";
+            self.event(*key, EventKind::ReplicaMissing, detail.into());
+        }
+        self.changed.extend(ids);
+        self.applied.missing += keys.len();
         Ok(())
     }
 
     fn drop_row(&mut self, connection: &mut AnyConnection, key: ReplicaKey) -> Step<()> {
         let row = replicas::table.find((key.object.0, self.server)).filter(replicas::generation.eq(key.generation.0));
         if diesel::delete(row).execute(connection)? > 0 {
-            look_again(connection, key.object.0, self.now)?;
+            self.changed.push(key.object.0);
         }
         Ok(())
     }
-}
-
-/// Queues an object, to be looked at now.
-pub(super) fn look_again(connection: &mut AnyConnection, object: i64, now: NaiveDateTime) -> Step<()> {
-    let copies: i64 = replicas::table
-        .filter(replicas::object.eq(object).and(replicas::state.eq(ReplicaRow::PRESENT)))
-        .count()
-        .get_result(connection)?;
-    let row =
-        RepairRow { object, copies: copies as i32, queued: now, next_attempt: now, attempts: 0, last_error: None };
-    dialect::queue_repairs(connection, std::slice::from_ref(&row))?;
-    diesel::update(repair_queue::table.find(object))
-        .set((repair_queue::copies.eq(row.copies), repair_queue::next_attempt.eq(now)))
-        .execute(connection)?;
-    Ok(())
 }
 
 /// Notes that a server's inventory was compared, if it still runs as it did and the metadata is still that of `epoch`.
@@ -265,7 +281,9 @@ pub fn complete(connection: &mut AnyConnection, server: i64, boot: &str, epoch: 
     if now != epoch {
         return Ok(false);
     }
-    let changed = diesel::update(server_health::table.find(server).filter(server_health::boot_id.eq(boot)))
+    // One that is down meanwhile is compared again when it is back.
+    let same = server_health::boot_id.eq(boot).and(server_health::health.ne("down"));
+    let changed = diesel::update(server_health::table.find(server).filter(same))
         .set(server_health::synced_boot.eq(boot))
         .execute(connection)?;
     if changed > 0 {

@@ -110,7 +110,13 @@ pub fn find(connection: &mut AnyConnection, sha256: Sha256) -> Result<Option<Gra
         return Ok(None);
     }
     let prefix = row.prefix.as_deref().map(DfsPath::parse).transpose()?;
-    Ok(Some(Grant { name: row.name, role: role_of(&row.role)?, prefix, only_restore: None }))
+    Ok(Some(Grant {
+        name: row.name,
+        role: role_of(&row.role)?,
+        prefix,
+        only_restore: None,
+        expires: row.expires.map(utc),
+    }))
 }
 
 /// All tokens, by name.

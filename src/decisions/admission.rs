@@ -4,13 +4,17 @@
 //! started again or has moved is asked at the URL that it announces; one that has moved is looked for at its old URL
 //! too, where the other half of a pair of twins (a cloned machine, a copied directory) would answer.
 //!
-//! Of two copies of one directory the one whose index has seen more changes is newer. An older one never takes the
-//! place of a newer one that was somewhere else, unless a person says that the newer one is lost. At the same URL it
-//! does: there somebody has put it back, and its inventory is compared like that of every server that returns.
+//! Of two copies of one directory that have not parted, the one whose index has seen more changes is newer. They have
+//! parted when one of them was taken for the server and the other one does not know of that start: each directory
+//! remembers its starts, before it announces them. Then each may have what the other one lacks, whatever their changes
+//! count up to, and the one that was taken last is the newer. An older one never takes the place of a newer one that was
+//! somewhere else, unless a person says that the newer one is lost. At the same URL it does: there somebody has put it
+//! back, and its inventory is compared like that of every server that returns.
 
 use uuid::Uuid;
 
 use crate::types::storage_api::Answerer;
+use crate::types::words::counted;
 
 /// What the metadata has of a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +40,8 @@ pub struct Announced {
     pub boot_id: Uuid,
     /// The changes that its index has.
     pub index_changes: i64,
+    /// The last starts of its directory; none from a program that does not remember them.
+    pub boots: Vec<Uuid>,
     /// A person says that the newer copy of its directory is lost.
     pub replace_newer: bool,
 }
@@ -43,10 +49,10 @@ pub struct Announced {
 /// What comes of an announcement.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Admission {
-    /// It is taken. `behind` is how many changes its index lacks of those that were known.
+    /// It is taken. `older` is why its directory is an older copy, if it is.
     Accept {
-        /// Changes of the index.
-        behind: i64,
+        /// For people.
+        older: Option<String>,
     },
     /// Not now: what answers at its URL is not it. It may ask again.
     NotProven(String),
@@ -88,23 +94,35 @@ pub fn decide(
         Some(other) if other.boot_id != *boot_id => return twin(known, announced, url),
         Some(_) => {}
     }
-    let Some(known) = known else { return Admission::Accept { behind: 0 } };
-    let behind = known.index_changes.saturating_sub(announced.index_changes).max(0);
+    let Some(known) = known else { return Admission::Accept { older: None } };
+    let older = why_older(known, announced);
     if known.url == *url {
-        return Admission::Accept { behind };
+        return Admission::Accept { older };
     }
     match there {
         // One process that is reached by both URLs.
-        Some(same) if same.identity == *identity && same.boot_id == *boot_id => Admission::Accept { behind: 0 },
+        Some(same) if same.identity == *identity && same.boot_id == *boot_id => Admission::Accept { older: None },
         Some(other) if other.identity == *identity => twin(Some(known), announced, &known.url),
-        _ if behind > 0 && !announced.replace_newer => Admission::Refuse(format!(
-            "the data directory that announced itself from {url} is an older copy of that of {} ({identity}), which was at \
-             {} and does not answer there now: its index lacks {behind} changes. Start that one; or, if it is lost, start \
-             this one with --replace-newer: what it lacks is copied to it from the other servers",
-            known.name, known.url
-        )),
-        _ => Admission::Accept { behind },
+        _ => match older {
+            Some(why) if !announced.replace_newer => Admission::Refuse(format!(
+                "the data directory that announced itself from {url} is an older copy of that of {} ({identity}), which was \
+                 at {} and does not answer there now: {why}. Start that one; or, if it is lost, start this one with \
+                 --replace-newer: what it lacks is copied to it from the other servers",
+                known.name, known.url
+            )),
+            older => Admission::Accept { older },
+        },
     }
+}
+
+/// Why what announces itself is an older copy of what was known, if it is.
+fn why_older(known: &Known, announced: &Announced) -> Option<String> {
+    let behind = known.index_changes.saturating_sub(announced.index_changes);
+    if behind > 0 {
+        return Some(format!("its index lacks {}", counted(behind.unsigned_abs(), "change")));
+    }
+    let last = known.boot_id.filter(|_| !announced.boots.is_empty())?;
+    (!announced.boots.contains(&last)).then(|| "it knows nothing of the last start of the other one".into())
 }
 
 fn twin(known: Option<&Known>, announced: &Announced, where_: &str) -> Admission {
@@ -130,7 +148,8 @@ mod tests {
     }
 
     fn announced(url: &str, boot_id: Uuid, index_changes: i64) -> Announced {
-        Announced { identity: SERVER, url: url.into(), boot_id, index_changes, replace_newer: false }
+        let boots = vec![OLD_BOOT, boot_id];
+        Announced { identity: SERVER, url: url.into(), boot_id, index_changes, boots, replace_newer: false }
     }
 
     fn answers(identity: Uuid, boot_id: Uuid, url: &str) -> Option<Answerer> {
@@ -152,7 +171,8 @@ mod tests {
     fn a_process_is_what_answers_and_not_what_it_says() {
         #[derive(Debug, PartialEq)]
         enum Want {
-            Accept(i64),
+            Accept,
+            AcceptOlder,
             Wait,
             Refuse,
         }
@@ -162,23 +182,16 @@ mod tests {
         let twin = |url| answers(SERVER, OLD_BOOT, url);
         let stranger = |url| answers(OTHER, NEW_BOOT, url);
         for (case, known, announced, here, there, want) in [
-            ("a new one", None, announced(b, NEW_BOOT, 5), me(b), None, Accept(0)),
+            ("a new one", None, announced(b, NEW_BOOT, 5), me(b), None, Accept),
             ("a new one that cannot be reached", None, announced(b, NEW_BOOT, 5), None, None, Wait),
             ("a new one with another's url", None, announced(b, NEW_BOOT, 5), stranger(b), None, Wait),
-            ("started again", Some(known()), announced(a, NEW_BOOT, 100), me(a), None, Accept(0)),
-            ("an older copy put in its place", Some(known()), announced(a, NEW_BOOT, 60), me(a), None, Accept(40)),
+            ("started again", Some(known()), announced(a, NEW_BOOT, 100), me(a), None, Accept),
+            ("an older copy put in its place", Some(known()), announced(a, NEW_BOOT, 60), me(a), None, AcceptOlder),
             ("a clone with the same url", Some(known()), announced(a, NEW_BOOT, 100), twin(a), None, Refuse),
             ("a clone with its own url", Some(known()), announced(b, NEW_BOOT, 100), me(b), twin(a), Refuse),
-            ("moved, reached by both urls", Some(known()), announced(b, NEW_BOOT, 1), me(b), me(a), Accept(0)),
-            ("moved", Some(known()), announced(b, NEW_BOOT, 100), me(b), None, Accept(0)),
-            (
-                "moved, another one has its url",
-                Some(known()),
-                announced(b, NEW_BOOT, 101),
-                me(b),
-                stranger(a),
-                Accept(0),
-            ),
+            ("moved, reached by both urls", Some(known()), announced(b, NEW_BOOT, 1), me(b), me(a), Accept),
+            ("moved", Some(known()), announced(b, NEW_BOOT, 100), me(b), None, Accept),
+            ("moved, another one has its url", Some(known()), announced(b, NEW_BOOT, 101), me(b), stranger(a), Accept),
             ("an old copy while the original restarts", Some(known()), announced(b, NEW_BOOT, 99), me(b), None, Refuse),
             (
                 "an old copy, another one has its url",
@@ -190,14 +203,16 @@ mod tests {
             ),
         ] {
             let got = match decide(known.as_ref(), &announced, here.as_ref(), there.as_ref()) {
-                Admission::Accept { behind } => Accept(behind),
+                Admission::Accept { older: None } => Accept,
+                Admission::Accept { older: Some(_) } => AcceptOlder,
                 Admission::NotProven(_) => Wait,
                 Admission::Refuse(_) => Refuse,
             };
             assert_eq!(got, want, "{case}");
         }
         let word = Announced { replace_newer: true, ..announced(b, NEW_BOOT, 9) };
-        assert_eq!(decide(Some(&known()), &word, me(b).as_ref(), None), Admission::Accept { behind: 91 });
+        let older = Some("its index lacks 91 changes".to_string());
+        assert_eq!(decide(Some(&known()), &word, me(b).as_ref(), None), Admission::Accept { older });
         assert!(
             matches!(decide(Some(&known()), &word, me(b).as_ref(), twin(a).as_ref()), Admission::Refuse(_)),
             "no word helps while the other one answers"
@@ -208,5 +223,29 @@ mod tests {
             panic!("it is a twin");
         };
         assert!(both.contains(a) && both.contains(b) && both.contains("storage-1"), "{both}");
+    }
+
+    #[test]
+    fn copies_that_have_parted_are_not_compared_by_their_changes() {
+        let (a, b) = ("http://a", "http://b");
+        let me = |url: &str| answers(SERVER, NEW_BOOT, url);
+        let parted = |url: &str| Announced { boots: vec![OTHER, NEW_BOOT], ..announced(url, NEW_BOOT, 900) };
+        let decided = |announced: &Announced, there: Option<Answerer>| {
+            decide(Some(&known()), announced, me(&announced.url).as_ref(), there.as_ref())
+        };
+        let Admission::Refuse(why) = decided(&parted(b), None) else { panic!("it takes the place of another one") };
+        assert!(why.contains("older copy") && why.contains("last start") && why.contains("--replace-newer"), "{why}");
+        assert!(matches!(decided(&parted(b), answers(OTHER, OLD_BOOT, a)), Admission::Refuse(_)));
+        // Where it was: somebody has put it back, and is told.
+        assert!(matches!(decided(&parted(a), None), Admission::Accept { older: Some(_) }));
+        // One process by two names, a person's word, and programs that do not remember their starts.
+        assert_eq!(decided(&parted(b), me(a)), Admission::Accept { older: None });
+        let word = Announced { replace_newer: true, ..parted(b) };
+        assert!(matches!(decided(&word, None), Admission::Accept { older: Some(_) }));
+        assert_eq!(decided(&Announced { boots: Vec::new(), ..parted(b) }, None), Admission::Accept { older: None });
+        // Nobody has heard of any start of it, as after a restore.
+        let unheard = Known { boot_id: None, ..known() };
+        let taken = decide(Some(&unheard), &parted(b), me(b).as_ref(), None);
+        assert_eq!(taken, Admission::Accept { older: None });
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod admission;
 pub mod certificate;
+pub mod counts;
 pub mod health;
 pub mod journal;
 pub mod leaving;

@@ -50,7 +50,8 @@ impl ServerFacts {
         self.in_service() && !self.gone
     }
 
-    pub(super) fn is_safe(&self) -> bool {
+    /// Whether a copy on it counts when another one is to be deleted.
+    pub fn is_safe(&self) -> bool {
         self.in_service() && self.health == Health::Live && !self.syncing && !self.alarmed && !self.failing
     }
 
@@ -105,9 +106,17 @@ pub enum Step {
     },
 }
 
-/// Copies that can be counted on: the priority of repair.
+/// Copies that can be counted on.
 pub fn lasting(copies: &[CopyFacts<'_>]) -> usize {
     copies.iter().filter(|copy| !copy.copying && copy.server.lasts()).count()
+}
+
+/// Copies that are there now, on servers that stay: the priority of repair, and the number in its queue. A server that
+/// was down for a moment counts in [`lasting`] and not here: nothing is copied for its sake yet, and whatever has to be
+/// copied all the same is the more urgent.
+pub fn at_hand(copies: &[CopyFacts<'_>]) -> usize {
+    let is_there = |server: &ServerFacts| server.in_service() && server.health != Health::Down && !server.failing;
+    copies.iter().filter(|copy| !copy.copying && is_there(copy.server)).count()
 }
 
 /// Why another copy of an object is made, whose copies are these: because of a server that is gone, of one that drains,

@@ -1,19 +1,19 @@
-//! What a restore takes of the files that the journal's copies do not tell of: the tail behind the journal, or
+//! What a restore makes of objects that the journal's copies do not tell of: the tail behind the journal, or
 //! everything, when no journal is left.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
+
+use serde::{Deserialize, Serialize};
 
 use crate::types::{ObjectId, ServerId, Sha256, Version};
 
-/// A copy that its server has marked as committed.
+/// A copy of such an object, as its server tells of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Marked {
+pub struct Held {
     /// The server.
     pub server: ServerId,
-    /// The object.
-    pub object: ObjectId,
-    /// Its version.
-    pub version: Version,
+    /// The object's version, where the server has heard of its commit.
+    pub version: Option<Version>,
     /// The path at its commit.
     pub label: String,
     /// Bytes.
@@ -23,7 +23,7 @@ pub struct Marked {
 }
 
 /// A file to bring back under its label.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Found {
     /// The object.
     pub object: ObjectId,
@@ -37,56 +37,68 @@ pub struct Found {
     pub sha256: Sha256,
 }
 
-/// For each path the newest committed version; where copies of one object disagree, what most servers say. Answers
-/// the files by path, and what was decided between several, in sentences.
-pub fn newest(marked: &[Marked]) -> (Vec<Found>, Vec<String>) {
-    let mut objects: BTreeMap<ObjectId, Vec<&Marked>> = BTreeMap::new();
-    for copy in marked {
-        objects.entry(copy.object).or_default().push(copy);
-    }
-    let mut said = Vec::new();
-    let mut paths: BTreeMap<&str, Found> = BTreeMap::new();
-    for (object, copies) in objects {
-        let Some(best) = agreed(object, &copies, &mut said) else { continue };
-        let found =
-            Found { object, version: best.version, label: best.label.clone(), size: best.size, sha256: best.sha256 };
-        match paths.get(best.label.as_str()) {
-            Some(other) if (other.version, other.object) > (found.version, found.object) => {}
-            _ => drop(paths.insert(&best.label, found)),
-        }
-    }
-    (paths.into_values().collect(), said)
+/// What becomes of an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fate {
+    /// It was committed behind the end of what is known: it is a file again.
+    Found(Found),
+    /// It was committed before that end and is not known: deleted and forgotten.
+    Forgotten,
+    /// No server has heard of its commit.
+    Doubtful,
 }
 
-/// What most of the servers that have an object say of it; among equals the one with the higher version.
-fn agreed<'m>(object: ObjectId, copies: &[&'m Marked], said: &mut Vec<String>) -> Option<&'m Marked> {
-    let mut votes: HashMap<(u64, Sha256), usize> = HashMap::new();
-    for copy in copies {
-        *votes.entry((copy.size, copy.sha256)).or_default() += 1;
+impl Fate {
+    /// The fate of an object of which these are all copies that there are. Whatever one server has heard of is so for the
+    /// copies of all others. Up to the version `told` everything that exists is known. Answers what was decided between
+    /// several contents, too, as a sentence.
+    pub fn of(object: ObjectId, copies: &[Held], told: Version) -> (Self, Option<String>) {
+        if copies.iter().all(|copy| copy.version.is_none()) {
+            return (Self::Doubtful, None);
+        }
+        let behind: Vec<(&Held, Version)> =
+            copies.iter().filter_map(|copy| Some((copy, copy.version.filter(|version| *version > told)?))).collect();
+        let mut votes: HashMap<(u64, Sha256), usize> = HashMap::new();
+        for (copy, _) in &behind {
+            *votes.entry((copy.size, copy.sha256)).or_default() += 1;
+        }
+        // What most of the servers say; among equals the one with the higher version.
+        let best =
+            behind.iter().max_by_key(|(copy, version)| (votes[&(copy.size, copy.sha256)], *version, copy.sha256));
+        let Some((best, version)) = best else { return (Self::Forgotten, None) };
+        let said = (votes.len() > 1).then(|| {
+            format!(
+                "{} (object {object}): {} servers disagree about its content; taken is what {} of them say (SHA-256 {})",
+                best.label,
+                behind.len(),
+                votes[&(best.size, best.sha256)],
+                best.sha256
+            )
+        });
+        let (label, size, sha256) = (best.label.clone(), best.size, best.sha256);
+        (Self::Found(Found { object, version: *version, label, size, sha256 }), said)
     }
-    let best = copies.iter().max_by_key(|copy| (votes[&(copy.size, copy.sha256)], copy.version, copy.sha256))?;
-    if votes.len() > 1 {
-        said.push(format!(
-            "{} (object {object}): {} servers disagree about its content; taken is what {} of them say (SHA-256 {})",
-            best.label,
-            copies.len(),
-            votes[&(best.size, best.sha256)],
-            best.sha256
-        ));
+}
+
+impl Found {
+    /// Of two files that were committed at one path the later one.
+    pub fn or_newer(self, other: Self) -> Self {
+        if (other.version, other.object) > (self.version, self.object) { other } else { self }
     }
-    Some(best)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::collections::BTreeMap;
+
     use proptest::prelude::*;
 
-    fn copy(server: i64, object: i64, version: Version, label: &str, content: &str) -> Marked {
-        Marked {
+    use super::*;
+
+    fn copy(server: i64, version: impl Into<Option<Version>>, label: &str, content: &str) -> Held {
+        Held {
             server: ServerId(server),
-            object: ObjectId(object),
-            version,
+            version: version.into(),
             label: label.into(),
             size: content.len() as u64,
             sha256: Sha256::of(content.as_bytes()),
@@ -94,52 +106,71 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_version_of_a_path_wins() {
-        let copies = [
-            copy(1, 10, 5, "/a", "old"),
-            copy(2, 11, 7, "/a", "new"),
-            copy(1, 11, 7, "/a", "new"),
-            copy(1, 12, 6, "/b", "b"),
-        ];
-        let (found, said) = newest(&copies);
-        assert_eq!(
-            found.iter().map(|found| (found.label.as_str(), found.object.0)).collect::<Vec<_>>(),
-            [("/a", 11), ("/b", 12)]
-        );
-        assert!(said.is_empty());
+    fn what_one_server_has_heard_of_is_so_for_all_copies() {
+        let (known, unknown) = (copy(1, 7, "/a", "a"), copy(2, None, "/a", "a"));
+        let (early, wrong) = (copy(3, 5, "/a", "a"), copy(3, None, "/a", "b"));
+        for (copies, told, want) in [
+            (vec![known.clone(), unknown.clone()], 5, "found"),
+            (vec![unknown.clone(), known.clone(), wrong.clone()], 5, "found"),
+            (vec![known.clone(), early.clone()], 5, "found"),
+            (vec![known.clone(), unknown.clone()], 7, "forgotten"),
+            (vec![early.clone(), unknown.clone()], 5, "forgotten"),
+            (vec![unknown.clone(), wrong.clone()], 5, "doubtful"),
+        ] {
+            let (fate, said) = Fate::of(ObjectId(10), &copies, told);
+            let is = match &fate {
+                Fate::Found(found) => {
+                    assert_eq!((found.version, found.sha256), (7, Sha256::of(b"a")));
+                    "found"
+                }
+                Fate::Forgotten => "forgotten",
+                Fate::Doubtful => "doubtful",
+            };
+            assert_eq!((is, said), (want, None), "{copies:?} {told}");
+        }
     }
 
     #[test]
     fn the_majority_decides_about_content() {
-        let copies = [copy(1, 10, 5, "/a", "bad"), copy(2, 10, 5, "/a", "good"), copy(3, 10, 5, "/a", "good")];
-        let (found, said) = newest(&copies);
-        assert_eq!(found[0].sha256, Sha256::of(b"good"));
-        assert_eq!(said.len(), 1);
+        let copies = [copy(1, 5, "/a", "bad"), copy(2, 5, "/a", "good"), copy(3, 5, "/a", "good")];
+        let (fate, said) = Fate::of(ObjectId(10), &copies, 0);
+        assert!(matches!(fate, Fate::Found(found) if found.sha256 == Sha256::of(b"good")));
+        assert!(said.is_some_and(|said| said.contains("3 servers disagree")));
     }
 
     proptest! {
         /// Each path that was marked comes back exactly once, with a version that no other has exceeded, in whatever
-        /// order the servers were asked.
+        /// order the servers were asked and the objects came.
         #[test]
         fn every_path_comes_back_once(
-            drawn in proptest::collection::vec((1i64..4, 0i64..12, 0u8..5), 0..40), rotate in 0usize..40,
+            drawn in proptest::collection::vec((1i64..4, 0i64..12), 0..40), rotate in 0usize..40,
         ) {
             // An object has one version and one label.
-            let copies: Vec<Marked> = drawn.iter().map(|(server, object, _)| {
-                copy(*server, *object, 100 + object, &format!("/p{}", object % 5), &object.to_string())
-            }).collect();
-            let (found, said) = newest(&copies);
-            prop_assert!(said.is_empty());
-            let mut turned = copies.clone();
+            let label = |object: i64| format!("/p{}", object % 5);
+            let newest = |drawn: &[(i64, i64)]| {
+                let mut paths: BTreeMap<String, Found> = BTreeMap::new();
+                for (_, object) in drawn {
+                    let servers = drawn.iter().filter(|(_, other)| other == object);
+                    let copies: Vec<Held> =
+                        servers.map(|(server, _)| copy(*server, 100 + object, &label(*object), &object.to_string())).collect();
+                    let (Fate::Found(found), None) = Fate::of(ObjectId(*object), &copies, 99) else { panic!("{copies:?}") };
+                    let there = paths.remove(&found.label);
+                    let stays = match there { Some(there) => found.or_newer(there), None => found };
+                    paths.insert(stays.label.clone(), stays);
+                }
+                paths
+            };
+            let found = newest(&drawn);
+            let mut turned = drawn.clone();
             if !turned.is_empty() {
                 let by = rotate % turned.len();
                 turned.rotate_left(by);
             }
-            prop_assert_eq!(&newest(&turned).0, &found);
-            let labels: std::collections::BTreeSet<&str> = copies.iter().map(|copy| copy.label.as_str()).collect();
-            prop_assert_eq!(found.iter().map(|found| found.label.as_str()).collect::<Vec<_>>(), labels.into_iter().collect::<Vec<_>>());
-            for one in &found {
-                prop_assert!(copies.iter().all(|copy| copy.label != one.label || copy.version <= one.version));
+            prop_assert_eq!(&newest(&turned), &found);
+            let labels: std::collections::BTreeSet<String> = drawn.iter().map(|(_, object)| label(*object)).collect();
+            prop_assert_eq!(found.keys().cloned().collect::<Vec<_>>(), labels.into_iter().collect::<Vec<_>>());
+            for (_, object) in &drawn {
+                prop_assert!(found[&label(*object)].version >= 100 + object);
             }
         }
     }

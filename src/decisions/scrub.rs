@@ -82,7 +82,7 @@ pub struct Reported {
     pub live: bool,
     /// The row of exactly this copy, if there is one.
     pub listed: Option<Listed>,
-    /// Other copies that are present on servers that are not down.
+    /// Other copies that are certain, as far as is known: present on servers that are live, compared and trusted.
     pub others: usize,
 }
 

@@ -33,8 +33,8 @@ pub struct Queued {
     pub attempts: i32,
     /// Why the last one did.
     pub last_error: Option<String>,
-    /// When it is looked at again.
-    pub next_try_in: TimeDelta,
+    /// When it is looked at again; without a time, when the servers have changed.
+    pub next_try_in: Option<TimeDelta>,
 }
 
 /// Everything that is explained.
@@ -152,16 +152,19 @@ fn what_is_done(facts: &Facts<'_>) -> Vec<String> {
     let seconds = |time: TimeDelta| time.num_seconds().max(0);
     match &facts.queued {
         // A transfer under way is looked at when it ends.
-        Some(queued) if queued.next_try_in > TimeDelta::hours(1) => {}
-        Some(Queued { attempts, last_error: Some(error), next_try_in }) if *attempts > 0 => findings.push(format!(
-            "it was tried {attempts} times, the last time without success ({error}); the next try is in {} s",
-            seconds(*next_try_in)
-        )),
-        Some(queued) if queued.next_try_in > TimeDelta::zero() => {
+        Some(Queued { next_try_in: Some(time), .. }) if *time > TimeDelta::hours(1) => {}
+        Some(Queued { next_try_in: None, .. }) => {
+            findings
+                .push("it waits in the repair queue, and is looked at as soon as the storage servers change".into());
+        }
+        Some(Queued { attempts, last_error: Some(error), next_try_in: Some(time) }) if *attempts > 0 => {
             findings.push(format!(
-                "it is in the repair queue; the next look at it is in {} s",
-                seconds(queued.next_try_in)
+                "it was tried {attempts} times, the last time without success ({error}); the next try is in {} s",
+                seconds(*time)
             ));
+        }
+        Some(Queued { next_try_in: Some(time), .. }) if *time > TimeDelta::zero() => {
+            findings.push(format!("it is in the repair queue; the next look at it is in {} s", seconds(*time)));
         }
         Some(_) => findings.push("it is in the repair queue, and its turn comes by how endangered it is".into()),
         None if matches!(facts.step, Step::Copy { .. }) => {
@@ -291,7 +294,7 @@ mod tests {
         let down = |case: &mut Case, at: usize| case.servers[at].health = Health::Down;
         let queued = |attempts, error: Option<&str>, seconds| {
             let last_error = error.map(String::from);
-            Some(Queued { attempts, last_error, next_try_in: TimeDelta::seconds(seconds) })
+            Some(Queued { attempts, last_error, next_try_in: Some(TimeDelta::seconds(seconds)) })
         };
         let two = |case: &mut Case| drop(case.servers.pop());
         let cases: Vec<(Case, &[&str])> = vec![

@@ -1,14 +1,15 @@
 //! Metrics of the name server.
 
-use prometheus::{Gauge, GaugeVec, IntGauge, IntGaugeVec, Opts};
+use prometheus::{Gauge, IntGauge, IntGaugeVec, Opts};
 
 use crate::db::report::Counts;
 use crate::db::rows::RebalanceRow;
 use crate::decisions::verdict::Code;
 use crate::types::Result;
 use crate::types::api::{ActorInfo, Health, Trouble};
+use crate::types::limits::REPLICATION_MAX;
 use crate::web::Metrics;
-use crate::web::metrics::wrong;
+use crate::web::metrics::{ActorGauges, wrong};
 
 /// The gauges that are read from the database when somebody asks.
 pub struct Gauges {
@@ -22,9 +23,9 @@ pub struct Gauges {
     repair_queue: IntGauge,
     repair_oldest: Gauge,
     journal_lag: Gauge,
-    restarts: GaugeVec,
-    last_pass: GaugeVec,
+    counted: IntGauge,
     trouble: IntGaugeVec,
+    actors: ActorGauges,
     rebalance_moved: Gauge,
     rebalance_left: Gauge,
 }
@@ -57,13 +58,12 @@ impl Gauges {
                 "Age of the oldest change of the metadata that is not on the required copies of the journal",
             )
             .map_err(wrong)?,
-            restarts: GaugeVec::new(Opts::new("holdfast_actor_restarts_total", "Restarts of actors"), &["actor"])
-                .map_err(wrong)?,
-            last_pass: GaugeVec::new(
-                Opts::new("holdfast_actor_last_pass_seconds", "Time that an actor's last pass took"),
-                &["actor"],
+            counted: IntGauge::new(
+                "holdfast_counted",
+                "1 when this scrape has read what is in the cluster; 0 when the other numbers are those of an earlier scrape",
             )
             .map_err(wrong)?,
+            actors: ActorGauges::new(metrics)?,
             trouble: IntGaugeVec::new(Opts::new("holdfast_trouble", "Whether the report has this trouble"), &["code"])
                 .map_err(wrong)?,
             rebalance_moved: Gauge::new("holdfast_rebalance_moved_bytes", "Bytes that the last rebalancing has moved")
@@ -74,7 +74,7 @@ impl Gauges {
             )
             .map_err(wrong)?,
         };
-        let all: [Box<dyn prometheus::core::Collector>; 15] = [
+        let all: [Box<dyn prometheus::core::Collector>; 14] = [
             Box::new(gauges.trouble.clone()),
             Box::new(gauges.servers.clone()),
             Box::new(gauges.objects.clone()),
@@ -86,14 +86,17 @@ impl Gauges {
             Box::new(gauges.repair_queue.clone()),
             Box::new(gauges.repair_oldest.clone()),
             Box::new(gauges.journal_lag.clone()),
-            Box::new(gauges.restarts.clone()),
-            Box::new(gauges.last_pass.clone()),
+            Box::new(gauges.counted.clone()),
             Box::new(gauges.rebalance_moved.clone()),
             Box::new(gauges.rebalance_left.clone()),
         ];
         for collector in all {
             metrics.registry.register(collector).map_err(wrong)?;
         }
+        // Every series is there from the first scrape on: "none" is a 0, and not the lack of a line.
+        gauges.show(&[]);
+        gauges.show_servers(&[]);
+        gauges.show_counts(None);
         Ok(gauges)
     }
 
@@ -112,8 +115,8 @@ impl Gauges {
         self.rebalance_left.set(left.unwrap_or(0) as f64);
     }
 
-    /// Shows these numbers.
-    pub fn set(&self, counted: &Counts, healths: &[(Health, bool)], actors: &[ActorInfo]) {
+    /// Shows how the servers are, each by its health and whether it has a trouble.
+    pub fn show_servers(&self, healths: &[(Health, bool)]) {
         let states = [(Health::Live, "live"), (Health::Suspect, "suspect"), (Health::Down, "down")];
         let count = |word: &str, is: &dyn Fn(Health, bool) -> bool| {
             let count = healths.iter().filter(|(health, troubled)| is(*health, *troubled)).count();
@@ -124,6 +127,22 @@ impl Gauges {
         }
         // It answers, and takes nothing.
         count("trouble", &|other, troubled| other == Health::Live && troubled);
+    }
+
+    /// Shows how the actors are.
+    pub fn show_actors(&self, actors: &[ActorInfo]) {
+        self.actors.set(actors);
+    }
+
+    /// Shows what is in the cluster; `None` when that could not be read in time: then the numbers stay as they were.
+    pub fn show_counts(&self, counted: Option<&Counts>) {
+        self.counted.set(counted.is_some().into());
+        let copies = |copies: u32| self.under_replicated.with_label_values(&[&copies.to_string()]);
+        let Some(counted) = counted else {
+            // They exist from now on, and keep what they were set to.
+            (0..REPLICATION_MAX).for_each(|number| drop(copies(number)));
+            return;
+        };
         self.objects.set(counted.objects as i64);
         self.bytes.set(counted.bytes as f64);
         self.outbox.set(counted.outbox as i64);
@@ -131,15 +150,53 @@ impl Gauges {
         self.repair_queue.set(counted.repair.queued as i64);
         self.repair_oldest.set(counted.repair.oldest_seconds);
         self.journal_lag.set(counted.journal.lag_seconds);
-        self.under_replicated.reset();
-        for row in &counted.under_replicated {
-            self.under_replicated.with_label_values(&[&row.copies.to_string()]).set(row.objects as i64);
+        let short = |copies: u32| counted.under_replicated.iter().find(|row| row.copies == copies);
+        for number in 0..REPLICATION_MAX {
+            copies(number).set(short(number).map_or(0, |row| row.objects) as i64);
         }
-        let missing = counted.under_replicated.iter().find(|row| row.copies == 0).map_or(0, |row| row.objects);
-        self.missing.set(missing as i64);
-        for actor in actors {
-            self.restarts.with_label_values(&[&actor.name]).set(actor.restarts as f64);
-            self.last_pass.with_label_values(&[&actor.name]).set(actor.last_pass_seconds.unwrap_or(0.0));
+        self.missing.set(short(0).map_or(0, |row| row.objects) as i64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::api::CopiesCount;
+
+    #[test]
+    fn every_series_is_there_before_anything_was_read_and_keeps_its_number_while_nothing_can_be() {
+        let metrics = Metrics::new().unwrap();
+        let gauges = Gauges::new(&metrics).unwrap();
+        let text = metrics.text().unwrap();
+        let mut series = vec!["holdfast_counted 0".to_string(), "holdfast_missing_objects 0".into()];
+        series.extend((0..REPLICATION_MAX).map(|copies| format!("holdfast_under_replicated{{copies=\"{copies}\"}} 0")));
+        series.extend(
+            ["live", "suspect", "down", "trouble"].map(|state| format!("holdfast_servers{{state=\"{state}\"}} 0")),
+        );
+        series.extend(Code::ALL.iter().map(|code| format!("holdfast_trouble{{code=\"{}\"}} 0", code.word())));
+        for line in &series {
+            assert!(text.lines().any(|other| other == line), "{line} is missing in\n{text}");
         }
+        let short = |copies| CopiesCount { copies, objects: 3 + u64::from(copies), bytes: 9 };
+        gauges.show_counts(Some(&Counts { under_replicated: vec![short(0), short(1)], ..Counts::default() }));
+        gauges.show_counts(None);
+        let text = metrics.text().unwrap();
+        for line in ["holdfast_counted 0", "holdfast_missing_objects 3", "holdfast_under_replicated{copies=\"1\"} 4"] {
+            assert!(text.lines().any(|other| other == line), "{line} is missing in\n{text}");
+        }
+    }
+
+    #[test]
+    fn restarts_are_a_counter() {
+        let metrics = Metrics::new().unwrap();
+        let gauges = Gauges::new(&metrics).unwrap();
+        let board = crate::actors::Board::default();
+        board.restarted("Reaper");
+        for _ in 0..2 {
+            gauges.show_actors(&board.all());
+        }
+        let text = metrics.text().unwrap();
+        assert!(text.contains("# TYPE holdfast_actor_restarts_total counter"), "{text}");
+        assert!(text.contains("holdfast_actor_restarts_total{actor=\"Reaper\"} 1"), "{text}");
     }
 }

@@ -1,5 +1,7 @@
 //! How the cluster is: status, metrics, actors, events.
 
+use std::time::Duration;
+
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
 
@@ -13,12 +15,17 @@ use crate::db::timeline::{self, Filter};
 use crate::db::{AnyConnection, cluster, rebalance, removed, tree};
 use crate::types::api::*;
 use crate::types::limits::LIST_PAGE_ROWS_MAX;
-use crate::types::{DfsPath, ErrorCode, EventKind, Result, ServerId};
+use crate::types::{DfsPath, Error, ErrorCode, EventKind, Result, ServerId};
 use crate::web::Metrics;
 use crate::web::route::note_sender;
 
+/// How long a scrape waits for what the database tells.
+const SCRAPE_TIME_MAX: Duration = Duration::from_secs(2);
 /// Events of one page, unless asked otherwise.
 const EVENTS_DEFAULT: usize = 50;
+
+/// How long anybody waits to be told whether this name server can serve. Clients ask a silent one for 2 s.
+const LOOK_TIME_MAX: Duration = Duration::from_millis(1_500);
 
 /// Whether this name server can serve; how the cluster is, for those who show a valid token or credential.
 #[utoipa::path(get, path = "/status", tag = "operation", responses((status = 200, body = NameServerStatus)))]
@@ -29,7 +36,10 @@ pub async fn status(request: HttpRequest, app: Data) -> Result<HttpResponse> {
         let (ready, details, mode) = look(&app).await?;
         (ready, mode, details)
     } else {
-        let (ready, mode) = app.recent_readiness(look_plainly(&app)).await?;
+        // Whoever asks whether this process is alive is told so, also while its database is away.
+        let looked = tokio::time::timeout(LOOK_TIME_MAX, app.recent_readiness(look_plainly(&app))).await;
+        let late = |_| Error::unavailable("this name server is there, and its database does not answer");
+        let (ready, mode) = looked.map_err(late)??;
         (ready, mode, None)
     };
     // The cluster's time, which a storage server that has just started may need to sign its first request.
@@ -120,10 +130,26 @@ fn resolve_any(connection: &mut AnyConnection, text: &str) -> Result<ServerId> {
 )]
 pub async fn metrics_text(app: Data, metrics: web::Data<Metrics>, gauges: web::Data<Gauges>) -> Result<HttpResponse> {
     gauges.show(&troubles(&app).await);
-    gauges.show_rebalance(app.context.db.read(rebalance::last).await?.as_ref());
-    let counted = app.recent_counts().await?;
-    let healths: Vec<(Health, bool)> =
-        app.context.servers().await?.iter().map(|server| (server.health, server.trouble().is_some())).collect();
-    gauges.set(&counted, &healths, &app.board.all());
+    gauges.show_actors(&app.board.all());
+    // What the database does not tell in time fails nothing else: least of all those numbers that show it.
+    let read = async {
+        Ok((app.recent_counts().await?, app.context.servers().await?, app.context.db.read(rebalance::last).await?))
+    };
+    let read = tokio::time::timeout(SCRAPE_TIME_MAX, read).await.unwrap_or_else(|_| {
+        Err(Error::unavailable(format!("the database did not answer within {} s", SCRAPE_TIME_MAX.as_secs())))
+    });
+    match read {
+        Ok((counted, servers, rebalance)) => {
+            let healths: Vec<(Health, bool)> =
+                servers.iter().map(|server| (server.health, server.trouble().is_some())).collect();
+            gauges.show_servers(&healths);
+            gauges.show_counts(Some(&counted));
+            gauges.show_rebalance(rebalance.as_ref());
+        }
+        Err(error) => {
+            log::warn!("the numbers of the metrics are old: {}", error.chain());
+            gauges.show_counts(None);
+        }
+    }
     Ok(HttpResponse::Ok().content_type("text/plain; version=0.0.4").body(metrics.text()?))
 }

@@ -4,6 +4,7 @@
 use reqwest::Url;
 
 use crate::types::api::RegisterRequest;
+use crate::types::limits::BOOTS_MAX;
 use crate::types::{Error, Result, bounds, label};
 
 /// Bytes of a URL.
@@ -22,6 +23,12 @@ pub fn check(request: &RegisterRequest) -> Result<()> {
         return Err(Error::invalid(format!(
             "{} bytes free of {} cannot be",
             request.free_bytes, request.capacity_bytes
+        )));
+    }
+    if request.boots.len() > BOOTS_MAX {
+        return Err(Error::invalid(format!(
+            "{} starts are told, {BOOTS_MAX} at most are looked at",
+            request.boots.len()
         )));
     }
     bounds::check_epoch(request.epoch).map(drop)
@@ -69,6 +76,7 @@ mod tests {
             cluster: None,
             epoch: 0,
             index_changes: 0,
+            boots: Vec::new(),
             replace_newer: false,
             capacity_bytes: 10,
             free_bytes: 10,
@@ -121,6 +129,13 @@ mod tests {
         for right in ["http://h", "https://[::1]:7401", "http://10.0.0.1:7401/base"] {
             check(&RegisterRequest { url: right.into(), ..good() }).unwrap();
         }
+    }
+
+    #[test]
+    fn starts_are_few() {
+        let with = |starts| check(&RegisterRequest { boots: vec![Uuid::nil(); starts], ..good() });
+        with(BOOTS_MAX).unwrap();
+        assert_eq!(with(BOOTS_MAX + 1).unwrap_err().code(), ErrorCode::InvalidRequest);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::db::rows::{RebalanceRow, ServerHealthRow};
 use crate::db::server::ServerView;
 use crate::decisions::certificate;
 use crate::decisions::verdict::{
-    Counted, Database, Facts, Failing, Knocking, Rebalancing, Server, begins_in, judge, pause, word,
+    Counted, Database, Facts, Failing, Knocking, Rebalancing, Server, begins_in, judge, pause, problems, word,
 };
 use crate::types::api::*;
 use crate::types::{Error, Result, ServerId};
@@ -42,7 +42,7 @@ pub async fn report(bearer: Bearer, app: Data) -> Result<HttpResponse> {
         let read = app.context.db.read(move |connection| {
             let counted = counts::counts(connection)?;
             let lost = if labels(&counted) { lost_labels(connection)? } else { Vec::new() };
-            Ok((counted, lost, counts::losses(connection)?))
+            Ok((counted, lost))
         });
         if tells(&seen.0) {
             read.await
@@ -50,22 +50,22 @@ pub async fn report(bearer: Bearer, app: Data) -> Result<HttpResponse> {
             Err(Error::unavailable("nobody can tell while the mode is not normal"))
         }
     };
-    let (counted, lost_if_died) = match &seen {
-        Ok(seen) => match fresh(seen).await {
-            Ok((counted, labels, losses)) => (Ok((counted, labels)), losses),
-            Err(error) => (Err(error), Vec::new()),
-        },
-        Err(error) => (Err(error.clone()), Vec::new()),
+    let counted = match &seen {
+        Ok(seen) => fresh(seen).await,
+        Err(error) => Err(error.clone()),
     };
     let facts = facts(&app, &seen, counted.as_ref().map(|(counted, labels)| (counted, labels.as_slice())));
-    Ok(HttpResponse::Ok().json(told(&app, &facts, &seen, counted.ok().map(|(counted, _)| counted), lost_if_died)))
+    Ok(HttpResponse::Ok().json(told(&app, &facts, &seen, counted.ok().map(|(counted, _)| counted))))
 }
 
 /// The troubles, by counts that are a few seconds old: for metrics.
 pub async fn troubles(app: &App) -> Vec<Trouble> {
     let seen = look(app).await;
     let counted = match &seen {
-        Ok((state, ..)) if tells(state) => app.recent_counts().await,
+        Ok((state, ..)) if tells(state) => {
+            let counted = tokio::time::timeout(DATABASE_TIME_MAX, app.recent_counts()).await;
+            counted.unwrap_or_else(|_| Err(Error::unavailable("the database did not answer in time")))
+        }
         _ => Err(Error::unavailable("nobody can tell")),
     };
     judge(&facts(app, &seen, counted.as_ref().map(|counted| (counted, &[][..]))))
@@ -134,6 +134,7 @@ fn facts(app: &App, seen: &Result<Seen>, counted: Result<(&Counts, &[String]), &
         certificate: app.certificate.as_ref().and_then(|own| certificate::trouble(&own.status(), now)),
         no_room: context.db.room().trouble().map(|sentence| sentence.to_string()),
         disk: context.db.disk(),
+        counts_mended: lately.mended.map(|mended| lately.now - mended),
     }
 }
 
@@ -220,7 +221,7 @@ fn server(app: &App, view: &ServerView, all: &[ServerView], lately: &Lately) -> 
 }
 
 /// The report, by what was judged.
-fn told(app: &App, facts: &Facts, seen: &Result<Seen>, counted: Option<Counts>, lost: Vec<LossIfDied>) -> Report {
+fn told(app: &App, facts: &Facts, seen: &Result<Seen>, counted: Option<Counts>) -> Report {
     let troubles = judge(facts);
     let with = |health: Health| facts.servers.iter().filter(|server| server.health == health).count() as u32;
     let mode = match (&facts.database, app.restores.status().state == "running") {
@@ -240,11 +241,7 @@ fn told(app: &App, facts: &Facts, seen: &Result<Seen>, counted: Option<Counts>, 
     let missing = counted.under_replicated.iter().filter(|row| row.copies == 0).map(|row| row.objects).sum();
     Report {
         verdict: word(&troubles).into(),
-        problems: troubles
-            .iter()
-            .filter(|told| told.severity > Severity::Notice)
-            .map(|told| told.what.clone())
-            .collect(),
+        problems: problems(&troubles),
         troubles,
         counted: is_counted,
         servers_live: with(Health::Live),
@@ -256,7 +253,7 @@ fn told(app: &App, facts: &Facts, seen: &Result<Seen>, counted: Option<Counts>, 
         missing_objects: missing,
         outbox: counted.outbox,
         repair,
-        lost_if_died: lost,
+        lost_if_died: counted.lost_if_died,
         journal: counted.journal,
         version: seen.as_ref().map_or(0, |(state, ..)| state.version),
         mode,

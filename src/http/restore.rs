@@ -35,7 +35,7 @@ pub async fn start(
     if !body.force {
         app.restores.refuse_needless(&app.context).await?;
     }
-    let begun = app.restores.start(app.context.clone(), body, by_first_token)?;
+    let begun = app.restores.start(app.context.for_actors(), body, by_first_token)?;
     note_start(&app, bearer.name()).await;
     Ok(HttpResponse::Accepted().json(begun))
 }

@@ -176,9 +176,10 @@ pub async fn run(options: Options) -> Result<()> {
     }
     let signer = Signer::new(secret);
     let credentials = Credentials::Server { signer: signer.clone(), standing: standing.signed_as() };
-    let client = HttpClient::new(options.ca_cert.as_deref())?;
+    let client = HttpClient::for_server(options.ca_cert.as_deref())?;
     let storage = StorageClient::new(client.clone(), credentials);
-    let context = Context::new(db, storage, signer, settings, standing);
+    let requests = Context::new(db, storage, signer, settings, standing);
+    let context = requests.for_actors();
     // A failure is the LeaseKeeper's to report.
     if is_alone {
         drop(take_at_once(&context).await);
@@ -201,9 +202,9 @@ pub async fn run(options: Options) -> Result<()> {
     let transfers = Transfers::default();
     let work = Replicate::new(context.clone(), transfers.clone());
     transfers.wakes(PassActor::supervise(&supervisor, &board, "ReplicationManager", Replicate::TIMING, work));
-    let (gauges, acting) = (web::Data::new(Gauges::new(&metrics)?), context.clone());
+    let (gauges, acting) = (web::Data::new(Gauges::new(&metrics)?), context);
     log::info!("name server listens at {} for cluster {cluster}", options.listen.local_url(&listener)?);
-    let app = App::new(context, writer, monitor, board, scrape).with_certificate(certificate.clone());
+    let app = App::new(requests, writer, monitor, board, scrape).with_certificate(certificate.clone());
     let (app, metrics) = (web::Data::new(app), web::Data::new(metrics));
     let server = crate::serve_http!(certificate, listener, move || {
         WebApp::new()

@@ -12,7 +12,7 @@ use crate::client::name_server::announced_url;
 use crate::db::change::Changes;
 use crate::db::leaving::{self, DrainWait, Removal};
 use crate::db::rows::RemovedServerRow;
-use crate::db::{cluster, corrupt, pending, removed, report, restores, server};
+use crate::db::{cluster, corrupt, counts, pending, removed, report, restores, server};
 use crate::types::api::*;
 use crate::types::limits::PENDING_BATCH_ITEMS_MAX;
 use crate::types::{Error, ErrorCode, Result, ServerId};
@@ -221,28 +221,28 @@ pub async fn list(app: Data) -> Result<HttpResponse> {
 }
 
 async fn server_infos(app: &App) -> Result<Vec<ServerInfo>> {
-    let (views, counts, rate, mut waits) = app
+    let (views, listed, rate, mut waits) = app
         .context
         .db
         .read(|connection| {
-            let rate = report::repair(connection)?.objects_per_second;
+            let rate = report::repair_rate(connection)?;
             let views = server::server_views(connection)?;
             let mut waits: HashMap<i64, DrainWait> = HashMap::new();
             for view in views.iter().filter(|view| view.admin_state == AdminState::Draining) {
                 waits.insert(view.row.id, leaving::drain_wait(connection, view.row.id)?);
             }
-            Ok((views, server::replica_counts(connection)?, rate, waits))
+            Ok((views, counts::listed(connection)?, rate, waits))
         })
         .await?;
     let left = |view: &server::ServerView| {
-        let left = counts.get(&view.row.id).copied().unwrap_or(0) as u64;
+        let left = listed.get(&view.row.id).copied().unwrap_or(0);
         (view.admin_state == AdminState::Draining).then_some(left)
     };
     let mut info = |view: server::ServerView| ServerInfo {
         drain_deletions: waits.get(&view.row.id).map(|wait| wait.deletions as u64),
         drain_waits: waits.remove(&view.row.id).map_or_else(Vec::new, |wait| drain_sentences(&wait, view.health)),
         server: ServerId(view.row.id),
-        replicas: counts.get(&view.row.id).copied().unwrap_or(0) as u64,
+        replicas: listed.get(&view.row.id).copied().unwrap_or(0),
         health: view.health,
         reason: view.checked.as_ref().and_then(|checked| checked.reason.clone()),
         admin_state: view.admin_state,

@@ -137,7 +137,8 @@ impl App {
             && known.at.elapsed() < TOKEN_TTL
             && known.of == membership
         {
-            return Ok(known.grant);
+            let now = self.context.standing.now();
+            return Ok(known.grant.filter(|grant| !grant.has_ended(now)));
         }
         let is_first = self.is_first_token(hash);
         let waiting = if is_first { self.waits_for_restore().await } else { None };
@@ -175,7 +176,9 @@ impl App {
         let known =
             known.filter(|known| known.at.elapsed() < TOKEN_TTL_IN_NEED && known.of == self.context.membership());
         let only = || only_restore((ErrorCode::Unavailable, why.message().into()));
-        known.and_then(|known| known.grant).or_else(|| self.is_first_token(hash).then(only))
+        let now = self.context.standing.now();
+        let grant = known.and_then(|known| known.grant).filter(|grant| !grant.has_ended(now));
+        grant.or_else(|| self.is_first_token(hash).then(only))
     }
 
     /// Whether it is the token that is derived from the cluster's secret.
@@ -192,8 +195,7 @@ impl App {
         (state.mode == "restoring").then(|| crate::db::cluster::refusal(state.mode_reason.as_deref()))
     }
 
-    /// Counts for the metrics, a few seconds old at most. They are counted by one caller at a time, because
-    /// counting reads every live object.
+    /// The numbers for the metrics, a few seconds old at most. They are read by one caller at a time.
     pub async fn recent_counts(&self) -> Result<Counts> {
         let mut known = self.counts.lock().await;
         if let Some((at, counts)) = known.as_ref()
@@ -228,7 +230,7 @@ impl App {
 
 /// What the first token allows where it is not known or revoked, and the cluster waits for its restore.
 fn only_restore(answer: (ErrorCode, String)) -> Grant {
-    Grant { name: FIRST_TOKEN.into(), role: Role::Superuser, prefix: None, only_restore: Some(answer) }
+    Grant { name: FIRST_TOKEN.into(), role: Role::Superuser, prefix: None, only_restore: Some(answer), expires: None }
 }
 
 /// The version of a change that always has one.

@@ -8,6 +8,7 @@ use super::report::given_up_in;
 use super::state::{App, Data};
 use crate::actors::replication_manager::rules;
 use crate::db::outbox;
+use crate::db::queue;
 use crate::db::rows::ReplicaRow;
 use crate::db::timeline::{self, Filter};
 use crate::db::why::{Explained, explained};
@@ -85,7 +86,7 @@ fn findings(app: &App, known: &Explained, readable: u32, stopped: Option<String>
         queued: known.queued.as_ref().map(|row| Queued {
             attempts: row.attempts,
             last_error: row.last_error.clone(),
-            next_try_in: row.next_attempt - known.now,
+            next_try_in: Some(row.next_attempt).filter(|at| *at < queue::waits()).map(|at| at - known.now),
         }),
         paused: stopped.or_else(|| paused(healths, settings.mass_down_share)),
     })

@@ -85,6 +85,15 @@ impl Collection {
         chain.tip_at(&self.segments, version)
     }
 
+    /// About how many rows [`Collection::replay`] applies: those of the base, and one for each change.
+    pub fn rows_of(&self, chain: &Chain) -> u64 {
+        let base = match chain.base {
+            Base::Snapshot(number) => self.snapshots[number].rows,
+            Base::Genesis => 0,
+        };
+        base + chain.pieces_after(chain.base_version).map(|piece| (piece.last - piece.first + 1) as u64).sum::<u64>()
+    }
+
     /// Applies a chain, base and lines, to an empty staging database.
     pub fn replay(&self, chain: &Chain, staging: &mut Staging) -> Result<()> {
         if let Base::Snapshot(number) = chain.base {

@@ -9,6 +9,7 @@ use std::path::Path;
 
 use diesel::connection::{AnsiTransactionManager, SimpleConnection, TransactionManager};
 use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Nullable, Text};
 use serde::Deserialize;
 use tempfile::TempDir;
 
@@ -20,6 +21,8 @@ use crate::types::{Error, Result};
 const BATCH_ROWS: usize = 10_000;
 /// Rows that are read at once.
 const PAGE_ROWS: i64 = 1_000;
+/// As many are applied before it is said again how many they are.
+const WATCHED_ROWS: u64 = 1_000;
 
 diesel::table! {
     rows (tbl, key) {
@@ -53,6 +56,33 @@ pub struct StagedRow {
     pub content: String,
 }
 
+/// An entry as it stands in its directory.
+#[derive(Debug, Clone, PartialEq, Eq, QueryableByName)]
+pub struct StagedChild {
+    /// Its name.
+    #[diesel(sql_type = Text)]
+    pub name: String,
+    /// Its primary key.
+    #[diesel(sql_type = Text)]
+    pub key: String,
+    /// The whole row as JSON.
+    #[diesel(sql_type = Text)]
+    pub content: String,
+    /// The state of a file's object; none when there is no such object.
+    #[diesel(sql_type = Nullable<Text>)]
+    pub object_state: Option<String>,
+}
+
+/// A page of a directory, with what is to be known of the files' objects. The index has the columns in this order.
+const CHILDREN: &str = "
+    SELECT r.name, r.key, r.content, json_extract(o.content, '$.state') AS object_state
+    FROM rows r LEFT JOIN rows o ON o.tbl = 'objects' AND o.key = CAST(r.object AS TEXT)
+    WHERE r.parent = ?1 AND r.name >= ?2 AND (r.name > ?2 OR r.key > ?3)
+    ORDER BY r.name, r.tbl, r.key LIMIT ?4";
+
+/// Hears how many more rows were applied, and may end it.
+type Watcher = Box<dyn FnMut(u64) -> Result<()> + Send>;
+
 /// What walking the tree needs of an entry.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct StagedEntry {
@@ -85,6 +115,9 @@ pub struct Staging {
     connection: SqliteConnection,
     /// Rows applied in the transaction that is open; 0 when none is.
     open_rows: usize,
+    watcher: Option<Watcher>,
+    /// Rows that the watcher has not heard of.
+    untold_rows: u64,
     _dir: TempDir,
 }
 
@@ -100,7 +133,22 @@ impl Staging {
         let mut connection = SqliteConnection::establish(&path.to_string_lossy())
             .map_err(|error| Error::internal("a temporary database cannot be made").with_source(error))?;
         connection.batch_execute(TABLES).map_err(failed)?;
-        Ok(Self { connection, open_rows: 0, _dir: made })
+        Ok(Self { connection, open_rows: 0, watcher: None, untold_rows: 0, _dir: made })
+    }
+
+    /// Has somebody hear how it goes on, who may also end it.
+    pub fn watch(&mut self, watcher: impl FnMut(u64) -> Result<()> + Send + 'static) {
+        self.watcher = Some(Box::new(watcher));
+    }
+
+    fn tell(&mut self) -> Result<()> {
+        self.untold_rows += 1;
+        if self.untold_rows >= WATCHED_ROWS
+            && let Some(watcher) = &mut self.watcher
+        {
+            watcher(std::mem::take(&mut self.untold_rows))?;
+        }
+        Ok(())
     }
 
     /// Gives a row its new content, or takes it away. Doing so again changes nothing.
@@ -132,7 +180,10 @@ impl Staging {
                 diesel::replace_into(rows::table).values(values).execute(&mut self.connection).map_err(failed)?;
             }
         }
-        if self.open_rows >= BATCH_ROWS { self.commit() } else { Ok(()) }
+        if self.open_rows >= BATCH_ROWS {
+            self.commit()?;
+        }
+        self.tell()
     }
 
     /// Applies a line of the journal.
@@ -207,6 +258,24 @@ impl Staging {
         }
         let contents: Vec<String> = query.load(&mut self.connection).map_err(failed)?;
         contents.iter().map(|content| StagedEntry::parse(content)).collect()
+    }
+
+    /// One page of a directory, after a name and a key, in the order of the names' bytes; where histories have parted, one
+    /// name may be there several times.
+    pub fn children_in_full(&mut self, parent: i64, after: (&str, &str), limit: i64) -> Result<Vec<StagedChild>> {
+        diesel::sql_query(CHILDREN)
+            .bind::<BigInt, _>(parent)
+            .bind::<Text, _>(after.0)
+            .bind::<Text, _>(after.1)
+            .bind::<BigInt, _>(limit)
+            .load(&mut self.connection)
+            .map_err(failed)
+    }
+
+    /// Whether a directory has a name.
+    pub fn has_child(&mut self, parent: i64, name: &str) -> Result<bool> {
+        let row = rows::table.filter(rows::parent.eq(parent).and(rows::name.eq(name))).select(rows::key);
+        Ok(row.first::<String>(&mut self.connection).optional().map_err(failed)?.is_some())
     }
 
     /// One page of the entries that share an object, after a key.

@@ -1,6 +1,7 @@
 //! The cluster secret and the keys derived from it.
 
 use std::fmt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use hmac::{Hmac, Mac};
@@ -35,14 +36,20 @@ impl ClusterSecret {
 
     /// Reads a secret from a file.
     pub fn from_file(path: &Path) -> Result<Self> {
+        let shown = path.display();
+        let wrong = |error: Error| {
+            error.hint("where the cluster exists, put the file back from a backup or from another one of its servers")
+        };
         let text = std::fs::read_to_string(path).map_err(|error| {
-            Error::new(
-                ErrorCode::InvalidRequest,
-                format!("cannot read the cluster secret from {}: {error}", path.display()),
-            )
-            .with_source(error)
+            let message = format!("cannot read the cluster secret from {shown}: {error}");
+            wrong(Error::new(ErrorCode::InvalidRequest, message).with_source(error))
         })?;
-        Self::from_text(&text).map_err(|error| error.context(path.display()))
+        let readable_by_all = |metadata: std::fs::Metadata| metadata.permissions().mode() & 0o004 != 0;
+        if std::fs::metadata(path).is_ok_and(readable_by_all) {
+            // Some ways of handing secrets to containers give no other mode.
+            log::warn!("every user of this machine may read the cluster secret in {shown}: `chmod o= {shown}`");
+        }
+        Self::from_text(&text).map_err(|error| wrong(error.context(shown)))
     }
 
     /// The secret, from the one place where it was given: the text itself, or a file.

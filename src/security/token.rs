@@ -4,7 +4,7 @@ use percent_encoding::percent_decode_str;
 
 use crate::types::api::Role;
 use crate::types::limits::COMPONENT_BYTES_MAX;
-use crate::types::{DfsPath, Error, ErrorCode, Result, Sha256};
+use crate::types::{DfsPath, Error, ErrorCode, Result, Sha256, Time};
 
 /// A new token's text: 256 random bits behind a prefix that secret scanners can look for.
 pub fn generate() -> String {
@@ -48,9 +48,16 @@ pub struct Grant {
     /// What everything but starting and following a restore is answered: the cluster waits for one, and the token is the
     /// one that is derived from the secret. Which tokens there are is told by the journal only.
     pub only_restore: Option<(ErrorCode, String)>,
+    /// When it ends, if it does.
+    pub expires: Option<Time>,
 }
 
 impl Grant {
+    /// Whether its time is over. Who remembers grants asks this of each request.
+    pub fn has_ended(&self, now: Time) -> bool {
+        self.expires.is_some_and(|expires| expires < now)
+    }
+
     /// Checks that the grant has `role` at `path`. Nothing outside the prefix is even said to exist.
     pub fn check(&self, role: Role, path: &DfsPath) -> Result<()> {
         self.check_role(role)?;
@@ -109,7 +116,13 @@ mod tests {
     #[test]
     fn roles_and_prefixes() {
         let path = |text: &str| DfsPath::parse(text).unwrap();
-        let grant = Grant { name: "lab".into(), role: Role::Writer, prefix: Some(path("/lab")), only_restore: None };
+        let grant = Grant {
+            name: "lab".into(),
+            role: Role::Writer,
+            prefix: Some(path("/lab")),
+            only_restore: None,
+            expires: None,
+        };
         assert!(grant.check(Role::Writer, &path("/lab/x")).is_ok());
         assert!(grant.check(Role::Reader, &path("/lab")).is_ok());
         assert!(grant.check(Role::Superuser, &path("/lab")).is_err());

@@ -12,7 +12,7 @@ use super::store::ServerFile;
 use super::store::layout::FORMAT_VERSION;
 use super::writer::{INDEX_DEADLINE, IndexChange};
 use crate::actors::pass::{PassReport, Timing, Work};
-use crate::types::api::RegisterRequest;
+use crate::types::api::{RegisterRequest, RegisterResponse};
 use crate::types::{Error, ErrorCode, Result};
 
 /// The exit code of a daemon that its cluster refuses ("not permitted").
@@ -42,7 +42,7 @@ async fn pass(shared: Arc<Shared>) -> Result<PassReport> {
     if fresh {
         return Ok(PassReport::default());
     }
-    let (capacity_bytes, free_bytes) = shared.layout.room()?;
+    let (capacity_bytes, free_bytes) = shared.room.look().await?;
     let standing = shared.identity.standing();
     let request = RegisterRequest {
         identity: shared.identity.identity,
@@ -55,6 +55,7 @@ async fn pass(shared: Arc<Shared>) -> Result<PassReport> {
         cluster: standing.cluster,
         epoch: standing.epoch,
         index_changes: shared.index_changes.load(Ordering::Relaxed),
+        boots: shared.boots.clone(),
         replace_newer: shared.options.replace_newer,
         capacity_bytes,
         free_bytes,
@@ -68,7 +69,7 @@ async fn pass(shared: Arc<Shared>) -> Result<PassReport> {
             shared.identity.set_clock(time);
             return Err(error);
         }
-        Err(error) if is_final(&error) => refused(&error),
+        Err(error) if is_final(&error) => elsewhere(&shared, &request, error).await?,
         Err(error) => return Err(error),
     };
     crate::types::failpoint::REGISTER_ANSWERED.passed();
@@ -78,6 +79,7 @@ async fn pass(shared: Arc<Shared>) -> Result<PassReport> {
                 format_version: FORMAT_VERSION,
                 identity: shared.identity.identity,
                 cluster: Some(answer.cluster),
+                boots: shared.boots.clone(),
             };
             let layout = shared.layout.clone();
             let write = tokio::task::spawn_blocking(move || layout.write_server_file(&file));
@@ -93,7 +95,7 @@ async fn pass(shared: Arc<Shared>) -> Result<PassReport> {
     }
     if answer.epoch > standing.epoch {
         // Remembered before it is acted on: nothing older is accepted from now on, across restarts too.
-        let change = IndexChange::Settings(vec![("epoch", answer.epoch), ("term", 0)]);
+        let change = IndexChange::Fence { epoch: answer.epoch, term: 0 };
         shared.writer.submit(change, INDEX_DEADLINE).await?;
     }
     shared.identity.joined(answer.cluster, answer.server, answer.epoch, answer.time);
@@ -104,6 +106,27 @@ async fn pass(shared: Arc<Shared>) -> Result<PassReport> {
 /// Whether asking again cannot help: the secret or the cluster is another one, or another process is this server.
 fn is_final(error: &Error) -> bool {
     matches!(error.code(), ErrorCode::Unauthorized | ErrorCode::Forbidden)
+}
+
+/// A name server has refused this server. One alone may be set up wrongly, or belong to others: only when each of them says
+/// so is it true.
+async fn elsewhere(shared: &Shared, request: &RegisterRequest, error: Error) -> Result<RegisterResponse> {
+    if shared.name_server.urls().len() > 1 {
+        for name_server in shared.name_server.each() {
+            match name_server.with_retries(0).register(request).await {
+                Ok(answer) => {
+                    log::error!(
+                        "one of the name servers refuses this storage server, another takes it: {}",
+                        error.chain()
+                    );
+                    return Ok(answer);
+                }
+                Err(other) if is_final(&other) => {}
+                Err(_) => return Err(error),
+            }
+        }
+    }
+    refused(&error)
 }
 
 /// A server that its cluster refuses must not look alive. Nothing is lost: all that was acknowledged is durable.

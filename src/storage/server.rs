@@ -1,170 +1,52 @@
 //! The storage daemon: options, start, end.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use actix_web::{App, middleware, web};
 use prometheus::{Gauge, IntCounter, IntGauge};
-use structopt::StructOpt;
 use tokio::sync::Semaphore;
+use uuid::Uuid;
 
 use super::admission::Admission;
 use super::collector::Collect;
 use super::condition::Condition;
 use super::heard::{self, Heard};
 use super::identity::Identity;
+use super::options::{Action, Command, JournalAction, OptionalOptions, Options, announced, checked};
 use super::prober::ProveWrites;
 use super::readiness::Readiness;
 use super::registrar::Register;
 use super::reporter::{CommitReporter, ReportCommits};
+use super::room::Room;
 use super::scrubber::{Scrub, look_first};
-use super::store::{Index, Journal, Layout, index, inspect, journal, sweep};
+use super::store::{Index, Journal, Layout, ServerFile, index, inspect, journal, sweep};
 use super::suspects::Suspects;
 use super::writer::{FORGOTTEN_ROWS_MAX, INDEX_DEADLINE, IndexChange, IndexWriter, WriteIndex};
 use super::{http, offline, readiness, salvage};
 use crate::actors::{Batcher, Board, Handle, PassActor, Supervisor, certificate_keeper};
-use crate::client::name_server::{announced_url, host_of};
+use crate::client::name_server::host_of;
 use crate::client::{Credentials, HttpClient, NameServerClient, StorageClient};
-use crate::decisions::scrub::Pace;
 use crate::security::tls::ServerCertificate;
 use crate::security::{ClusterSecret, Recipient, Signer};
+use crate::types::limits::BOOTS_MAX;
 use crate::types::storage_api::{Told, Trouble};
 use crate::types::words::counted;
-use crate::types::{Error, Hidden, Result, ServerId, label};
-use crate::web::auth::{Gate, Scrape, ScrapeOptions};
+use crate::types::{Error, Hidden, Result, ServerId};
+use crate::web::auth::{Gate, Scrape};
 use crate::web::metrics::ActorGauges;
-use crate::web::{ListenOptions, Metrics, metrics, request};
+use crate::web::{Metrics, metrics, request};
 
 /// Port, unless it is said otherwise.
 const DEFAULT_PORT: u16 = 7401;
-/// The longest time that quarantine lasts, in days.
-const QUARANTINE_DAYS_MAX: u64 = 36_500;
 /// Looks at the disk for `GET /status` at the same time. When all of them hang, nobody looks any more.
 const DISK_LOOKS_MAX: usize = 4;
 /// How long such a look is waited for; shorter than any name server waits for the answer.
 const DISK_LOOK_TIME_MAX: Duration = Duration::from_millis(200);
 /// How long it is remembered what a missing file was.
 const MISSING_DAYS: i64 = 365;
-
-/// The storage daemon of Holdfast: keeps replicas in a data directory
-#[derive(Debug, Clone, StructOpt)]
-#[structopt(name = "holdfast-storage-server")]
-pub struct Command {
-    #[structopt(flatten)]
-    #[allow(missing_docs)]
-    pub options: OptionalOptions,
-    #[structopt(subcommand)]
-    #[allow(missing_docs)]
-    pub action: Option<Action>,
-}
-
-// A doc comment here would become the program's description.
-#[allow(missing_docs, reason = "each variant has its help")]
-#[derive(Debug, Clone, StructOpt)]
-pub enum Action {
-    /// Write the files of a data directory out under their paths, with no server running
-    Salvage {
-        /// The storage server's data directory
-        #[structopt(long)]
-        data_dir: PathBuf,
-        /// Where to write the files; nothing there is written over
-        #[structopt(long)]
-        to: PathBuf,
-        /// Leave out files whose commit this server had not heard of yet
-        #[structopt(long)]
-        committed_only: bool,
-    },
-    /// Read every byte of a data directory and say what is damaged, with no server running; nothing is changed
-    Verify(offline::VerifyArgs),
-    /// The copy of the metadata's journal in a data directory
-    Journal(JournalAction),
-    /// Make a new index from a damaged one, keeping every replica that can be verified
-    Rebuild {
-        /// The storage server's data directory
-        #[structopt(long)]
-        data_dir: PathBuf,
-    },
-}
-
-#[allow(missing_docs, reason = "each variant has its help")]
-#[derive(Debug, Clone, StructOpt)]
-pub enum JournalAction {
-    /// Read every byte of the journal's files and say what is damaged, with no server running; nothing is changed
-    Verify(offline::VerifyArgs),
-}
-
-// Options of the daemon as they are typed. A doc comment here would become the program's description.
-#[allow(missing_docs, reason = "each option has its help")]
-#[derive(Debug, Clone, StructOpt)]
-pub struct OptionalOptions {
-    /// Where replicas are kept
-    #[structopt(long)]
-    pub data_dir: Option<PathBuf>,
-    /// URL of the name server; several, separated by commas
-    #[structopt(long, env = "HOLDFAST_NAME_SERVER", use_delimiter = true)]
-    pub name_server: Vec<String>,
-    /// What people call this server [default: the host's name]
-    #[structopt(long)]
-    pub name: Option<String>,
-    /// The machine that this server shares its fate with [default: the host's name]
-    #[structopt(long)]
-    pub host: Option<String>,
-    /// Rack, room or site; copies of an object go to different zones
-    #[structopt(long, default_value = "")]
-    pub zone: String,
-    /// This data directory takes the place of a newer copy of it that is lost; only for the first start elsewhere
-    #[structopt(long)]
-    pub replace_newer: bool,
-    /// Where other servers reach this one [default: the address that it listens on, if that is one]
-    #[structopt(long)]
-    pub url: Option<String>,
-    /// Where clients reach this one [default: --url]
-    #[structopt(long)]
-    pub public_url: Option<String>,
-    /// File with the cluster secret
-    #[structopt(long)]
-    pub cluster_secret_file: Option<PathBuf>,
-    /// The cluster secret itself; in the environment, not on the command line
-    #[structopt(long, env = "HOLDFAST_CLUSTER_SECRET", hide_env_values = true)]
-    pub cluster_secret: Option<Hidden>,
-    /// Certificates to trust (PEM), when servers use TLS with a private authority
-    #[structopt(long)]
-    pub ca_cert: Option<PathBuf>,
-    /// How long corrupt copies and unknown files stay in quarantine, in days
-    #[structopt(long, default_value = "7")]
-    pub quarantine_days: u64,
-    /// Within how many days everything is read again and checked; fractions are welcome
-    #[structopt(long, default_value = "30")]
-    pub scrub_period: f64,
-    /// How fast that reads at most, in MiB per second
-    #[structopt(long, default_value = "16")]
-    pub scrub_rate: f64,
-    #[structopt(flatten)]
-    pub scrape: ScrapeOptions,
-    #[structopt(flatten)]
-    pub listen: ListenOptions,
-}
-
-/// Options of the daemon.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// Where replicas are kept.
-    pub data_dir: PathBuf,
-    /// What people call this server.
-    pub name: String,
-    /// The machine it runs on.
-    pub host: String,
-    /// Rack, room or site.
-    pub zone: String,
-    /// It takes the place of a newer copy of its directory.
-    pub replace_newer: bool,
-    /// How long corrupt copies and unknown files stay in quarantine.
-    pub quarantine: Duration,
-    /// How fast everything is read again.
-    pub scrub: Pace,
-}
 
 /// What all parts of the daemon share.
 pub struct Shared {
@@ -178,6 +60,8 @@ pub struct Shared {
     pub public_url: String,
     /// The directory.
     pub layout: Arc<Layout>,
+    /// Room in it for what is on its way.
+    pub room: Arc<Room>,
     /// Whether it can keep what it is given.
     pub condition: Condition,
     /// The reading side of the index.
@@ -192,6 +76,8 @@ pub struct Shared {
     pub heard: Heard,
     /// Who it is.
     pub identity: Identity,
+    /// The starts of its directory that it announces.
+    pub boots: Vec<Uuid>,
     /// Judges what servers send.
     pub gate: Gate,
     /// Changes of the index that are durable.
@@ -406,7 +292,7 @@ async fn serve(typed: OptionalOptions) -> Result<()> {
     // Contents of files are for the service alone.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     // What can be refused is refused before the directory changes.
-    let client = HttpClient::new(typed.ca_cert.as_deref())?;
+    let client = HttpClient::for_server(typed.ca_cert.as_deref())?;
     NameServerClient::new(client.clone(), typed.name_server.clone(), Credentials::None)?;
     let (layout, file) = Layout::open_if(&options.data_dir, |root, file| {
         let Some(cluster) = file.and_then(|file| file.cluster) else { return Ok(()) };
@@ -424,7 +310,8 @@ async fn serve(typed: OptionalOptions) -> Result<()> {
         log::error!("{}", error.chain());
         true
     });
-    let (epoch, term) = (index::setting(&mut connection, "epoch")?, index::setting(&mut connection, "term")?);
+    let [epoch, term] = index::FENCE.map(|name| index::setting(&mut connection, name));
+    let (epoch, term) = (epoch?, term?);
     let identity = Identity::new(file.identity, file.cluster, epoch, term);
     let [version, servers] = heard::SETTINGS;
     let (version, servers) = (index::setting(&mut connection, version)?, index::setting(&mut connection, servers)?);
@@ -450,10 +337,13 @@ async fn serve(typed: OptionalOptions) -> Result<()> {
     let index = Index::open(&layout)?;
     let disk = Mutex::new(DiskFacts::look(&layout, &index)?);
     let work = ReportCommits { server, name_server: name_server.clone(), writer: writer.clone() };
+    let boots = remember_start(&layout, &file, identity.boot_id);
     let shared = Arc::new(Shared {
+        boots,
         board: board.clone(),
         url,
         public_url,
+        room: Room::new(layout.clone(), options.name.clone()),
         condition: Condition::default(),
         index,
         reporter: Batcher::supervise(&supervisor, &board, "CommitReporter", work),
@@ -484,7 +374,7 @@ async fn serve(typed: OptionalOptions) -> Result<()> {
         look_first(&shared, started).await;
     }
     PassActor::supervise(&supervisor, &board, "Registrar", Register::TIMING, Register { shared: shared.clone() });
-    PassActor::supervise(&supervisor, &board, "Collector", Collect::TIMING, Collect { shared: shared.clone() });
+    PassActor::supervise(&supervisor, &board, "Collector", Collect::TIMING, Collect::new(shared.clone()));
     let timing = Scrub::timing(shared.options.scrub.period);
     let scrubber = PassActor::supervise(&supervisor, &board, "Scrubber", timing, Scrub::new(shared.clone(), started));
     shared.suspects.serve_by(scrubber);
@@ -508,24 +398,16 @@ async fn serve(typed: OptionalOptions) -> Result<()> {
     server.await.map_err(|error| Error::io("serving", error))
 }
 
-/// Where servers and clients are told to reach this one.
-fn announced(typed: &OptionalOptions, listens_at: &str) -> Result<(String, String)> {
-    let option = |name: &'static str| move |error: Error| error.context(name);
-    let url = match &typed.url {
-        Some(url) => announced_url(url).map_err(option("--url"))?,
-        None => announced_url(listens_at).map_err(|_| {
-            Error::invalid(format!(
-                "--url is missing: this server listens on every address of the machine ({listens_at}), and others must be \
-                 told one by which they reach it, for instance --url http://{}:PORT",
-                gethostname::gethostname().to_string_lossy()
-            ))
-        })?,
-    };
-    let public_url = match &typed.public_url {
-        Some(public_url) => announced_url(public_url).map_err(option("--public-url"))?,
-        None => url.clone(),
-    };
-    Ok((url, public_url))
+/// Writes down that the directory was started again, before anybody is told of it: what was copied from it earlier does not
+/// know of this start. Answers the starts to announce. A disk that takes nothing has its own way of being told.
+fn remember_start(layout: &Layout, file: &ServerFile, boot_id: Uuid) -> Vec<Uuid> {
+    let earlier = file.boots.len().saturating_sub(BOOTS_MAX - 1);
+    let boots: Vec<Uuid> = file.boots[earlier..].iter().copied().chain([boot_id]).collect();
+    if let Err(error) = layout.write_server_file(&ServerFile { boots: boots.clone(), ..file.clone() }) {
+        log::warn!("this start could not be written down: {}", error.chain());
+    }
+    // A program that remembers no starts has run here: that it does not know one proves nothing this time.
+    if file.boots.is_empty() && file.cluster.is_some() { Vec::new() } else { boots }
 }
 
 /// A certificate that is not for the host in a URL makes everybody who uses the URL refuse the server.
@@ -541,51 +423,6 @@ fn warn_of_names(certificate: &ServerCertificate, urls: &[(&str, &String)]) {
             );
         }
     }
-}
-
-fn checked(typed: &OptionalOptions) -> Result<Options> {
-    let host_name = || gethostname::gethostname().to_string_lossy().into_owned();
-    let data_dir =
-        typed.data_dir.clone().ok_or_else(|| Error::invalid("--data-dir is missing: where shall replicas be kept?"))?;
-    if typed.name_server.is_empty() {
-        return Err(Error::invalid(
-            "--name-server is missing: the URL of the name server, for instance http://10.0.0.1:7400",
-        ));
-    }
-    let (name, host) = (typed.name.clone().unwrap_or_else(host_name), typed.host.clone().unwrap_or_else(host_name));
-    for (option, text) in [("--name", &name), ("--host", &host), ("--zone", &typed.zone)] {
-        if option != "--zone" || !text.is_empty() {
-            label::check(option, text)?;
-        }
-    }
-    Ok(Options {
-        data_dir,
-        name,
-        host,
-        zone: typed.zone.clone(),
-        replace_newer: typed.replace_newer,
-        quarantine: quarantine(typed.quarantine_days)?,
-        scrub: pace(typed.scrub_period, typed.scrub_rate)?,
-    })
-}
-
-fn quarantine(days: u64) -> Result<Duration> {
-    if days > QUARANTINE_DAYS_MAX {
-        return Err(Error::invalid(format!("--quarantine-days {days} must be 0 to {QUARANTINE_DAYS_MAX}")));
-    }
-    Ok(Duration::from_secs(days * 24 * 3_600))
-}
-
-/// At least a second and at most ten years; at least a KiB and at most a TiB in a second.
-fn pace(period_days: f64, rate_mib: f64) -> Result<Pace> {
-    let seconds = period_days * 86_400.0;
-    if !(1.0..=315_360_000.0).contains(&seconds) {
-        return Err(Error::invalid(format!("--scrub-period {period_days} must be 0.00002 to 3650 days")));
-    }
-    if !(0.001..=1_048_576.0).contains(&rate_mib) {
-        return Err(Error::invalid(format!("--scrub-rate {rate_mib} must be 0.001 to 1048576 MiB per second")));
-    }
-    Ok(Pace { period: Duration::from_secs_f64(seconds), rate_bytes: (rate_mib * f64::from(1 << 20)) as u64 })
 }
 
 /// Empties the quarantine, and forgets what has been missing for very long.
@@ -612,22 +449,5 @@ async fn clean_each_day(shared: Arc<Shared>) {
             }
         }
         tokio::time::sleep(Duration::from_secs(24 * 3_600)).await;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_without_end_are_refused() {
-        assert_eq!(quarantine(7).unwrap(), Duration::from_secs(604_800));
-        // In seconds these are beyond the range, and became short times.
-        for days in [u64::MAX, u64::MAX / 86_400 + 1, QUARANTINE_DAYS_MAX + 1] {
-            assert!(quarantine(days).is_err(), "{days}");
-        }
-        for (period, rate) in [(f64::NAN, 16.0), (30.0, f64::NAN), (-1.0, 16.0), (f64::INFINITY, 16.0), (30.0, 0.0)] {
-            assert!(pace(period, rate).is_err(), "{period} {rate}");
-        }
     }
 }

@@ -69,6 +69,14 @@ pub enum IndexChange {
     Back(ReplicaKey),
     /// What has been missing since before this time (UTC) is forgotten, some rows at once.
     ForgetMissing(NaiveDateTime),
+    /// The newest epoch and term that were seen. Older ones than what is noted change nothing: whoever was judged first may
+    /// be written last.
+    Fence {
+        /// Of the cluster.
+        epoch: i64,
+        /// Of the lease, in this epoch.
+        term: i64,
+    },
     /// Numbers to remember.
     Settings(Vec<(&'static str, i64)>),
 }
@@ -188,10 +196,12 @@ fn write_together(connection: &mut SqliteConnection, layout: &Layout, items: &[I
     })?;
     crate::types::failpoint::INDEX_COMMITTED.passed();
     // Only after the commit: a file without a row is found at the next start, a row without a file is a loss.
-    for key in files {
+    for (key, size) in files {
         crate::types::failpoint::DELETE_ROWS_GONE.passed();
-        if let Err(error) = objects::remove(layout, key) {
-            log::error!("{}; it is swept up at the next start", error.chain());
+        match objects::remove(layout, key, size) {
+            // Its blocks are given back beside the next batch.
+            Ok(removed) => drop(removed),
+            Err(error) => log::error!("{}; it is swept up at the next start", error.chain()),
         }
         crate::types::failpoint::DELETE_FILE_GONE.passed();
     }
@@ -202,7 +212,7 @@ fn apply(
     connection: &mut SqliteConnection,
     layout: &Layout,
     item: &IndexChange,
-    files: &mut Vec<ReplicaKey>,
+    files: &mut Vec<(ReplicaKey, u64)>,
 ) -> Result<usize> {
     match item {
         IndexChange::Insert { row, bytes } => insert(connection, row, bytes.as_ref()),
@@ -238,33 +248,41 @@ fn apply(
             Ok(index::set_found(connection, *key)?)
         }
         IndexChange::ForgetMissing(before) => Ok(index::forget_missing_since(connection, *before, FORGOTTEN_ROWS_MAX)?),
-        IndexChange::Settings(pairs) => {
-            for (name, value) in pairs {
-                diesel::insert_into(settings::table)
-                    .values((settings::name.eq(name), settings::value.eq(value)))
-                    .on_conflict(settings::name)
-                    .do_update()
-                    .set(settings::value.eq(value))
-                    .execute(connection)?;
-            }
-            Ok(pairs.len())
+        IndexChange::Fence { epoch, term } => {
+            let [of_epoch, of_term] = index::FENCE;
+            let noted = (index::setting(connection, of_epoch)?, index::setting(connection, of_term)?);
+            if (*epoch, *term) <= noted { Ok(0) } else { set(connection, &[(of_epoch, *epoch), (of_term, *term)]) }
         }
+        IndexChange::Settings(pairs) => set(connection, pairs),
     }
 }
 
-fn delete(connection: &mut SqliteConnection, keys: &[ReplicaKey], files: &mut Vec<ReplicaKey>) -> Result<usize> {
+fn set(connection: &mut SqliteConnection, pairs: &[(&'static str, i64)]) -> Result<usize> {
+    for (name, value) in pairs {
+        diesel::insert_into(settings::table)
+            .values((settings::name.eq(name), settings::value.eq(value)))
+            .on_conflict(settings::name)
+            .do_update()
+            .set(settings::value.eq(value))
+            .execute(connection)?;
+    }
+    Ok(pairs.len())
+}
+
+/// Takes rows away, and names the files that they leave with their sizes.
+fn delete(connection: &mut SqliteConnection, keys: &[ReplicaKey], files: &mut Vec<(ReplicaKey, u64)>) -> Result<usize> {
     let mut deleted = 0;
     for key in keys {
         let id = (key.object.0, key.generation.0);
-        let in_index: Option<bool> =
-            replicas::table.find(id).select(replicas::in_index).first(connection).optional()?;
-        match in_index {
+        let found: Option<(bool, i64)> =
+            replicas::table.find(id).select((replicas::in_index, replicas::size)).first(connection).optional()?;
+        match found {
             None => {
                 index::forget_missing(connection, *key)?;
                 continue;
             }
-            Some(true) => drop(diesel::delete(small_bytes::table.find(id)).execute(connection)?),
-            Some(false) => files.push(*key),
+            Some((true, _)) => drop(diesel::delete(small_bytes::table.find(id)).execute(connection)?),
+            Some((false, size)) => files.push((*key, size.max(0) as u64)),
         }
         deleted += diesel::delete(replicas::table.find(id)).execute(connection)?;
     }
@@ -343,6 +361,25 @@ mod tests {
             created: now,
             verified: now,
         })
+    }
+
+    #[test]
+    fn the_fence_never_goes_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let (layout, _) = Layout::open(dir.path()).unwrap();
+        let mut connection = index::make(&layout.index_path()).unwrap();
+        // Judged in one order, written in another, in one batch or in several.
+        for (batch, noted) in [
+            (vec![(1, 6), (1, 5)], (1, 6)),
+            (vec![(1, 5)], (1, 6)),
+            (vec![(2, 0)], (2, 0)),
+            (vec![(1, 9), (2, 3), (2, 0)], (2, 3)),
+        ] {
+            let changes: Vec<_> = batch.iter().map(|&(epoch, term)| IndexChange::Fence { epoch, term }).collect();
+            assert!(write(&mut connection, &layout, &changes).iter().all(Result::is_ok));
+            let [epoch, term] = index::FENCE.map(|name| index::setting(&mut connection, name).unwrap());
+            assert_eq!((epoch, term), noted, "after {batch:?}");
+        }
     }
 
     #[tokio::test]

@@ -391,6 +391,10 @@ pub struct RegisterRequest {
     /// Rises with every change of its index: of two copies of one directory, the one with more is newer.
     #[serde(default)]
     pub index_changes: i64,
+    /// The last starts of its directory, this one among them: a copy does not have those of what it was copied from since.
+    #[serde(default)]
+    #[schema(value_type = Vec<Uuid>, max_items = 64)]
+    pub boots: Vec<uuid::Uuid>,
     /// A person says that this directory takes the place of a newer copy of it, which is lost.
     #[serde(default)]
     pub replace_newer: bool,

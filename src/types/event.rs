@@ -72,6 +72,7 @@ words! {
         FsckRepaired => "fsck_repaired", "fsck --repair put something right";
         RebalanceStarted => "rebalance_started", "a person began to fill servers evenly (rebalance)";
         RebalanceEnded => "rebalance_ended", "servers are filled evenly, as far as they can be, or a person stopped it";
+        CountsMended => "counts_mended", "the numbers of the report differed from the rows, and were put right";
         LeaseTaken => "lease_taken", "another name server acts";
         JournalHolderSetAside => "journal_holder_set_aside", "a server fails to take the journal's copies";
         ReadOnly => "read_only", "the cluster stopped taking changes";

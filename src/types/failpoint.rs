@@ -138,6 +138,7 @@ points! {
     RESTORE_BEGUN_ANEW = "restore-begun-anew", Restore, "an empty database is in the place of the damaged one";
     RESTORE_FENCED = "restore-fenced", Restore, "the servers have a new epoch, nothing is read";
     RESTORE_FORMER_READ = "restore-former-read", Restore, "what the damaged database told is staged, no table is written";
+    RESTORE_BATCH = "restore-batch", Restore, "some rows are written anew, others are still to come, nothing is committed";
     RESTORE_WRITTEN = "restore-written", Restore, "all tables are written anew, nothing is committed";
     RESTORE_DONE = "restore-done", Restore, "the metadata is restored, the report of the restore is not kept";
 }
@@ -167,6 +168,15 @@ pub fn deadline(_actor: &str, deadline: Duration) -> Duration {
         return Duration::from_millis(milliseconds);
     }
     deadline
+}
+
+/// In the middle of work that can be left: with `FAILPOINTS="NAME=return"` it never goes on.
+#[inline(always)]
+pub async fn held(_name: &str) {
+    #[cfg(feature = "failpoints")]
+    if armed::returns(_name).is_some() {
+        std::future::pending::<()>().await;
+    }
 }
 
 /// Reads `FAILPOINTS`; called once by each daemon.

@@ -27,6 +27,8 @@ pub const VERIFY_BATCH_ITEMS_MAX: usize = 200;
 pub const COMMIT_BATCH_ITEMS_MAX: usize = 256;
 /// Questions in one `POST /api/v1/pending`.
 pub const PENDING_BATCH_ITEMS_MAX: usize = 1_000;
+/// Starts of a storage server that its directory remembers.
+pub const BOOTS_MAX: usize = 64;
 /// Placements that one `/available` hands out.
 pub const PLACEMENTS_MAX: u32 = 256;
 /// Copies of one object.

@@ -9,7 +9,7 @@ use super::object::objects;
 use super::{DfsPath, Error, EventId, ObjectId, Result, ServerId, Version};
 
 /// How many objects have how many copies.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CopiesCount {
     /// Copies on servers that are not down.
     pub copies: u32,
@@ -286,8 +286,8 @@ pub struct StuckObject {
     pub attempts: i32,
     /// Why the last one failed.
     pub last_error: String,
-    /// When it is tried again.
-    pub next_attempt: DateTime<Utc>,
+    /// When it is tried again; without a time, it waits for the storage servers to change.
+    pub next_attempt: Option<DateTime<Utc>>,
 }
 
 /// What hangs on one server alone.
@@ -548,6 +548,19 @@ pub struct RestoreRequest {
     pub force: bool,
 }
 
+/// How far a step of a restore is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RestoreProgress {
+    /// What is counted: `rows` or `bytes`.
+    pub unit: String,
+    /// Done.
+    pub done: u64,
+    /// About as many as there are in all.
+    pub total: u64,
+    /// Time until the step ends, as far as what was done tells.
+    pub seconds_left: Option<u64>,
+}
+
 /// How a restore goes on, and what it found.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 pub struct RestoreStatus {
@@ -555,6 +568,9 @@ pub struct RestoreStatus {
     pub state: String,
     /// What it is doing, or did last.
     pub step: String,
+    /// How far that is; none where nobody can tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<RestoreProgress>,
     /// When it was started.
     pub started: Option<DateTime<Utc>>,
     /// When it ended.

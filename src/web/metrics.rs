@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
-use prometheus::{Encoder, Gauge, GaugeVec, HistogramOpts, HistogramVec, Opts, Registry, TextEncoder};
+use prometheus::{Encoder, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry, TextEncoder};
 
 use crate::security::tls::ServerCertificate;
 use crate::types::api::ActorInfo;
@@ -41,28 +41,30 @@ impl Metrics {
 
 /// `holdfast_actor_restarts_total` and `holdfast_actor_last_pass_seconds`.
 pub struct ActorGauges {
-    restarts: GaugeVec,
+    restarts: IntCounterVec,
     last_pass: GaugeVec,
 }
 
 impl ActorGauges {
     /// Registers them.
     pub fn new(metrics: &Metrics) -> Result<Self> {
-        let gauge = |name: &str, help: &str| -> Result<GaugeVec> {
-            let gauge = GaugeVec::new(Opts::new(name, help), &["actor"]).map_err(wrong)?;
-            metrics.registry.register(Box::new(gauge.clone())).map_err(wrong)?;
-            Ok(gauge)
+        let restarts = Opts::new("holdfast_actor_restarts_total", "Restarts of actors");
+        let last_pass = Opts::new("holdfast_actor_last_pass_seconds", "Time that an actor's last pass took");
+        let gauges = Self {
+            restarts: IntCounterVec::new(restarts, &["actor"]).map_err(wrong)?,
+            last_pass: GaugeVec::new(last_pass, &["actor"]).map_err(wrong)?,
         };
-        Ok(Self {
-            restarts: gauge("holdfast_actor_restarts_total", "Restarts of actors")?,
-            last_pass: gauge("holdfast_actor_last_pass_seconds", "Time that an actor's last pass took")?,
-        })
+        metrics.registry.register(Box::new(gauges.restarts.clone())).map_err(wrong)?;
+        metrics.registry.register(Box::new(gauges.last_pass.clone())).map_err(wrong)?;
+        Ok(gauges)
     }
 
     /// Shows how the actors are.
     pub fn set(&self, actors: &[ActorInfo]) {
         for actor in actors {
-            self.restarts.with_label_values(&[&actor.name]).set(actor.restarts as f64);
+            let restarts = self.restarts.with_label_values(&[&actor.name]);
+            // A counter only rises, and so do they.
+            restarts.inc_by(actor.restarts.saturating_sub(restarts.get()));
             self.last_pass.with_label_values(&[&actor.name]).set(actor.last_pass_seconds.unwrap_or(0.0));
         }
     }

@@ -162,6 +162,12 @@ impl Process {
         self.args.push(arg.into());
     }
 
+    /// From the next start on it runs without its wrapper, and without variables of its own.
+    pub fn unwrap_it(&mut self) {
+        self.wrapper.clear();
+        self.env.clear();
+    }
+
     /// What it says here, it dies at (with the feature `failpoints`): see `holdfast::types::failpoint`.
     pub fn crash_file(&self) -> PathBuf {
         self.log.with_extension("crash-at")

@@ -11,6 +11,7 @@
 pub mod clock;
 pub mod cluster;
 pub mod postgres;
+pub mod relay;
 pub mod restore;
 pub mod servers;
 pub mod tls;

@@ -204,6 +204,18 @@ impl Postgres {
         self.url(&name)
     }
 
+    /// A new empty database in a tablespace of this name, which is made in a directory.
+    pub fn database_on(&self, tablespace: &str, directory: &Path) -> String {
+        if let Some((user, group)) = self.owner {
+            chown(directory, Some(user), Some(group)).unwrap();
+        }
+        let place = directory.display();
+        self.say(&format!("CREATE TABLESPACE {tablespace} LOCATION '{place}'"));
+        let name = format!("test_{}", DATABASES.fetch_add(1, Ordering::Relaxed));
+        self.say(&format!("CREATE DATABASE {name} TABLESPACE {tablespace}"));
+        self.url(&name)
+    }
+
     /// Takes everything out of a database, as if it had been lost with its machine and made anew.
     pub fn recreate(&self, url: &str) {
         let name = url.rsplit('/').next().unwrap();

@@ -171,3 +171,32 @@ fn an_actor_that_keeps_dying_ends_the_process() {
     arena.revive(Who::NameServer);
     arena.wait_for_rest();
 }
+
+/// A trouble of the scripted night that only a failpoint makes: there is no input that makes a pass panic.
+#[test]
+fn an_actor_that_panics_in_each_pass_is_told_with_the_reason_and_the_others_go_on() {
+    let mut arena = Arena::start(None);
+    arena.cluster.name_server.env = vec![("FAILPOINTS".into(), "actor-Reaper-pass=panic(of each pass)".into())];
+    arena.cluster.name_server.kill();
+    arena.revive(Who::NameServer);
+    let told = wait_for("`report` tells it", 30, || {
+        let (_, printed, _) = arena.cluster.run(&["report", "--json"]);
+        let report: Value = serde_json::from_str(&printed).ok()?;
+        let troubles = report["troubles"].as_array()?.clone();
+        troubles.into_iter().find(|trouble| trouble["code"] == "actor_fails")
+    });
+    let text = format!("{} {}", told["what"], told["remedy"]);
+    for words in ["Reaper has failed", "of each pass", "`holdfast actors`", "it tries again by itself"] {
+        assert!(text.contains(words), "{words:?} is not in {text}");
+    }
+    assert_eq!(told["severity"], "degraded");
+    let shown = arena.cluster.ok(&["actors"]);
+    assert!(shown.contains("of each pass"), "{shown}");
+    let (mut driver, round) = (arena.driver(1), arena.round());
+    assert!(works(&mut driver, &round, 1), "writing and reading go on");
+    assert!(arena.cluster.name_server.ended().is_none(), "a pass that panics ends no process");
+    arena.cluster.name_server.env.clear();
+    arena.cluster.name_server.kill();
+    arena.revive(Who::NameServer);
+    arena.wait_for_rest();
+}

@@ -11,6 +11,7 @@ mod common;
 mod actors;
 mod arena;
 mod model;
+mod restores;
 mod workloads;
 
 use std::collections::VecDeque;

@@ -1,6 +1,8 @@
 //! Commits of uploads: each succeeds or fails on its own, and an object id commits at most once.
 
 use chrono::TimeDelta;
+use holdfast::db::commit::Upload;
+use holdfast::db::rows::OutboxRow;
 use holdfast::types::ErrorCode::*;
 use holdfast::types::api::Condition;
 use holdfast::types::{Generation, Sha256};
@@ -44,6 +46,7 @@ both_backends! {
         let mut more = first.clone();
         more.ticket.generation = Generation::generate();
         more.holders = vec![servers[0], servers[2]];
+        more.ticket.targets.push(target(servers[2]));
         let again = db.commit_one(more.clone()).await.unwrap();
         assert_eq!((again.version, again.listed), (committed.version, vec![servers[2]]), "the first one has another copy");
         let mut copies = db.sql(|connection| {
@@ -63,6 +66,45 @@ both_backends! {
         }
         assert!(db.tree().await.is_empty());
         assert_eq!(db.outbox().await.len(), 3);
+    }
+
+    async fn a_late_repeat_lists_no_copy_that_was_given_up(db: TestDb) {
+        use diesel::prelude::*;
+        use holdfast::db::schema::{outbox, replicas, server_health};
+        use holdfast::db::{corrupt, outbox as deletions};
+        use holdfast::types::api::CorruptReplica;
+        let servers = db.servers(2).await;
+        db.sql(|connection| {
+            diesel::update(server_health::table)
+                .set((server_health::health.eq("live"), server_health::synced_boot.eq(server_health::boot_id)))
+                .execute(connection)
+        }).await;
+        let (trimmed, counted_out) = (upload("/trimmed", "1"), upload("/corrupt", "2"));
+        for upload in [&trimmed, &counted_out] {
+            db.commit_one(upload.clone()).await.unwrap();
+        }
+        // One copy too many: its deletion is ordered, as by trim.
+        let (object, generation, server) = (trimmed.ticket.object.0, trimmed.ticket.generation.0, servers[0].0);
+        db.sql(move |connection| {
+            diesel::delete(replicas::table.find((object, server))).execute(connection)?;
+            let row = OutboxRow {
+                server, object, generation, version: 1, queued: now(connection), not_before: now(connection), reason: "surplus".into(), by_token: None,
+            };
+            diesel::insert_into(outbox::table).values(&row).execute(connection)
+        }).await;
+        let found = CorruptReplica {
+            object: counted_out.ticket.object, generation: counted_out.ticket.generation, reason: "a bit".into(), aside: false, gone: false,
+        };
+        let server = servers[0];
+        db.db.write(move |connection| corrupt::judge(connection, server, &[found], false)).await.unwrap();
+        let repeat = async |upload: &Upload| db.commit_one(upload.clone()).await.unwrap().listed;
+        assert_eq!(repeat(&trimmed).await, servers[1..], "its deletion waits");
+        assert_eq!(repeat(&counted_out).await, servers[1..], "its bytes are bad");
+        let rows = db.outbox().await;
+        db.db.write(move |connection| deletions::complete(connection, &rows)).await.unwrap();
+        assert_eq!(repeat(&trimmed).await, servers[1..], "it is deleted");
+        let listed: Vec<i64> = db.sql(|connection| replicas::table.select(replicas::server).load(connection)).await;
+        assert_eq!(listed, [servers[1].0; 2]);
     }
 
     async fn an_overwrite_replaces_whole_and_releases_the_old_bytes(db: TestDb) {
@@ -90,6 +132,29 @@ both_backends! {
         no_such.ticket.condition = Condition::Version(7);
         assert_eq!(code(db.commit_one(no_such).await), PreconditionFailed);
         assert_eq!(db.tree().await, ["f"], "a refused write leaves no directories");
+    }
+
+    async fn what_was_sent_to_a_former_place_of_a_server_does_not_count(db: TestDb) {
+        let servers = db.servers(2).await;
+        let [early, late, with_two] = ["/early", "/late", "/with-two"].map(|path| upload(path, "x"));
+        let first = db.commit_one(early.clone()).await.unwrap();
+        // A copy of its directory is taken for the first server; whatever answers at the old place is not it.
+        db.sql(|connection| {
+            use diesel::prelude::*;
+            use holdfast::db::schema::servers::dsl;
+            diesel::update(dsl::servers.filter(dsl::name.eq("s1"))).set(dsl::url.eq("http://clone:1")).execute(connection)
+        }).await;
+        assert_eq!(code(db.commit_one(late.clone()).await), NotEnoughServers);
+        let mut short = late;
+        short.ticket.min_write_copies = 1;
+        assert_eq!(db.commit_one(short).await.unwrap().listed, [servers[1]]);
+        // A report that is repeated has the first result, and does not add the copy that went elsewhere.
+        let again = db.commit_one(early).await.unwrap();
+        assert_eq!((again.version, again.listed), (first.version, vec![servers[1]]));
+        // Tickets of now name the new place.
+        let mut now = with_two;
+        now.ticket.targets[0].url = "http://clone:1".into();
+        assert_eq!(db.commit_one(now).await.unwrap().listed, servers);
     }
 
     async fn a_file_short_of_copies_is_queued(db: TestDb) {

@@ -101,6 +101,22 @@ both_backends! {
         assert_eq!(db.object(kept.object).await.unwrap().state, "live");
     }
 
+    async fn a_tree_of_many_directories_is_emptied_in_few_batches(db: TestDb) {
+        const DIRECTORIES: usize = 300;
+        for number in 0..DIRECTORIES {
+            db.mkdirs(&format!("/d/{}/{number}/x", number % 10)).await;
+        }
+        db.rm("/d", true).await.unwrap();
+        let mut batches = 0;
+        while db.db.read(has_work).await.unwrap() {
+            assert!(db.change(|changes| empty_detached(changes, &TIMES)).await.unwrap() > 0);
+            batches += 1;
+            assert!(batches <= 40, "each directory costs a batch of its own");
+        }
+        let entries: i64 = db.sql(|connection| schema::entries::table.count().get_result(connection)).await;
+        assert_eq!(entries, 1, "the root");
+    }
+
     async fn dead_objects_are_forgotten_when_no_ticket_can_name_them_and_the_clock_stays_behind_them(db: TestDb) {
         db.servers(2).await;
         let file = db.write("/f", "x").await;

@@ -31,6 +31,9 @@ async fn judge(db: &TestDb, server: ServerId, copies: &[Copy], alarm: bool) -> V
 async fn servers(db: &TestDb, count: u128) -> Vec<ServerId> {
     let servers = db.servers(count).await;
     set_compared(db, true).await;
+    for server in &servers {
+        set_health(db, *server, "live").await;
+    }
     servers
 }
 
@@ -127,8 +130,37 @@ both_backends! {
         let (first, second) = (file(&db, "/f").await, file(&db, "/g").await);
         set_health(&db, servers[1], "down").await;
         assert_eq!(judge(&db, servers[0], &[first], false).await, [CorruptFate::QuarantineForGood]);
-        set_health(&db, servers[1], "suspect").await;
+        set_health(&db, servers[1], "live").await;
         assert_eq!(judge(&db, servers[0], &[second], false).await, [CorruptFate::Quarantine]);
+    }
+
+    async fn a_copy_is_let_go_only_for_one_that_is_certain(db: TestDb) {
+        use schema::server_health::dsl;
+        let servers = servers(&db, 2).await;
+        let other = servers[1].0;
+        for case in ["suspect", "syncing", "alarmed", "failing", "draining"] {
+            let copy = file(&db, &format!("/{case}")).await;
+            db.sql(move |connection| {
+                let health = diesel::update(dsl::server_health.find(other));
+                match case {
+                    "suspect" => health.set(dsl::health.eq("suspect")).execute(connection),
+                    "syncing" => health.set(dsl::synced_boot.eq("")).execute(connection),
+                    "alarmed" => health.set(dsl::scrub_alarm.eq(true)).execute(connection),
+                    "failing" => health.set(dsl::trouble.eq("read_only")).execute(connection),
+                    _ => diesel::update(schema::servers::table.find(other)).set(schema::servers::admin_state.eq("draining")).execute(connection),
+                }
+            }).await;
+            assert_eq!(judge(&db, servers[0], &[copy], false).await, [CorruptFate::QuarantineForGood], "{case}");
+            assert_eq!(holders(&db, copy.0).await, [other], "{case}");
+            let (kind, detail) = happened(&db).await.pop().unwrap();
+            assert!(kind == "replica_corrupt" && detail.contains("none of them is certain"), "{case}: {detail}");
+            db.sql(move |connection| {
+                let trouble = dsl::trouble.eq(None::<String>);
+                diesel::update(dsl::server_health.find(other))
+                    .set((dsl::health.eq("live"), dsl::synced_boot.eq(dsl::boot_id), dsl::scrub_alarm.eq(false), trouble))
+                    .execute(connection)
+            }).await;
+        }
     }
 
     async fn what_nobody_wants_is_quarantined_and_copies_in_the_making_wait(db: TestDb) {

@@ -93,6 +93,7 @@ impl TestDb {
                 cluster: None,
                 epoch: 0,
                 index_changes: 0,
+                boots: Vec::new(),
                 replace_newer: false,
                 capacity_bytes: 1 << 40,
                 free_bytes: 1 << 39,
@@ -209,6 +210,12 @@ pub async fn commit_all(db: &Db, uploads: Vec<Upload>) -> Vec<Result<Committed>>
     change(db, move |changes| commit(changes, &uploads, &TIMES, TimeDelta::zero())).await.unwrap()
 }
 
+/// A target of an upload: one of the servers that [`TestDb::servers`] registers, where it is.
+pub fn target(server: ServerId) -> Target {
+    let number = (1..=64u128).find(|number| ServerId::of_identity(uuid::Uuid::from_u128(number << 100)) == server);
+    Target { server, url: format!("http://h{}:1", number.unwrap()) }
+}
+
 /// An upload to servers 1 and 2 whose ticket is good for an hour.
 pub fn upload(path: &str, content: &str) -> Upload {
     let holders: Vec<ServerId> = (1..=2u128).map(|n| ServerId::of_identity(uuid::Uuid::from_u128(n << 100))).collect();
@@ -217,7 +224,7 @@ pub fn upload(path: &str, content: &str) -> Upload {
         generation: Generation::generate(),
         path: p(path),
         size: Some(content.len() as u64),
-        targets: holders.iter().map(|server| Target { server: *server, url: String::new() }).collect(),
+        targets: holders.iter().copied().map(target).collect(),
         min_write_copies: 2,
         condition: Condition::Any,
         make_parents: false,

@@ -42,7 +42,7 @@ async fn set_health(db: &TestDb, id: ServerId, health: &'static str) {
 }
 
 async fn state(db: &TestDb, id: ServerId) -> AdminState {
-    db.sql(server::admin_states).await[&id.0]
+    db.sql(server::standings).await[&id.0].admin_state
 }
 
 async fn told(db: &TestDb) -> Vec<(String, Option<String>)> {
@@ -68,6 +68,7 @@ fn announcement(number: u128) -> RegisterRequest {
         cluster: None,
         epoch: 0,
         index_changes: 0,
+        boots: Vec::new(),
         replace_newer: false,
         capacity_bytes: 1 << 40,
         free_bytes: 1 << 39,

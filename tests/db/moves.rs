@@ -2,6 +2,7 @@
 
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
+use holdfast::db::dialect;
 use holdfast::db::schema::{entries, journal};
 
 use crate::both_backends;
@@ -37,7 +38,11 @@ both_backends! {
              FROM n, entries e WHERE e.id = {big}",
             seed.object.0, seed.version
         );
-        db.sql(move |connection| connection.batch_execute(&fill)).await;
+        db.sql(move |connection| {
+            dialect::take_time(connection)?;
+            connection.batch_execute(&fill)
+        })
+        .await;
         let there = |parent: i64| db.sql(move |connection| {
             entries::table.filter(entries::parent.eq(parent)).count().get_result::<i64>(connection)
         });

@@ -6,7 +6,9 @@ use diesel::prelude::*;
 use holdfast::db::rebalance::{self, Planned};
 use holdfast::db::repair::{self, Ended, Room, Rules, Transfer};
 use holdfast::db::rows::{RebalanceRow, ReplicaRow};
+use holdfast::db::scan::{Cursor, Range};
 use holdfast::db::schema::{moves, outbox, repair_queue, replicas, server_health};
+use holdfast::db::{queue, report, scan};
 use holdfast::decisions::rebalance::{Level, Levels};
 use holdfast::types::{Error, ErrorCode, ObjectId, ServerId};
 
@@ -19,7 +21,7 @@ const ROOM_BYTES: u64 = 1 << 39;
 const FILES: usize = 30;
 
 fn room(transfers: usize) -> Room {
-    Room { transfers, per_server: transfers, busy: Default::default(), bytes: u64::MAX }
+    Room { transfers, per_server: transfers, bytes: u64::MAX, ..Room::default() }
 }
 
 /// Four servers that are well, the last one empty: all files are on the first two.
@@ -40,9 +42,9 @@ async fn prepare(db: &TestDb) -> Vec<ServerId> {
 
 async fn levels(db: &TestDb, ids: &[ServerId]) -> Levels {
     let mut all = Vec::new();
+    let bytes = db.db.read(rebalance::bytes_by_server).await.unwrap();
     for id in ids.iter().copied() {
-        let (bytes, next) = db.db.read(move |connection| rebalance::count_page(connection, id.0, -1)).await.unwrap();
-        assert_eq!(next, None);
+        let bytes = bytes.get(&id.0).copied().unwrap_or(0);
         all.push(Level { server: id, bytes, room_bytes: ROOM_BYTES });
     }
     Levels::new(all, 5)
@@ -104,8 +106,9 @@ both_backends! {
             assert_eq!(transfer.cause.word.word(), "rebalanced");
         }
         // Whoever looks at the objects meanwhile finds nothing to do, and so finds repair.
-        let needy = db.db.read(|connection| repair::scan(connection, None, i64::MIN, &RULES)).await.unwrap().needy;
+        let needy = db.db.read(|connection| scan::scan(connection, Range::All, Cursor::START, &RULES)).await.unwrap().needy;
         assert_eq!(needy, []);
+        assert_eq!(db.db.read(report::counts).await.unwrap().repair.in_flight, 0, "a move is no repair");
         assert_eq!(db.db.read(rebalance::repair_first).await.unwrap(), None);
         let done = end(&db, &planned.transfers[..3], false).await;
         assert_eq!((done.copied, done.trimmed), (3, 3));
@@ -163,7 +166,28 @@ both_backends! {
         assert_eq!(copies, 2 * FILES as i64);
         let object = db.entry("/f0").await.unwrap().object.unwrap();
         db.db.write(move |connection| repair::enqueue(connection, &[(object, 1)])).await.unwrap();
-        assert!(db.db.read(rebalance::repair_first).await.unwrap().is_some());
+        let why = |db: &TestDb| {
+            let db = db.db.clone();
+            async move { db.read(rebalance::repair_first).await.unwrap() }
+        };
+        assert!(why(&db).await.unwrap().ends_with("can be done now"));
+        // What can only wait for other servers, maybe for ever, does not keep them from being filled evenly.
+        let put_off = |db: &TestDb, until| {
+            let db = db.db.clone();
+            async move {
+                db.write(move |connection| {
+                    let row = (repair_queue::next_attempt.eq(until), repair_queue::attempts.eq(3));
+                    Ok(diesel::update(repair_queue::table).set(row).execute(connection)?)
+                })
+                .await
+                .unwrap()
+            }
+        };
+        put_off(&db, queue::waits()).await;
+        assert_eq!(why(&db).await, None);
+        // What has failed is tried again, and comes first.
+        put_off(&db, chrono::Utc::now().naive_utc() + TimeDelta::hours(1)).await;
+        assert!(why(&db).await.unwrap().contains("holdfast report"));
     }
 
     async fn a_run_is_one_and_stays(db: TestDb) {

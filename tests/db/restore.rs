@@ -1,9 +1,9 @@
 //! The tables that a restore writes, from rows and inventories that a test has made.
 
-use std::collections::HashSet;
+use std::sync::Arc;
 
 use diesel::prelude::*;
-use holdfast::db::restore::{INVENTORY, Known, Plan, rebuild};
+use holdfast::db::restore::{INVENTORY, Known, OWN, Plan, own_key, rebuild};
 use holdfast::db::restores::begin;
 use holdfast::db::rows::{EntryRow, ObjectRow, ServerRow, TokenRow};
 use holdfast::db::schema::{servers, tokens};
@@ -16,12 +16,12 @@ use holdfast::types::{Generation, ObjectId, ServerId, Sha256, Version};
 use crate::both_backends;
 use crate::fixture::*;
 
-fn stage(staging: &mut Staging, table: &str, key: String, row: &impl serde::Serialize) {
+pub fn stage(staging: &mut Staging, table: &str, key: String, row: &impl serde::Serialize) {
     staging.apply(table, &key, Some(&serde_json::to_string(row).unwrap())).unwrap();
 }
 
 /// A copy of an object whose bytes are its label.
-fn copy(staging: &mut Staging, server: ServerId, object: i64, label: &str, version: Version) {
+pub fn copy(staging: &mut Staging, server: ServerId, object: i64, label: &str, version: impl Into<Option<Version>>) {
     let replica = ReplicaKey { object: ObjectId(object), generation: Generation(1) };
     let (size, sha256, now) = (label.len() as u64, Sha256::of(label.as_bytes()), chrono::Utc::now());
     let label = label.into();
@@ -31,7 +31,7 @@ fn copy(staging: &mut Staging, server: ServerId, object: i64, label: &str, versi
         sha256,
         label,
         epoch: 1,
-        version: Some(version),
+        version: version.into(),
         ticket_expires: now,
         verified: now,
         gone: false,
@@ -93,11 +93,15 @@ async fn restored_with(
     copy(&mut staging, server, 500, "/f", 1008);
     copy(&mut staging, server, 600, "/f", 1003);
     copy(&mut staging, server, 700, "/g", 1004);
-    let own = if own { HashSet::from([(ENTRIES.to_string(), "50".to_string())]) } else { HashSet::new() };
+    if own {
+        stage(&mut staging, OWN, own_key(ENTRIES, "50"), &());
+    }
     more(&mut staging);
     let known = Known { version: known, by: "somebody has heard of it".into(), rows: vec!["a row".into()] };
     let by_first_token = true;
-    let plan = Plan { cluster, epoch, head: 1010, told, known, servers, superuser, by_first_token, copies: 2, own };
+    let progress = Arc::default();
+    let plan =
+        Plan { cluster, epoch, head: 1010, told, known, servers, superuser, by_first_token, copies: 2, progress };
     let status = db
         .db
         .write(move |connection| {
@@ -170,5 +174,85 @@ both_backends! {
         let (tree, status) = restored(&db, 1010, true).await;
         assert_eq!((tree, status.tail), (vec!["f".to_string()], 0));
         assert!(db.object(ObjectId(700)).await.is_none());
+    }
+
+    async fn a_doubt_is_only_where_something_is_in_doubt(db: TestDb) {
+        let other = db.servers(2).await[1];
+        let third = db.servers(3).await[2];
+        let (tree, status) = restored_with(&db, 1000, true, 1010, |staging| {
+            // One copy of `/g` is marked (see above), and these are not; one has other bytes.
+            copy(staging, other, 700, "/g", None);
+            copy(staging, third, 700, "/other bytes", None);
+            // The other copy of a known object is not marked either.
+            copy(staging, other, 500, "/f", None);
+            // Committed before the end of what the rows tell, and not among them.
+            copy(staging, other, 800, "/deleted", 900);
+            copy(staging, third, 800, "/deleted", None);
+            // Nobody has heard of these.
+            copy(staging, other, 900, "/doubtful", None);
+            copy(staging, third, 900, "/doubtful", None);
+        })
+        .await;
+        assert_eq!(tree.len(), 3, "{tree:?}");
+        assert_eq!(status.doubts_total, 2, "{:?}", status.doubts);
+        assert!(status.doubts.iter().all(|doubt| doubt.contains("/doubtful")), "{:?}", status.doubts);
+        let copies: Vec<(i64, i64)> = db
+            .sql(|connection| {
+                use holdfast::db::schema::replicas::dsl;
+                dsl::replicas.select((dsl::object, dsl::server)).order((dsl::object, dsl::server)).load(connection)
+            })
+            .await;
+        let of = |object: i64| copies.iter().filter(|(id, _)| *id == object).count();
+        assert_eq!([500, 600, 700, 800, 900].map(of), [2, 1, 2, 0, 0], "{copies:?}");
+    }
+
+    async fn of_entries_with_one_name_each_keeps_its_file(db: TestDb) {
+        let now = chrono::Utc::now().naive_utc();
+        let (tree, status) = restored_with(&db, 1010, true, 1010, |staging| {
+            for number in 0..5i64 {
+                let name = match number {
+                    // The name that the other one would get.
+                    4 => format!("same (restored {})", holdfast::types::EntryId(2_000)),
+                    _ => "same".to_string(),
+                };
+                let entry = EntryRow {
+                    id: 2_000 + number,
+                    parent: Some(ROOT.0),
+                    name,
+                    kind: EntryRow::FILE.into(),
+                    object: Some(3_000 + number),
+                    replication: None,
+                    version: 100 + number,
+                    created: now,
+                    modified: now,
+                };
+                let object = ObjectRow {
+                    id: 3_000 + number,
+                    // One has lost its last entry on the branch that was taken.
+                    state: if number == 1 { ObjectRow::DELETED } else { ObjectRow::LIVE }.into(),
+                    size: 1,
+                    sha256: vec![0; 32],
+                    copies_wanted: 2,
+                    label: format!("/same{number}"),
+                    version: 100 + number,
+                    created: now,
+                    forget_after: (number == 1).then_some(now),
+                };
+                stage(staging, ENTRIES, entry.id.to_string(), &entry);
+                if number != 2 {
+                    stage(staging, OBJECTS, object.id.to_string(), &object);
+                }
+            }
+        })
+        .await;
+        assert_eq!(tree.len(), 5, "{tree:?}");
+        assert_eq!(db.entry("/same").await.unwrap().id, 2_003, "the newest");
+        assert!(tree.contains(&format!("same (restored {} again)", holdfast::types::EntryId(2_000))), "{tree:?}");
+        assert_eq!(db.object(ObjectId(3_001)).await.unwrap().state, "live");
+        let told = |list: &[String], word: &str| list.iter().filter(|sentence| sentence.contains(word)).count();
+        assert_eq!(told(&status.losses, "does not tell of its object"), 1, "{:?}", status.losses);
+        assert_eq!(told(&status.conflicts, "two entries named"), 2, "{:?}", status.conflicts);
+        assert_eq!(told(&status.losses, "no copy was found"), 4, "{:?}", status.losses);
+        assert_eq!(status.losses_total, 5);
     }
 }

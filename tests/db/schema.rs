@@ -135,6 +135,14 @@ struct FileView {
     copies: i64,
     #[diesel(sql_type = Nullable<Text>)]
     servers: Option<String>,
+    #[diesel(sql_type = Text)]
+    object: String,
+}
+
+#[derive(QueryableByName, Debug, PartialEq)]
+struct Named {
+    #[diesel(sql_type = Text)]
+    object: String,
 }
 
 #[tokio::test]
@@ -142,7 +150,7 @@ async fn the_views_for_people_show_the_same_on_both() {
     for (db, prefix) in [(TestDb::sqlite(), "admin_"), (TestDb::postgres(), "admin.")] {
         db.servers(2).await;
         db.mkdirs("/a/b").await;
-        db.write("/a/b/f", "12345").await;
+        let kept = db.write("/a/b/f", "12345").await.object;
         let gone = db.write("/a/g", "1").await;
         db.rm("/a/g", false).await.unwrap();
         assert_eq!(db.object(gone.object).await.unwrap().state, "deleted");
@@ -152,9 +160,23 @@ async fn the_views_for_people_show_the_same_on_both() {
             counts.push(db.sql(move |connection| diesel::sql_query(sql).get_result::<Count>(connection)).await.count);
         }
         assert_eq!(counts, [2, 1, 0, 2, 3, 1], "{prefix}");
-        let sql = format!("SELECT path, size, copies, servers FROM {prefix}files");
+        let sql = format!("SELECT path, size, copies, servers, object FROM {prefix}files");
         let file = db.sql(move |connection| diesel::sql_query(sql).get_result::<FileView>(connection)).await;
-        assert_eq!(file, FileView { path: "/a/b/f".into(), size: 5, copies: 2, servers: Some("s1, s2".into()) });
+        let object = kept.to_string();
+        let servers = Some("s1, s2".into());
+        assert_eq!(file, FileView { path: "/a/b/f".into(), size: 5, copies: 2, servers, object: object.clone() });
+        // Wherever an object is named, it is by the digits that people find it by.
+        db.sql(move |connection| {
+            use holdfast::db::schema::{events, replicas};
+            diesel::delete(replicas::table).execute(connection)?;
+            diesel::update(events::table).set(events::object.eq(kept.0)).execute(connection)
+        })
+        .await;
+        for view in ["under_replicated", "recent_events"] {
+            let sql = format!("SELECT object FROM {prefix}{view} LIMIT 1");
+            let named = db.sql(move |connection| diesel::sql_query(sql).get_result::<Named>(connection)).await;
+            assert_eq!(named, Named { object: object.clone() }, "{prefix}{view}");
+        }
     }
 }
 

@@ -3,11 +3,11 @@
 use chrono::TimeDelta;
 use diesel::prelude::*;
 use holdfast::db::health::{Seen, save};
-use holdfast::db::repair::{self, Done, Room, Rules, server_facts};
+use holdfast::db::repair::{self, Done, Ended, Room, Rules, server_facts};
 use holdfast::db::rows::ServerHealthRow;
-use holdfast::db::schema::{events, replicas, server_health};
+use holdfast::db::schema::{events, replicas, server_health, servers};
 use holdfast::db::server::{ServerView, server_views};
-use holdfast::types::api::{CorruptFate, CorruptReplica, RegisterRequest, Target};
+use holdfast::types::api::{CorruptFate, CorruptReplica, RegisterRequest};
 use holdfast::types::storage_api::TroubleCode;
 use holdfast::types::{ObjectId, ServerId};
 
@@ -36,7 +36,7 @@ async fn view(db: &TestDb, server: ServerId) -> ServerView {
 async fn checked(db: &TestDb, server: ServerId, trouble: Option<TroubleCode>) {
     let row = view(db, server).await.checked.unwrap();
     let row = ServerHealthRow { trouble: trouble.map(|code| code.word().into()), ..row };
-    let seen = vec![Seen { row, health_changed: false, events: Vec::new() }];
+    let seen = vec![Seen { row, health_changed: false, begins_anew: false, events: Vec::new() }];
     db.db.write(move |connection| save(connection, &seen)).await.unwrap();
 }
 
@@ -124,6 +124,32 @@ both_backends! {
         assert_eq!(done.transfers[0].target.server, servers[1]);
     }
 
+    async fn a_copy_that_was_made_at_a_former_place_of_its_target_does_not_count(db: TestDb) {
+        let servers = db.servers(2).await;
+        all_live(&db).await;
+        let second = servers[1].0;
+        for moves in [false, true] {
+            let object = db.write(&format!("/moves-{moves}"), "x").await.object;
+            db.sql(move |connection| diesel::delete(replicas::table.find((object.0, second))).execute(connection)).await;
+            let transfer = repaired(&db, object).await.transfers.remove(0);
+            assert_eq!(transfer.target.server.0, second);
+            if moves {
+                // While it is carried, a copy of the target's directory takes its place.
+                db.sql(move |connection| {
+                    diesel::update(servers::table.find(second)).set(servers::url.eq("http://clone:1")).execute(connection)
+                }).await;
+            }
+            let ended = vec![Ended { transfer, outcome: Ok(()) }];
+            let work = move |connection: &mut _| repair::work_through(connection, &RULES, &ended, &[], Room::default(), true);
+            let done = db.db.write(work).await.unwrap();
+            assert_eq!((done.copied, done.failed), (usize::from(!moves), usize::from(moves)));
+            let listed = db.sql(move |connection| {
+                replicas::table.filter(replicas::object.eq(object.0)).count().get_result::<i64>(connection)
+            }).await;
+            assert_eq!(listed, if moves { 1 } else { 2 });
+        }
+    }
+
     async fn a_burst_of_trimming_empties_no_server(db: TestDb) {
         const FILES: i64 = 800;
         let servers = db.servers(4).await;
@@ -131,7 +157,7 @@ both_backends! {
         let uploads = (0..FILES as usize).map(|number| {
             let others = (0..4).filter(|index| *index != number % 4).map(|index| servers[index]).collect::<Vec<_>>();
             let mut upload = upload(&format!("/f{number}"), "x");
-            upload.ticket.targets = others.iter().map(|server| Target { server: *server, url: String::new() }).collect();
+            upload.ticket.targets = others.iter().copied().map(target).collect();
             upload.holders = others;
             upload
         });
@@ -198,6 +224,7 @@ both_backends! {
             cluster: None,
             epoch: 0,
             index_changes: 0,
+            boots: Vec::new(),
             replace_newer: false,
             capacity_bytes: 1,
             free_bytes: 1,

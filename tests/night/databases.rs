@@ -4,11 +4,16 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
+use std::time::Duration;
+
+use diesel::PgConnection;
+use diesel::connection::{Connection, SimpleConnection};
 
 use crate::common::cluster::Plan;
 use crate::common::postgres::{self, Postgres};
 use crate::common::restore::{back_up, lose_database};
 use crate::common::wait_for;
+use crate::network::{relay, relay_to};
 use crate::night::Act::{Hands, Run};
 use crate::night::{NAMED_WITHIN, Night, Trouble, plan};
 
@@ -26,6 +31,7 @@ pub fn the_database_is_killed() -> Trouble {
         make: |_| mortal().kill(),
         code: "database_unreachable",
         within: NAMED_WITHIN,
+        needs_root: false,
         remedy: vec![Hands("start the database again", |_| mortal().run())],
     }
 }
@@ -51,6 +57,7 @@ pub fn the_database_is_set_back() -> Trouble {
         make: set_back,
         code: "database_set_back",
         within: NAMED_WITHIN,
+        needs_root: false,
         remedy: vec![Run("holdfast restore")],
     }
 }
@@ -62,6 +69,7 @@ pub fn the_database_is_set_back_on_postgres() -> Trouble {
         make: set_back,
         code: "database_set_back",
         within: NAMED_WITHIN,
+        needs_root: false,
         remedy: vec![Run("holdfast restore")],
     }
 }
@@ -82,6 +90,7 @@ pub fn the_database_is_gone() -> Trouble {
         make: lose,
         code: "waits_for_restore",
         within: NAMED_WITHIN,
+        needs_root: false,
         remedy: vec![Hands("start all storage servers", start_all_storage_servers), Run("holdfast restore")],
     }
 }
@@ -92,17 +101,25 @@ pub fn a_restore_is_interrupted() -> Trouble {
         plan,
         make: |night| {
             lose(night);
+            // One of them answers slowly, so that the middle is long enough to be met.
+            relay_to(night, 0);
             start_all_storage_servers(night);
+            relay(night).delay(Duration::from_millis(300));
             let mut restore = night.cluster.command(&["restore"]).spawn().unwrap();
-            wait_for("the restore has begun", 20, || {
-                (night.cluster.try_get("/api/v1/restore")?["state"] == "running").then_some(())
+            wait_for("the servers are fenced, and read", 60, || {
+                let status = night.cluster.try_get("/api/v1/restore")?;
+                status["step"].as_str()?.starts_with("reading").then_some(())
             });
+            relay(night).cut();
             night.cluster.name_server.kill();
             let _ = restore.wait();
+            relay(night).delay(Duration::ZERO);
+            relay(night).heal();
             night.cluster.name_server.start();
         },
         code: "waits_for_restore",
         within: NAMED_WITHIN,
+        needs_root: false,
         remedy: vec![Run("holdfast restore")],
     }
 }
@@ -128,6 +145,7 @@ pub fn the_database_is_damaged() -> Trouble {
         },
         code: "database_damaged",
         within: NAMED_WITHIN,
+        needs_root: false,
         remedy: vec![Run("holdfast restore")],
     }
 }
@@ -146,6 +164,16 @@ impl SmallDisk {
         Self(dir)
     }
 
+    /// Takes what is left of it.
+    fn fill(&self) {
+        let mut zeros = fs::File::open("/dev/zero").unwrap();
+        let _ = std::io::copy(&mut zeros, &mut fs::File::create(self.path().join("filler")).unwrap());
+    }
+
+    fn empty(&self) {
+        fs::remove_file(self.path().join("filler")).unwrap();
+    }
+
     fn path(&self) -> &Path {
         self.0.path()
     }
@@ -159,10 +187,7 @@ pub fn the_disk_of_the_database_is_full() -> Trouble {
             Plan { database: Some(format!("sqlite://{}", file.display())), ..plan() }
         },
         make: |night| {
-            let disk = SMALL.get().unwrap().path();
-            let filler = disk.join("filler");
-            let mut zeros = fs::File::open("/dev/zero").unwrap();
-            let _ = std::io::copy(&mut zeros, &mut fs::File::create(filler).unwrap());
+            SMALL.get().unwrap().fill();
             // Until something does not fit.
             let body = night.cluster.path("body");
             fs::write(&body, "x").unwrap();
@@ -170,9 +195,60 @@ pub fn the_disk_of_the_database_is_full() -> Trouble {
         },
         code: "database_full",
         within: NAMED_WITHIN,
-        remedy: vec![Hands("make room on the disk of the database", |_| {
-            fs::remove_file(SMALL.get().unwrap().path().join("filler")).unwrap();
-        })],
+        needs_root: true,
+        remedy: vec![Hands("make room on the disk of the database", |_| SMALL.get().unwrap().empty())],
+    }
+}
+
+/// The same for Postgres, whose log is elsewhere: where that is full, too, Postgres ends.
+static SMALL_OF_POSTGRES: OnceLock<SmallDisk> = OnceLock::new();
+
+pub fn the_database_is_full_on_postgres() -> Trouble {
+    Trouble {
+        what: "The disk that Postgres has the tables on is full",
+        plan: || {
+            let disk = SMALL_OF_POSTGRES.get_or_init(SmallDisk::mount);
+            Plan { database: Some(postgres::shared().database_on("small", disk.path())), ..plan() }
+        },
+        make: |night| {
+            SMALL_OF_POSTGRES.get().unwrap().fill();
+            let mut number = 0;
+            wait_for("something does not fit", 60, || {
+                number += 1;
+                (night.cluster.run(&["mkdir", &format!("/more-{number}")]).0 != 0).then_some(())
+            });
+        },
+        code: "database_full",
+        within: NAMED_WITHIN,
+        needs_root: true,
+        remedy: vec![Hands("make room on the disk of the database", |_| SMALL_OF_POSTGRES.get().unwrap().empty())],
+    }
+}
+
+pub fn a_table_is_locked() -> Trouble {
+    Trouble {
+        what: "Somebody's session in Postgres holds a table, and an actor's passes fail",
+        plan: || Plan { database: Some(postgres::shared().database()), ..plan() },
+        make: |night| {
+            let mut session = PgConnection::establish(night.database.as_ref().unwrap()).unwrap();
+            session.batch_execute("BEGIN; LOCK TABLE building IN ACCESS EXCLUSIVE MODE").unwrap();
+            night.session = Some(session);
+            wait_for("a pass has failed", 30, || {
+                let actors = night.cluster.get("/api/v1/actors")["actors"].as_array()?.clone();
+                let reaper = actors.iter().find(|actor| actor["name"] == "Reaper")?;
+                (!reaper["last_error"].is_null()).then_some(())
+            });
+        },
+        code: "actor_fails",
+        within: NAMED_WITHIN,
+        needs_root: false,
+        remedy: vec![
+            Run("holdfast actors"),
+            Hands("it tries again by itself", |night| {
+                night.session = None;
+                night.wait_until_gone("actor_fails");
+            }),
+        ],
     }
 }
 
@@ -188,6 +264,7 @@ pub fn a_new_cluster_on_old_servers() -> Trouble {
         },
         code: "foreign_servers",
         within: NAMED_WITHIN,
+        needs_root: false,
         remedy: vec![Run("holdfast restore")],
     }
 }

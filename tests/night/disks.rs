@@ -27,6 +27,7 @@ pub fn a_disk_is_read_only() -> Trouble {
         make: |night| night.cluster.make_read_only(0),
         code: "disk_read_only",
         within: NAMED_WITHIN,
+        needs_root: true,
         remedy: vec![Hands("check its file system and mount it again, then start storage-0 again", |night| {
             night.cluster.storage[0].kill();
             night.cluster.repair_disk(0);
@@ -42,6 +43,7 @@ pub fn a_disk_is_unmounted() -> Trouble {
         make: |night| night.cluster.unmount(0),
         code: "server_down",
         within: NAMED_WITHIN,
+        needs_root: true,
         // Its start mounts the disk again.
         remedy: vec![Hands("start storage-0 again", restart_first)],
     }
@@ -65,6 +67,7 @@ pub fn a_disk_is_full() -> Trouble {
         make: |night| fill(night, 0),
         code: "disk_full",
         within: NAMED_WITHIN,
+        needs_root: true,
         remedy: vec![Hands("make its disk larger, or remove files", |night| empty(night, 0))],
     }
 }
@@ -76,6 +79,7 @@ pub fn all_disks_are_full() -> Trouble {
         make: |night| (0..3).for_each(|number| fill(night, number)),
         code: "storage_full",
         within: NAMED_WITHIN,
+        needs_root: true,
         remedy: vec![Hands("make disks larger, or remove files", |night| {
             (0..3).for_each(|number| empty(night, number))
         })],
@@ -111,6 +115,7 @@ pub fn a_copy_is_corrupt() -> Trouble {
         },
         code: "corrupt_copies",
         within: NAMED_WITHIN,
+        needs_root: false,
         remedy: vec![Hands("nothing, if it does not happen again", nothing)],
     }
 }
@@ -133,6 +138,7 @@ pub fn the_last_copy_is_corrupt() -> Trouble {
         },
         code: "lost",
         within: NAMED_WITHIN,
+        needs_root: false,
         remedy: vec![Hands("send the files again", |night| {
             night.write("/once/photo", vec![9; 200_000]);
         })],

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
-use serde_json::Value;
+use diesel::PgConnection;
+use serde_json::{Value, json};
 
 use crate::common::cluster::{Cluster, Plan, Process};
+use crate::common::relay::Relay;
 use crate::common::restore::Backup;
 use crate::common::wait_for;
 
@@ -29,6 +31,8 @@ pub struct Trouble {
     pub code: &'static str,
     /// Within how many seconds.
     pub within: u64,
+    /// Its file systems are mounted.
+    pub needs_root: bool,
     pub remedy: Vec<Act>,
 }
 
@@ -67,6 +71,14 @@ pub struct Night {
     /// Further servers.
     pub others: Vec<Process>,
     pub backup: Option<Backup>,
+    /// Between two servers.
+    pub relay: Option<Relay>,
+    /// Somebody else's session in the database.
+    pub session: Option<PgConnection>,
+    /// The token that may do everything, while the cluster's client has another one.
+    pub superuser: String,
+    /// What `report` said of the trouble.
+    pub told: Value,
 }
 
 /// Timers that let a night pass in seconds.
@@ -79,7 +91,17 @@ impl Night {
     fn start(plan: &Plan) -> Self {
         let cluster = Cluster::start(plan);
         let database = plan.database.clone();
-        let mut night = Self { cluster, files: BTreeMap::new(), database, others: Vec::new(), backup: None };
+        let mut night = Self {
+            cluster,
+            files: BTreeMap::new(),
+            database,
+            others: Vec::new(),
+            backup: None,
+            relay: None,
+            session: None,
+            superuser: String::new(),
+            told: Value::Null,
+        };
         for number in 0..FILES {
             // Large ones are files on the disks of the storage servers, small ones are in their indexes.
             let size = if number % 2 == 0 { 150_000 } else { 900 };
@@ -111,6 +133,21 @@ impl Night {
         serde_json::from_str(&printed).ok()
     }
 
+    /// Until `report` does not name it any more.
+    pub fn wait_until_gone(&self, code: &str) {
+        wait_for("the trouble is over", HEALTHY_WITHIN, || {
+            let troubles = self.report()?["troubles"].as_array()?.clone();
+            troubles.iter().all(|trouble| trouble["code"] != code).then_some(())
+        });
+    }
+
+    /// Carries out the command in the sentence that says what is so.
+    pub fn do_what_the_sentence_says(&self) {
+        let what = self.told["what"].as_str().unwrap();
+        let command = what.split('`').find(|part| part.starts_with("holdfast ")).unwrap_or_else(|| panic!("{what}"));
+        self.cluster.ok(&command.split(' ').skip(1).collect::<Vec<_>>());
+    }
+
     pub fn wait_until_healthy(&self) {
         let seconds = HEALTHY_WITHIN;
         let mut last = Value::Null;
@@ -126,8 +163,19 @@ impl Night {
     fn trouble(&self, code: &str, seconds: u64) -> Value {
         let mut last = None;
         let named = || {
-            last = self.report();
-            last.as_ref()?["troubles"].as_array()?.iter().find(|trouble| trouble["code"] == code).cloned()
+            let (_, printed, errors) = self.cluster.run(&["report", "--json"]);
+            if let Ok(report) = serde_json::from_str::<Value>(&printed) {
+                let found = report["troubles"].as_array()?.iter().find(|trouble| trouble["code"] == code).cloned();
+                last = Some(report);
+                return found;
+            }
+            // Nothing can be reported: then the failure says what is so, and what to do.
+            let mut said = errors.lines().flat_map(serde_json::from_str::<Value>);
+            let failure = said.find(|said| said["code"].is_string())?;
+            let found = (failure["code"] == code)
+                .then(|| json!({ "code": code, "what": failure["message"], "remedy": failure["remedy"] }));
+            last = Some(failure);
+            found
         };
         let told = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| wait_for("named", seconds, named)));
         told.unwrap_or_else(|_| panic!("`report` does not name {code} within {seconds} s: {last:#?}"))
@@ -165,6 +213,9 @@ impl Night {
 
 /// Makes a trouble, and does what an operator does about it.
 pub fn live_through(trouble: Trouble) {
+    if trouble.needs_root && !rustix::process::geteuid().is_root() {
+        return eprintln!("left out, because file systems are mounted for it, which needs root: {}", trouble.what);
+    }
     let mut night = Night::start(&(trouble.plan)());
     (trouble.make)(&mut night);
     let told = night.trouble(trouble.code, trouble.within);
@@ -172,6 +223,7 @@ pub fn live_through(trouble: Trouble) {
     for act in &trouble.remedy {
         assert!(remedy.contains(act.words()), "`report` says {remedy:?}, and not {:?}", act.words());
     }
+    night.told = told.clone();
     for act in &trouble.remedy {
         night.act(act);
     }

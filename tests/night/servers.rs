@@ -27,6 +27,7 @@ pub fn a_server_is_killed() -> Trouble {
         make: |night| night.cluster.storage[0].kill(),
         code: "server_down",
         within: NAMED_WITHIN,
+        needs_root: false,
         remedy: vec![Hands("start storage-0 again", start_first)],
     }
 }
@@ -38,6 +39,7 @@ pub fn a_server_does_not_come_back() -> Trouble {
         make: |night| night.cluster.storage[0].kill(),
         code: "server_down",
         within: NAMED_WITHIN,
+        needs_root: false,
         remedy: vec![Run("holdfast drain storage-0"), Run("holdfast remove storage-0")],
     }
 }
@@ -49,6 +51,7 @@ pub fn a_server_hangs() -> Trouble {
         make: |night| night.cluster.storage[0].signal(Signal::STOP),
         code: "server_down",
         within: NAMED_WITHIN,
+        needs_root: false,
         remedy: vec![Hands("start storage-0 again", start_first)],
     }
 }
@@ -60,6 +63,7 @@ pub fn two_of_three_servers_are_down() -> Trouble {
         make: |night| night.cluster.storage[..2].iter_mut().for_each(Process::kill),
         code: "unreadable",
         within: NAMED_WITHIN,
+        needs_root: false,
         remedy: vec![Hands("start storage-0, storage-1 again", |night| {
             night.cluster.storage[..2].iter_mut().for_each(Process::start);
         })],
@@ -73,6 +77,7 @@ pub fn too_few_servers_take_writes() -> Trouble {
         make: |night| night.cluster.storage[1..].iter_mut().for_each(Process::kill),
         code: "writes_refused",
         within: NAMED_WITHIN,
+        needs_root: false,
         remedy: vec![Hands("start storage-1, storage-2 again", |night| {
             night.cluster.storage[1..].iter_mut().for_each(Process::start);
         })],
@@ -86,6 +91,7 @@ pub fn one_copy_is_left() -> Trouble {
         make: |night| night.cluster.storage[1].kill(),
         code: "single_copy",
         within: NAMED_WITHIN,
+        needs_root: false,
         remedy: vec![Hands("nothing, if the server comes back", |night| night.cluster.storage[1].start())],
     }
 }
@@ -102,6 +108,7 @@ pub fn a_server_restarts_again_and_again() -> Trouble {
         },
         code: "server_restarts",
         within: NAMED_WITHIN,
+        needs_root: false,
         remedy: vec![Hands("the end of its log says why it ended", nothing)],
     }
 }
@@ -120,6 +127,7 @@ pub fn a_server_comes_and_goes() -> Trouble {
         },
         code: "server_flaps",
         within: NAMED_WITHIN,
+        needs_root: false,
         remedy: vec![Run("holdfast events --server storage-0")],
     }
 }
@@ -140,6 +148,7 @@ pub fn a_machine_is_cloned() -> Trouble {
         },
         code: "server_refused",
         within: NAMED_WITHIN,
+        needs_root: false,
         remedy: vec![Hands("stop that server", |night| night.others.iter_mut().for_each(Process::kill))],
     }
 }
@@ -156,6 +165,7 @@ pub fn a_server_has_another_secret() -> Trouble {
         },
         code: "secret_refused",
         within: NAMED_WITHIN,
+        needs_root: false,
         remedy: vec![Hands("give it the cluster's secret", |night| {
             night.cluster.storage[0].env.clear();
             start_first(night);
@@ -175,6 +185,7 @@ pub fn a_clock_is_a_day_ahead() -> Trouble {
         },
         code: "clocks_apart",
         within: NAMED_WITHIN,
+        needs_root: false,
         remedy: vec![Hands("set the clock by a time service", |night| {
             night.cluster.storage[0].env.clear();
             start_first(night);
@@ -197,8 +208,34 @@ pub fn the_journal_has_no_holders() -> Trouble {
         },
         code: "journal_behind",
         within: NAMED_WITHIN,
+        needs_root: false,
         remedy: vec![Hands("bring back the storage servers", |night| {
             night.cluster.storage.iter().for_each(|server| server.signal(Signal::CONT));
+        })],
+    }
+}
+
+pub fn a_removed_server_returns() -> Trouble {
+    Trouble {
+        what: "A storage server that was removed is started again: it ends with exit code 5",
+        plan,
+        make: |night| {
+            night.cluster.ok(&["drain", "--wait", "storage-0"]);
+            night.cluster.storage[0].kill();
+            wait_for("it is removed", 30, || (night.cluster.run(&["remove", "storage-0"]).0 == 0).then_some(()));
+            night.cluster.storage[0].launch();
+            let status = wait_for("it is refused", 30, || night.cluster.storage[0].ended());
+            assert_eq!(status.code(), Some(5));
+            assert!(night.cluster.storage[0].log().contains("`holdfast undrain "), "its last line has the way back");
+        },
+        code: "server_refused",
+        within: NAMED_WITHIN,
+        needs_root: false,
+        remedy: vec![Hands("do what the sentence says", |night| {
+            night.do_what_the_sentence_says();
+            night.cluster.storage[0].start();
+            night.cluster.wait_for_live(3);
+            night.wait_until_gone("server_refused");
         })],
     }
 }

@@ -77,6 +77,7 @@ fn announcements(cluster: &Cluster) {
         cluster: Some(id),
         epoch: 1,
         index_changes: 0,
+        boots: Vec::new(),
         replace_newer: false,
         capacity_bytes: 10,
         free_bytes: 1,

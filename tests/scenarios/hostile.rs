@@ -295,7 +295,16 @@ fn strangers_without_end_leave_room_when_files_are_few() {
 fn a_server_without_a_free_file_is_busy_and_not_broken() {
     use std::io::{Read, Write};
     let args = ["--replicas", "1"].map(String::from).to_vec();
-    let cluster = Cluster::start(&Plan { storage_servers: 1, name_server_args: args, ..Plan::default() });
+    let soft_limit = ["sh", "-c", "ulimit -Sn 256; exec \"$@\"", "sh"].map(String::from).to_vec();
+    let plan = Plan { storage_servers: 1, name_server_args: args, wrapper: soft_limit, ..Plan::default() };
+    let cluster = Cluster::start(&plan);
+    // Both have taken as many files as they may have, whatever the shell said.
+    for process in [&cluster.name_server, &cluster.storage[0]] {
+        let limits = fs::read_to_string(format!("/proc/{}/limits", process.pid())).unwrap();
+        let files = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+        let files: Vec<&str> = files.split_whitespace().collect();
+        assert!(files[0] == files[1] && files[0] != "256", "{files:?}");
+    }
     let (to, ticket) = uploads(&cluster, 100_000, 1).remove(0);
     let mut stream = std::net::TcpStream::connect(to).unwrap();
     let ask = |stream: &mut std::net::TcpStream, text: &str, body: &[u8]| -> String {

@@ -97,6 +97,11 @@ fn operation_endpoints_and_the_description() {
         "holdfast_objects 1",
         "holdfast_missing_objects 0",
         "holdfast_outbox_length 0",
+        "holdfast_counted 1",
+        "holdfast_under_replicated{copies=\"0\"} 0",
+        "holdfast_under_replicated{copies=\"1\"} 0",
+        "# TYPE holdfast_actor_restarts_total counter",
+        "holdfast_actor_restarts_total{actor=\"Reaper\"} 0",
     ] {
         assert!(metrics.contains(line), "{line} is not in\n{metrics}");
     }
@@ -107,6 +112,7 @@ fn operation_endpoints_and_the_description() {
         "{metrics}"
     );
     let storage = cluster.metrics(&cluster.storage[0].url()).unwrap();
+    assert!(storage.contains("# TYPE holdfast_actor_restarts_total counter"), "{storage}");
     assert!(storage.contains("holdfast_store_objects 1") && storage.contains("holdfast_store_bytes 1"), "{storage}");
     let actors = cluster.get("/api/v1/actors");
     let names: Vec<&str> =

@@ -30,6 +30,7 @@ fn announcement(identity: Uuid, url: &str) -> RegisterRequest {
         cluster: None,
         epoch: 0,
         index_changes: i64::MAX,
+        boots: Vec::new(),
         replace_newer: true,
         capacity_bytes: 1,
         free_bytes: 1,
@@ -282,6 +283,86 @@ fn twins_are_refused_for_good_and_who_moves_is_taken_at_once() {
         assert_eq!(entry["copies"], 2, "{name}");
     }
     clone.kill();
+}
+
+/// An upload that was allowed, to storage server 1 first, which sends it on to storage server 0.
+fn ticket_by_way_of_1(cluster: &Cluster, path: &str) -> String {
+    let url = cluster.storage[1].url();
+    wait_for("a placement that begins with storage-1", 20, || {
+        let placement = cluster.get(&format!("/api/v1/available?path={path}"))["placements"][0].clone();
+        let begins = placement["servers"][0]["url"] == url.as_str();
+        begins.then(|| format!("{url}/file?ticket={}", placement["ticket"].as_str().unwrap()))
+    })
+}
+
+#[test]
+fn a_copy_takes_the_place_of_a_silent_server_which_is_sent_away_when_it_returns() {
+    let mut cluster = Cluster::start(&Plan { storage_servers: 2, ..Plan::default() });
+    let body = cluster.path("body");
+    std::fs::write(&body, "x").unwrap();
+    assert_eq!(cluster.http().put("/before", &body, &[]).status, 201);
+    let first = |cluster: &Cluster| cluster.get("/api/v1/servers")["servers"][0].clone();
+    let seen = |cluster: &Cluster| first(cluster)["last_seen"].as_str().unwrap().to_string();
+    let before = seen(&cluster);
+    wait_for("it was seen with what it has", 20, || (seen(&cluster) != before).then_some(()));
+    let late = ticket_by_way_of_1(&cluster, "/late");
+
+    // It stands still, and its machine's copy starts elsewhere with the same data: nobody can tell them apart.
+    let original = cluster.storage[0].url();
+    cluster.storage[0].signal(rustix::process::Signal::STOP);
+    let copy = cluster.path("copy-of-0");
+    copy_directory(&cluster.storage_dir(0), &copy);
+    let mut clone = cluster.another_storage_server(&copy, "clone", &[]);
+    let place = wait_for("the copy is taken for it", 30, || {
+        let server = first(&cluster);
+        let well = server["health"] == "live" && server["syncing"] == false;
+        (well && server["url"] != original.as_str()).then(|| server["url"].as_str().unwrap().to_string())
+    });
+    let told = cluster.get("/api/v1/events?kind=server_moved")["events"].to_string();
+    assert!(told.contains(&original) && told.contains(&place) && told.contains("copy of its data"), "{told}");
+
+    // It goes on. What is sent to it by an old permission does not count as a copy on the one that took its place.
+    let (code, log) = std::thread::scope(|scope| {
+        let upload = scope.spawn(|| {
+            let (http, body) = (cluster.http(), body.to_str().unwrap());
+            http.curl(&["-T", body, &late]).unwrap()
+        });
+        // The bytes wait at the socket of the one that stands still.
+        wait_for("the upload has begun", 20, || (cluster.storage_status(1)?.uploads > 0).then_some(()));
+        cluster.storage[0].signal(rustix::process::Signal::CONT);
+        let answer = upload.join().unwrap();
+        (answer.code(), answer.body)
+    });
+    assert_eq!(code, "not_enough_servers", "{log}");
+    assert_eq!(cluster.http().get("/api/v1/file?path=/late").status, 404);
+    // It is sent away, and both are named.
+    let status = wait_for("the original ends", 60, || cluster.storage[0].ended());
+    let log = cluster.storage[0].log();
+    assert_eq!(status.code(), Some(5), "{log}");
+    for named in ["two processes are", &original, &place] {
+        assert!(log.contains(named), "{named} is not in {log}");
+    }
+    let events = cluster.get("/api/v1/events?kind=server_twin")["events"].to_string();
+    assert!(events.contains(&original) && events.contains(&place), "{events}");
+    // The copy stays, whatever the original tries, and every file has its copies.
+    cluster.storage[0].launch();
+    let status = wait_for("the original ends again", 30, || cluster.storage[0].ended());
+    assert_eq!(status.code(), Some(5), "{}", cluster.storage[0].log());
+    assert_eq!((first(&cluster)["url"].as_str(), first(&cluster)["health"].as_str()), (Some(&*place), Some("live")));
+    assert_eq!(cluster.http().put("/after", &body, &[]).status, 201);
+    assert_eq!(cluster.ok(&["cat", "/before"]) + &cluster.ok(&["cat", "/after"]), "xx");
+    let (code, report, errors) = cluster.run(&["fsck"]);
+    assert_eq!(code, 0, "{report}{errors}");
+
+    // When the copy is gone in its turn, the original is the older one by what was written meanwhile.
+    let before = seen(&cluster);
+    wait_for("the copy was seen with its newer index", 20, || (seen(&cluster) != before).then_some(()));
+    clone.kill();
+    cluster.storage[0].launch();
+    let status = wait_for("the original ends as the older one", 30, || cluster.storage[0].ended());
+    let log = cluster.storage[0].log();
+    assert_eq!(status.code(), Some(5), "{log}");
+    assert!(log.contains("older copy") && log.contains(&place) && log.contains("--replace-newer"), "{log}");
 }
 
 #[test]

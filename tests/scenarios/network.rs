@@ -1,7 +1,7 @@
 //! Ways between clients and servers: proxies that the environment names, and addresses that lead nowhere.
 
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
@@ -163,6 +163,7 @@ fn an_address_that_leads_nowhere_is_never_announced() {
         cluster: None,
         epoch: 0,
         index_changes: 0,
+        boots: Vec::new(),
         replace_newer: false,
         capacity_bytes: 1,
         free_bytes: 1,
@@ -222,4 +223,56 @@ fn a_storage_server_that_clients_cannot_reach_is_named_with_the_remedy() {
             });
         }
     });
+}
+
+/// Answers whatever it is asked with this. Tells how often it was asked.
+fn answers_always(answer: &'static str) -> (String, Arc<Mutex<usize>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (url, asked) = (format!("http://{}", listener.local_addr().unwrap()), Arc::new(Mutex::new(0)));
+    let count = asked.clone();
+    // It ends with the test program.
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut bytes = [0; 65_536];
+            let _ = stream.read(&mut bytes);
+            *count.lock().unwrap() += 1;
+            let _ = stream.write_all(answer.as_bytes());
+        }
+    });
+    (url, asked)
+}
+
+#[test]
+fn a_daemon_ends_only_when_its_cluster_refuses_it() {
+    let mut cluster = Cluster::start(&Plan { storage_servers: 1, ..Plan::default() });
+    cluster.name_server.kill();
+    // A proxy or another program on a port that is named too, and a name server of others.
+    let bare = "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    let body = r#"{"code":"forbidden","message":"no","request_id":"12345678"}"#;
+    let of_others: &'static str = format!(
+        "HTTP/1.1 403 Forbidden\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    )
+    .leak();
+    let mut late = Vec::new();
+    for (name, answer) in [("late-1", bare), ("late-2", of_others)] {
+        let (url, asked) = answers_always(answer);
+        let data = cluster.path(name);
+        late.push(cluster.another_storage_server(&data, name, &["--name-server".into(), url]));
+        wait_for("it asks there", 30, || (*asked.lock().unwrap() > 1).then_some(()));
+    }
+    cluster.name_server.start();
+    cluster.wait_for_live(3);
+    for process in &mut late {
+        assert!(process.ended().is_none(), "{}", process.log());
+    }
+    assert!(late[0].log().contains("not as a server of Holdfast does"), "{}", late[0].log());
+
+    // When all say so it is true.
+    let (url, _) = answers_always(of_others);
+    let data = cluster.path("foreign");
+    let args = ["--data-dir", data.to_str().unwrap(), "--name-server", &url, "--listen", "127.0.0.1:0"];
+    let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast-storage-server"));
+    let (code, _, errors) = ended(command.args(args).env("HOLDFAST_CLUSTER_SECRET", SECRET).output().unwrap());
+    assert!(code == 5 && errors.contains("refuses this storage server: no"), "{code}: {errors}");
 }

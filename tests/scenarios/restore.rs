@@ -32,6 +32,7 @@ fn a_lost_database_comes_back_whole() {
         let status = restore_when_all_are_there(&cluster, "{}");
         assert_eq!((&status["state"], &status["source"]), (&"done".into(), &"journal".into()), "{status:#}");
         assert_eq!((&status["losses_total"], &status["conflicts_total"]), (&0.into(), &0.into()), "{status:#}");
+        settle_truthfully(&cluster);
         cluster.wait_for_live(3);
         assert_eq!(tree(&cluster), before);
         assert!(cluster.ok(&["token", "list"]).contains("reader-of-a"));
@@ -86,6 +87,63 @@ fn a_database_that_was_set_back_is_noticed_and_brought_forward() {
         wait_until_healthy(&cluster);
         assert_eq!(compared_since_the_restore(&cluster), 3, "also servers that had registered before it");
     }
+}
+
+/// What the report says of the journal's copies is so at each moment: right after a restore they have nothing of the new
+/// history yet.
+fn settle_truthfully(cluster: &Cluster) {
+    wait_for("the journal's copies have everything", 30, || {
+        let report = cluster.get("/api/v1/report");
+        let (version, copied) = (report["version"].as_i64()?, report["journal"]["copied_version"].as_i64()?);
+        let held = (0..cluster.storage.len()).filter_map(|number| cluster.storage_status(number)?.journal);
+        let newest = held.map(|position| position.version).max().unwrap_or(0);
+        assert!(copied < version || newest >= version, "the report says {copied}, and the copies end at {newest}");
+        (copied == version).then_some(())
+    });
+}
+
+#[test]
+fn a_restore_waits_for_servers_and_not_for_room() {
+    let database = postgres::shared().database();
+    let place = tempfile::tempdir().unwrap();
+    let dir = place.path().to_str().unwrap();
+    // Where the name server puts large files there is hardly any room.
+    let user = if rustix::process::geteuid().is_root() { "--mount" } else { "--map-root-user" };
+    let script = format!("mount -t tmpfs -o size=16k none '{dir}' && exec \"$@\"");
+    let wrapper = ["unshare", user, "--mount", "sh", "-c", &script, "sh"].map(String::from).to_vec();
+    let env = vec![("TMPDIR".to_string(), dir.to_string())];
+    let mut cluster = Cluster::start(&Plan { wrapper, env, ..plan(Some(database.clone())) });
+    fill(&cluster, 120);
+    settle(&cluster);
+    let before = tree(&cluster);
+    let status = restore(&cluster, r#"{"force":true}"#);
+    let error = status["error"].as_str().unwrap_or_default();
+    assert!(error.contains(dir) && error.contains("make room and run it again"), "{status:#}");
+    assert_eq!(cluster.get("/status")["mode"], "normal", "nothing is in the way of the cluster");
+    write(&cluster, "/goes-on", "x");
+    cluster.ok(&["rm", "/goes-on"]);
+    settle(&cluster);
+    // Without a disk of its own there is room. Nobody is there yet, and somebody asks for the restore.
+    lose_database(&mut cluster, &Some(database));
+    cluster.name_server.unwrap_it();
+    cluster.name_server.start();
+    let mut asked = cluster.command(&["restore"]).stdout(std::process::Stdio::null()).spawn().unwrap();
+    wait_for("it waits", 20, || {
+        let status = cluster.try_get("/api/v1/restore")?;
+        status["step"].as_str()?.contains("for storage servers").then_some(())
+    });
+    cluster.storage.iter_mut().for_each(|server| server.start());
+    let code = wait_for("the restore ends", 60, || asked.try_wait().unwrap()).code();
+    let status = match code {
+        Some(0) => cluster.get("/api/v1/restore"),
+        // On a slow machine they have come too late for it.
+        _ => restored(&cluster, "{}"),
+    };
+    assert_eq!((&status["state"], &status["losses_total"]), (&"done".into(), &0.into()), "{status:#}");
+    settle_truthfully(&cluster);
+    cluster.wait_for_live(3);
+    assert_eq!(tree(&cluster), before);
+    assert_eq!(fs::read_dir(dir).unwrap().count(), 0, "nothing is left behind");
 }
 
 /// Servers whose inventories were compared after the restore.
@@ -338,9 +396,21 @@ fn an_empty_new_cluster_does_not_turn_away_those_who_have_the_files() {
         (report["verdict"] == "danger" && all).then_some(())
     });
     assert!((0..3).all(|number| cluster.storage[number].ended().is_none()), "they go on asking");
+    // One of a third cluster knocks, too: nobody can say which of both is to be restored.
+    let mut third = Cluster::start(&Plan { storage_servers: 1, ..plan(None) });
+    third.kill_all();
+    let mut foreign = cluster.another_storage_server(&third.storage_dir(0), "third-0", &[]);
+    wait_for("the report tells of it", 20, || {
+        cluster.get("/api/v1/report")["troubles"].to_string().contains("third-0").then_some(())
+    });
+    let status = restore(&cluster, "{}");
+    let error = status["error"].as_str().unwrap_or_default();
+    assert!(error.contains("2 clusters answer") && error.contains("third-0 of"), "{status:#}");
+    assert_eq!(cluster.get("/status")["mode"], "normal", "nothing was begun");
+    foreign.kill();
     let logs: String = cluster.storage.iter().map(Process::log).collect();
     assert!(logs.contains("`holdfast restore` brings its files back") && !logs.contains("with an empty"), "{logs}");
-    let status = restored(&cluster, "{}");
+    let status = restored(&cluster, r#"{"without":["third-0"]}"#);
     assert_eq!((&status["source"], &status["losses_total"]), (&"journal".into(), &0.into()), "{status:#}");
     assert!(status["notes"].to_string().contains("storage-3 holds nothing of this cluster"), "{status:#}");
     cluster.wait_for_live(3);

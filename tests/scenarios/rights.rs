@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::{TimeDelta, Utc};
 use holdfast::http::auth::{Access, Of, Scope};
@@ -271,6 +271,25 @@ fn token(cluster: &Cluster, name: &str, role: Role, prefix: Option<&str>, ttl_se
     made.json()["token"].as_str().unwrap().into()
 }
 
+/// A token that was asked with up to its end, and nothing after it: nobody who remembers it lets it live on.
+fn token_until_its_end(cluster: &Cluster) -> String {
+    let asked = |token: &str| {
+        let header = format!("Authorization: Bearer {token}");
+        let nobody = crate::common::cluster::Http { token: None, base: cluster.name_server.url() };
+        nobody.curl(&["-H", &header, &format!("{}/api/v1/report", nobody.base)]).unwrap().status
+    };
+    wait_for("a token is asked with before its end", 60, || {
+        let name = format!("expired-{}", Uuid::new_v4());
+        let token = token(cluster, &name, Role::Superuser, None, Some(1));
+        let end = Instant::now() + Duration::from_millis(1_050);
+        // On a slow machine it may have ended already; then nothing was learnt.
+        let lived = asked(&token) == 200;
+        std::thread::sleep(end.saturating_duration_since(Instant::now()));
+        assert_eq!(asked(&token), 401, "a token works after its end");
+        lived.then_some(token)
+    })
+}
+
 #[test]
 fn every_endpoint_lets_in_whom_the_tables_say_and_looks_at_nothing_before() {
     let cluster = Cluster::start(&Plan { storage_servers: 2, ..Plan::default() });
@@ -283,7 +302,7 @@ fn name_server(cluster: &Cluster, runtime: &tokio::runtime::Runtime) {
     let table = holdfast::http::ROUTES;
     let id: Uuid = cluster.get("/status")["cluster"].as_str().unwrap().parse().unwrap();
     let revoked = token(cluster, "revoked", Role::Superuser, None, None);
-    let expired = token(cluster, "expired", Role::Superuser, None, Some(1));
+    let expired = token_until_its_end(cluster);
     let delete = format!("{}/api/v1/tokens/revoked", cluster.name_server.url());
     assert_eq!(cluster.http().curl(&["-X", "DELETE", &delete]).unwrap().status, 200);
     let http = cluster.http();
@@ -540,11 +559,23 @@ fn a_token_for_a_part_is_told_of_no_other_place() {
         why.contains("corrupt").then_some(why)
     });
     assert!(whole.contains("/secret-dir/merger.bin"), "{whole}");
+    // So it is with what came from elsewhere by a move, and with what was thrown out of it.
+    cluster.ok(&["mv", "/secret-dir/merger.bin", "/a/moved"]);
     let told = part.get("/api/v1/why?path=/a/big");
     assert_eq!(told.status, 200, "{}", told.body);
     assert!(told.body.contains("a copy was found corrupt"), "{}", told.body);
     // Nor does anything else that it may ask tell of it.
-    for asked in ["why?path=/a/big", "file?path=/a/big", "ls?path=/a&locations=true", "events", "report", "fsck"] {
+    for asked in [
+        "why?path=/a/big",
+        "why?path=/a/moved",
+        "file?path=/a/big",
+        "file?path=/a/moved",
+        "ls?path=/a&locations=true",
+        "events",
+        "events?path=/a/moved",
+        "report",
+        "fsck",
+    ] {
         let told = part.get(&format!("/api/v1/{asked}"));
         assert!(!told.body.contains("secret-dir"), "{asked}: {}", told.body);
     }

@@ -1,11 +1,14 @@
 //! Servers that hang: whoever waits is told for whom, and not for long.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::common::cluster::{Cluster, Plan};
+use crate::common::cluster::{Cluster, Plan, ended};
 use crate::common::wait_for;
 
 /// Runs a command; its exit code, what it said on standard error, and how long it took.
@@ -56,8 +59,81 @@ fn a_server_that_hangs_costs_seconds_and_is_named() {
     assert!(errors.contains(&format!("{url} hangs")), "{errors}");
     let (_, errors, _) = timed(&cluster, &["--quiet", "mkdir", "/more"]);
     assert!(!errors.contains("waiting"), "{errors}");
+    requests_that_may_take_hours_are_given_up_too(&cluster);
     cluster.name_server.signal(Signal::CONT);
     cluster.storage.iter().for_each(|server| server.signal(Signal::CONT));
     cluster.wait_for_live(2);
     assert_eq!(timed(&cluster, &["export", "/again", back.to_str().unwrap()]).0, 0);
+}
+
+/// To a name server that does not answer how it is. One that does is waited for: the request is answered when it is done.
+fn requests_that_may_take_hours_are_given_up_too(cluster: &Cluster) {
+    let url = cluster.name_server.url();
+    let hung = format!("{url} hangs");
+    std::thread::scope(|scope| {
+        for args in
+            [&["cp", "-r", "/tree", "/copy"][..], &["setrep", "2", "/tree"], &["fsck"], &["remove", "--force", "x"]]
+        {
+            let (hung, url) = (&hung, &url);
+            scope.spawn(move || {
+                let (code, errors, took) = timed(cluster, args);
+                assert!(code == 6 && took < Duration::from_secs(40), "{args:?}: {code} after {took:?}: {errors}");
+                assert!(errors.contains(hung) && errors.contains("start the server again"), "{args:?}: {errors}");
+                assert_eq!(
+                    errors.matches(&format!("waiting for the name server at {url}")).count(),
+                    1,
+                    "{args:?}: {errors}"
+                );
+            });
+        }
+    });
+}
+
+/// A name server that answers only how it is, and takes its time for everything else.
+struct Slow {
+    url: String,
+}
+
+impl Slow {
+    /// Everything else is answered with `answer` after so long.
+    fn start(takes: Duration, answer: &'static str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        // It ends with the test program.
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                std::thread::spawn(move || {
+                    let mut head = vec![0; 8_192];
+                    let count = stream.read(&mut head).unwrap_or(0);
+                    let is_question = head[..count].starts_with(b"GET /status ");
+                    if !is_question {
+                        std::thread::sleep(takes);
+                    }
+                    let body = if is_question { "{\"status\":\"ok\"}" } else { answer };
+                    let _ = write!(
+                        stream,
+                        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+                        body.len()
+                    );
+                });
+            }
+        });
+        Self { url }
+    }
+}
+
+#[test]
+fn a_name_server_that_lives_and_works_long_is_waited_for() {
+    // Longer than four questions without an answer would take.
+    let takes = Duration::from_secs(18);
+    let slow = Slow::start(takes, "{\"version\":1,\"files\":7}");
+    let home = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast"));
+    command.args(["--json", "--quiet", "setrep", "2", "/tree", "--name-server", &slow.url, "--token", "hf_x"]);
+    command.current_dir(home.path()).env("HOME", home.path());
+    let started = Instant::now();
+    let (code, printed, errors) = ended(command.output().unwrap());
+    let answer: serde_json::Value = serde_json::from_str(&printed).unwrap_or_default();
+    assert!(code == 0 && answer["files"] == 7, "{code} {printed}{errors}");
+    assert!(started.elapsed() >= takes);
 }

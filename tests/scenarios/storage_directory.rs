@@ -97,6 +97,12 @@ fn a_disk_that_is_full_to_the_last_byte_takes_deletes() {
     assert!(said(&filler).contains("No space left"), "{}", said(&filler));
     let refused = cluster.http().put("/more", &body, &[]);
     assert_eq!(refused.code(), "out_of_space", "{}", refused.body);
+    wait_for("the report names it", 30, || {
+        let report = cluster.get("/api/v1/report");
+        let told = |trouble: &serde_json::Value| trouble.to_string().contains("storage-0");
+        let full = report["troubles"].as_array()?.iter().any(|one| one["code"] == "disk_full" && told(one));
+        (full && report["verdict"] != "healthy").then_some(())
+    });
     cluster.ok(&["rm", "/f0", "/f1"]);
     wait_for("the deleted bytes are gone", 30, || (cluster.storage_status(0)?.objects == 2).then_some(()));
     assert_eq!(

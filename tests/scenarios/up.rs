@@ -233,6 +233,18 @@ fn a_lost_database_is_not_made_anew_but_waits_for_a_restore() {
         (code == 0).then_some(())
     });
     wait_for("its bytes are there", 30, || (run(dir, &["cat", "/photo"]).1 == "p").then_some(()));
+    // A member is started again also while there is no name server.
+    for member in ["name-server", "storage-2"] {
+        let note = std::fs::read_to_string(dir.join(format!("holdfast-data/run/{member}.json"))).unwrap();
+        let pid = serde_json::from_str::<serde_json::Value>(&note).unwrap()["pid"].as_i64().unwrap() as i32;
+        kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+        wait_for("it is dead", 10, || (!alive(pid)).then_some(()));
+    }
+    let (code, told, errors) = run(dir, &["up", "--only", "storage-2"]);
+    assert_eq!((code, members(dir).len()), (0, 3), "{told}{errors}");
+    let (code, told, errors) = run(dir, &["up", "--only", "name-server"]);
+    assert_eq!((code, members(dir).len()), (0, 4), "{told}{errors}");
+    wait_for("its bytes are there", 30, || (run(dir, &["cat", "/photo"]).1 == "p").then_some(()));
     assert_eq!(run(dir, &["down"]).0, 0);
 }
 

@@ -92,6 +92,6 @@ mod tests {
             let error = read::<Cli>(args(line)).unwrap_err();
             assert!(!error.message.is_empty(), "{line}");
         }
-        assert!(read::<crate::storage::server::Command>(args("x --data-dir caf@")).is_err());
+        assert!(read::<crate::storage::options::Command>(args("x --data-dir caf@")).is_err());
     }
 }

@@ -6,6 +6,8 @@ use crate::cli::args::ReportArgs;
 use crate::cli::context::Context;
 use crate::cli::exit::Exit;
 use crate::cli::output::{Output, human_bytes, human_count, human_counted, human_span, human_time};
+use crate::client::NameServerClient;
+use crate::decisions::verdict::of_several;
 use crate::types::Result;
 use crate::types::api::{JournalHealth, LossIfDied, RepairProgress, Report, Severity, StuckObject};
 
@@ -20,7 +22,7 @@ pub(crate) async fn run(context: &Context, args: &ReportArgs) -> Result<Exit> {
     if args.watch {
         return watch(context, Duration::from_secs(args.every)).await;
     }
-    let report = context.cluster()?.names.report().await?;
+    let report = look(&context.cluster()?.names).await?;
     let mut output = context.output();
     if context.json() {
         output.json(&report)?;
@@ -31,9 +33,14 @@ pub(crate) async fn run(context: &Context, args: &ReportArgs) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
+/// What the name servers say, as one.
+async fn look(names: &NameServerClient) -> Result<Report> {
+    of_several(names.report_of_each().await)
+}
+
 /// One line, and an exit code as monitors understand it. Nothing that goes wrong here is anything but unknown.
 async fn check(context: &Context) -> Result<Exit> {
-    let report = async { context.cluster()?.names.report().await }.await;
+    let report = async { look(&context.cluster()?.names).await }.await;
     let mut output = context.output();
     let (line, exit) = match &report {
         Ok(report) => checked(report),
@@ -74,7 +81,7 @@ async fn watch(context: &Context, every: Duration) -> Result<Exit> {
     let mut before = String::new();
     loop {
         let now = human_time(&chrono::Utc::now());
-        let report = names.report().await;
+        let report = look(&names).await;
         let line = match &report {
             Ok(report) => checked(report).0,
             Err(error) => format!("UNKNOWN: {}", error.message()),
@@ -217,7 +224,7 @@ fn print_stuck(output: &mut Output, stuck: &[StuckObject]) -> Result<()> {
             stuck.object.to_string(),
             stuck.copies.to_string(),
             stuck.attempts.to_string(),
-            human_time(&stuck.next_attempt),
+            stuck.next_attempt.as_ref().map_or("when servers change".into(), human_time),
             stuck.last_error.clone(),
         ]
     };

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::cli::args::RestoreArgs;
 use crate::cli::context::Context;
 use crate::cli::exit::Exit;
-use crate::cli::output::{Output, human_count, human_time_or};
+use crate::cli::output::{Output, human_bytes, human_count, human_span, human_time_or};
 use crate::cli::progress::StatusLine;
 use crate::client::NameServerClient;
 use crate::types::api::{RestoreRequest, RestoreStatus};
@@ -73,12 +73,25 @@ pub(crate) async fn restore(
     };
     while status.state == "running" {
         if !status.step.is_empty() {
-            line.show(&format!("restoring: {}", status.step));
+            line.show(&format!("restoring: {}", how_far(&status)));
         }
         tokio::time::sleep(POLL_INTERVAL).await;
         status = names.restore_status().await?;
     }
     Ok(status)
+}
+
+/// The step, how much of it is done and how long it will take.
+fn how_far(status: &RestoreStatus) -> String {
+    let step = &status.step;
+    let Some(progress) = status.progress.as_ref().filter(|progress| progress.total > 0) else { return step.clone() };
+    let (done, total) = match progress.unit.as_str() {
+        "bytes" => (human_bytes(progress.done), human_bytes(progress.total)),
+        unit => (human_count(progress.done), format!("{} {unit}", human_count(progress.total))),
+    };
+    let left =
+        progress.seconds_left.map_or_else(String::new, |left| format!(", about {} left", human_span(left as f64)));
+    format!("{step}: {done} of {total}{left}")
 }
 
 /// Doubts and conflicts wait for a person and are no failure; a loss is.
@@ -99,7 +112,7 @@ fn print(output: &mut Output, status: &RestoreStatus) -> Result<()> {
     };
     output.line(match status.state.as_str() {
         "none" => "No restore was ever started.".to_string(),
-        "running" => format!("A restore is running: {}", status.step),
+        "running" => format!("A restore is running: {}", how_far(status)),
         "failed" => format!("The restore failed at: {}", status.step),
         _ => format!("The metadata is restored, {source}."),
     })?;
@@ -147,6 +160,25 @@ fn print(output: &mut Output, status: &RestoreStatus) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::api::RestoreProgress;
+
+    #[test]
+    fn it_says_how_far_it_is() {
+        let at = |unit: &str, done, total, seconds_left| RestoreStatus {
+            step: "writing".into(),
+            progress: Some(RestoreProgress { unit: unit.into(), done, total, seconds_left }),
+            ..RestoreStatus::default()
+        };
+        for (status, want) in [
+            (RestoreStatus { progress: None, ..at("rows", 0, 0, None) }, "writing"),
+            (at("rows", 0, 0, None), "writing"),
+            (at("rows", 120_000, 300_000, Some(75)), "writing: 120,000 of 300,000 rows, about 75 s left"),
+            (at("rows", 0, 7, None), "writing: 0 of 7 rows"),
+            (at("bytes", 1_024, 2_048, Some(3)), "writing: 1.0 KiB of 2.0 KiB, about 3 s left"),
+        ] {
+            assert_eq!(how_far(&status), want);
+        }
+    }
 
     #[test]
     fn only_losses_and_failures_show_in_the_exit_code() {

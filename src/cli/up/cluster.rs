@@ -31,6 +31,8 @@ const REPLICAS: u32 = 2;
 const LOGS: &str = "logs";
 const RUN: &str = "run";
 const NAME_SERVER: &str = "name-server";
+/// What the directories of storage servers begin with.
+const STORAGE: &str = "storage-";
 
 /// `cluster.toml`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -117,10 +119,27 @@ impl ClusterDir {
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(Error::io(format!("reading {}", path.display()), error)),
+            Err(error) => {
+                let unread = Error::invalid(format!("{} cannot be read: {error}", path.display()));
+                return Err(unread.hint(self.config_remedy()));
+            }
         };
         let parsed = ClusterConfig::parse(&text);
-        parsed.map(Some).map_err(|reason| Error::invalid(format!("{} cannot be read: {reason}", path.display())))
+        parsed.map(Some).map_err(|reason| match reason.contains("newer program") {
+            true => Error::invalid(format!("{} cannot be read: {reason}. Nothing was changed", path.display())),
+            false => Error::invalid(format!("{} cannot be read: {reason}; {}", path.display(), self.config_remedy())),
+        })
+    }
+
+    /// How the file is had again.
+    fn config_remedy(&self) -> String {
+        let found = fs::read_dir(&self.path).into_iter().flatten().flatten();
+        let servers = found.filter(|entry| entry.file_name().to_string_lossy().starts_with(STORAGE)).count().max(1);
+        format!(
+            "put it back from a backup, or write it anew with these lines: format_version = {FORMAT_VERSION}, port = {PORT}, \
+             storage_servers = {servers}, replicas = {REPLICAS}, initialized = true (and database = \"postgres://…\", if the \
+             metadata is there). Nothing was changed"
+        )
     }
 
     fn write_config(&self, config: &ClusterConfig) -> Result<()> {
@@ -202,7 +221,7 @@ impl ClusterDir {
     pub(super) fn require_secret(&self) -> Result<()> {
         let path = self.secret_path();
         if path.exists() {
-            return Ok(());
+            return ClusterSecret::from_file(&path).map(drop);
         }
         Err(Error::invalid(format!(
             "{} is missing, and the cluster in {} cannot be started without its secret: put the file back from a backup \
@@ -226,6 +245,12 @@ impl ClusterDir {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
             Err(error) => return Err(Error::io(format!("reading {}", self.path.display()), error)),
         };
+        let has = |name: &str| self.path.join(name).exists();
+        if foreign && has("secret") && has(NAME_SERVER) {
+            let lost =
+                Error::invalid(format!("{} is missing, and a cluster is beside it", self.config_path().display()));
+            return Err(lost.hint(self.config_remedy()));
+        }
         if foreign {
             return Err(Error::invalid(format!(
                 "{} is not empty and not a cluster's directory (it has no cluster.toml); choose another --data-dir",

@@ -172,10 +172,16 @@ impl Workspace {
     /// The remote working directory.
     pub(crate) fn cwd(&self) -> Result<DfsPath> {
         let path = self.control().join(CWD);
+        let damaged = |why: &dyn std::fmt::Display| {
+            let shown = path.display();
+            Error::invalid(format!(
+                "{shown} is damaged: {why}; remove it, and `holdfast cd` begins at the workspace's root"
+            ))
+        };
         match std::fs::read_to_string(&path) {
-            Ok(text) => DfsPath::parse(&text),
+            Ok(text) => DfsPath::parse(&text).map_err(|error| damaged(&error)),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(self.config.remote.clone()),
-            Err(error) => Err(Error::io(format!("reading {}", path.display()), error)),
+            Err(error) => Err(damaged(&error)),
         }
     }
 

@@ -22,6 +22,8 @@ use crate::types::api::NameServerStatus;
 use crate::types::{Error, ErrorCode, Result, Version};
 
 const FILE: &str = "cluster.json";
+/// What is done about one that cannot be read.
+const REMEDY: &str = "remove it, and the workspace is bound anew to the cluster that its configuration names";
 
 /// A cluster as it was at a moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -200,10 +202,10 @@ fn read(control: &Path) -> Result<Option<Sighting>> {
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Error::io(format!("reading {}", path.display()), error)),
+        Err(error) => return Err(Error::io(format!("reading {}", path.display()), error).hint(REMEDY)),
     };
     serde_json::from_str(&text).map(Some).map_err(|error| {
-        let remedy = "remove it, and the workspace is bound anew to the cluster that its configuration names";
+        let remedy = REMEDY;
         Error::internal(format!("{} is damaged: {remedy}", path.display())).with_source(error)
     })
 }

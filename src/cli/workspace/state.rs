@@ -35,6 +35,8 @@ use crate::types::{Error, ErrorCode, Result, Sha256, Version};
 const STATE: &str = "state.ndjson";
 const JOURNAL: &str = "journal.ndjson";
 const LOCK: &str = "lock";
+/// What is done about a file that cannot be read.
+const REMEDY: &str = "remove it, and the next push or pull compares everything anew";
 /// Records that wait in memory before they are written.
 const BATCH_RECORDS_MAX: usize = 4_096;
 /// How long they wait.
@@ -158,8 +160,12 @@ fn open_if_there(path: &Path) -> Result<Option<File>> {
     match File::open(path) {
         Ok(file) => Ok(Some(file)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Error::io(format!("reading {}", path.display()), error)),
+        Err(error) => Err(unread(path, error)),
     }
+}
+
+fn unread(path: &Path, error: std::io::Error) -> Error {
+    Error::io(format!("reading {}", path.display()), error).hint(REMEDY)
 }
 
 fn read_journal(control: &Path) -> Result<Overlay> {
@@ -167,7 +173,7 @@ fn read_journal(control: &Path) -> Result<Overlay> {
     let mut overlay = Overlay::new();
     let Some(file) = open_if_there(&path)? else { return Ok(overlay) };
     for line in BufReader::new(file).split(b'\n') {
-        let line = line.io_context(|| format!("reading {}", path.display()))?;
+        let line = line.map_err(|error| unread(&path, error))?;
         // A line that was cut off says nothing; its file is compared anew.
         match serde_json::from_slice::<Record>(&line) {
             Ok(record) => drop(overlay.insert(WalkKey(record.path), record.is)),
@@ -192,10 +198,9 @@ fn for_each(
     if let Some(base) = base {
         let mut last: Option<WalkKey> = None;
         for line in BufReader::with_capacity(64 << 10, base).split(b'\n') {
-            let line = line.io_context(|| format!("reading {}", path.display()))?;
+            let line = line.map_err(|error| unread(path, error))?;
             let record = base_record(&line, last.as_ref()).map_err(|error| {
-                let remedy = "remove it, and the next push or pull compares everything anew";
-                Error::internal(format!("{} is damaged: {remedy}", path.display())).with_source(error)
+                Error::internal(format!("{} is damaged: {REMEDY}", path.display())).with_source(error)
             })?;
             last = Some(WalkKey(record.path.clone()));
             while let Some(new) = news.next_if(|(key, _)| walk_order(&key.0, &record.path) == Ordering::Less) {

@@ -8,6 +8,7 @@
 
 mod code;
 mod servers;
+mod several;
 #[cfg(test)]
 mod tests;
 
@@ -16,6 +17,7 @@ use std::collections::BTreeSet;
 use chrono::TimeDelta;
 
 pub use self::code::Code;
+pub use self::several::of_several;
 use super::placement::has_room;
 use super::repair::paused;
 use crate::types::api::{AdminState, CopiesCount, Health, Severity, Trouble};
@@ -28,7 +30,7 @@ const JOURNAL_CHANGES_ALARM: u64 = 500_000;
 /// Failures of an actor's passes in a row, and for how long, from which they are told.
 const FAILURES_ALARM: (u32, TimeDelta) = (3, TimeDelta::seconds(4));
 /// So many deletions that are due are told.
-const DELETIONS_ALARM: u64 = 100_000;
+const DELETIONS_ALARM: u64 = 2_000;
 /// Deletions that wait for longer are told.
 const DELETIONS_AGE_ALARM: TimeDelta = TimeDelta::days(1);
 /// A cluster, or a server, that is younger is still coming up.
@@ -229,6 +231,8 @@ pub struct Facts {
     pub no_room: Option<String>,
     /// Free and all bytes of the disk that the database is on, where this process sees it.
     pub disk: Option<(u64, u64)>,
+    /// How long ago the kept numbers were found to be wrong and put right, if that was lately.
+    pub counts_mended: Option<TimeDelta>,
 }
 
 /// All troubles, the worst first.
@@ -265,6 +269,11 @@ pub fn word(troubles: &[Trouble]) -> &'static str {
         Some(Severity::Degraded) => "degraded",
         _ => "healthy",
     }
+}
+
+/// What they say, without notices.
+pub fn problems(troubles: &[Trouble]) -> Vec<String> {
+    troubles.iter().filter(|told| told.severity > Severity::Notice).map(|told| told.what.clone()).collect()
 }
 
 /// After what time repair begins, of the servers whose files are not made anew yet.
@@ -614,6 +623,15 @@ fn others(facts: &Facts) -> Vec<Trouble> {
                 "nothing: they go on by themselves; those of a server that is away wait for it",
             ));
         }
+    }
+    if let Some(ago) = facts.counts_mended.filter(|_| works) {
+        troubles.push(trouble(
+            Code::CountsMended,
+            Severity::Notice,
+            format!("numbers of this report were wrong until {} ago, and have been put right", span(ago)),
+            "nothing for the files, which are not concerned; `holdfast events --kind counts_mended` has the numbers. If nobody has \
+             written to the database by hand, it is an error of Holdfast's: tell its makers",
+        ));
     }
     if let Some(since) = facts.leaderless.filter(|_| works) {
         troubles.push(trouble(

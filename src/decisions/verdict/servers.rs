@@ -67,7 +67,10 @@ fn health(server: &Server) -> Option<Trouble> {
         Health::Live if server.syncing => Some(trouble(
             Code::ServerSyncing,
             Severity::Notice,
-            format!("storage server {name} is back, and its inventory is still being compared"),
+            format!(
+                "storage server {name} is back, and its inventory is still being compared: copies that it lost count until \
+                 they are found to be missing"
+            ),
             "nothing: it gets new files when that is done",
         )),
         Health::Live => None,

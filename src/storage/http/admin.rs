@@ -105,7 +105,7 @@ async fn raise(rank: Rank, shared: &Shared) -> Result<()> {
     let standing = shared.identity.standing();
     if rank > (standing.epoch, standing.term) {
         // Durable before it is believed: after a restart nothing older is accepted either.
-        let change = IndexChange::Settings(vec![("epoch", epoch), ("term", term)]);
+        let change = IndexChange::Fence { epoch, term };
         shared.writer.submit(change, INDEX_DEADLINE).await?;
         shared.identity.raise(epoch, term);
     }

@@ -10,8 +10,9 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::Daemon;
-use super::upload::{ROOM_CHECK_BYTES, check_room, next_piece};
+use super::upload::next_piece;
 use crate::security::credential::{BodySeal, SEAL_BYTES, Sealed};
+use crate::storage::room::UNKNOWN_SIZE_BYTES;
 use crate::storage::server::Shared;
 use crate::storage::store::incoming::not_stored;
 use crate::storage::store::{Content, Dir, Incoming, TempFile};
@@ -22,6 +23,8 @@ use crate::web::body::SignedDigest;
 
 /// Bytes that are read from a file at once.
 const READ_BYTES: usize = 256 << 10;
+/// What a file of the journal may take of the room that is reserved for it, in bytes; beyond it needs room like an upload.
+const RESERVED_BYTES_MAX: u64 = 8 << 20;
 
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -115,17 +118,21 @@ async fn take_body(
     let sealed_bytes = if seal.is_some() { SEAL_BYTES } else { 0 };
     // Whoever passes a snapshot on may have waited for its end, and announce its length.
     let mut incoming = Incoming::new(&dir, length.map(|length| length.saturating_sub(sealed_bytes as u64)));
-    let mut unchecked = 0;
+    let mut promise = None;
     let mut end = Held::new(sealed_bytes);
     while let Some(piece) = next_piece(&mut payload, incoming.size(), length).await? {
         if incoming.size() + piece.len() as u64 > JOURNAL_SNAPSHOT_BYTES_MAX {
             let message = format!("a file of the journal has at most {JOURNAL_SNAPSHOT_BYTES_MAX} bytes");
             return Err(Error::new(ErrorCode::TooLarge, message));
         }
-        unchecked += piece.len() as u64;
-        if unchecked >= ROOM_CHECK_BYTES {
-            unchecked = 0;
-            check_room(shared, length.map_or(0, |length| length.saturating_sub(incoming.size())))?;
+        let so_far = incoming.size() + piece.len() as u64;
+        if so_far > RESERVED_BYTES_MAX {
+            let rest = length.map_or(UNKNOWN_SIZE_BYTES, |length| length.saturating_sub(incoming.size()));
+            let promise = match &mut promise {
+                Some(promise) => promise,
+                none => none.insert(shared.room.promise(rest.max(piece.len() as u64)).await?),
+            };
+            promise.write(piece.len() as u64).await?;
         }
         let piece = end.pass(piece);
         if !piece.is_empty() {

@@ -16,6 +16,7 @@ use crate::security::{ReplicateTicket, WriteTicket};
 use crate::storage::admission::{Place, Purpose};
 use crate::storage::identity::Claim;
 use crate::storage::reporter::Report;
+use crate::storage::room::{Promise, UNKNOWN_SIZE_BYTES};
 use crate::storage::server::Shared;
 use crate::storage::store::{Content, Incoming, Received, ReplicaRow, State, index, objects};
 use crate::storage::writer::{INDEX_DEADLINE, IndexChange};
@@ -27,10 +28,6 @@ use crate::web::route::found;
 
 /// Pieces that wait for a slower target.
 const FORWARD_PIECES_MAX: usize = 16;
-/// Room that an upload of unknown size needs at its start, in bytes.
-const UNKNOWN_SIZE_ROOM_BYTES: u64 = 1 << 20;
-/// The room is looked at again each time that as many bytes have come: other uploads take some too.
-pub(super) const ROOM_CHECK_BYTES: u64 = 8 << 20;
 
 #[derive(Deserialize)]
 struct UploadQuery {
@@ -74,7 +71,7 @@ pub(super) async fn receive(request: HttpRequest, payload: web::Payload, daemon:
     let facts = facts(&request, &order)?;
     let place = shared.admission.enter(order.purpose())?;
     shared.condition.require()?;
-    check_room(&shared, facts.size.unwrap_or(UNKNOWN_SIZE_ROOM_BYTES))?;
+    let promise = shared.room.promise(facts.size.unwrap_or(UNKNOWN_SIZE_BYTES)).await?;
     let claim = shared.identity.claim(order.key)?;
     let key = order.key;
     let stored = shared.index.read(move |connection| index::find(connection, key)).await?;
@@ -82,7 +79,7 @@ pub(super) async fn receive(request: HttpRequest, payload: web::Payload, daemon:
         Some(ticket) if !is_copy => Forwards::start(&shared, ticket, order.server, &order.ticket, facts),
         _ => Forwards::default(),
     };
-    let (received, forwards) = take_body(&shared, &place, payload, (facts, order.expires), forwards).await?;
+    let (received, forwards) = take_body(&shared, (&place, promise), payload, (facts, order.expires), forwards).await?;
     let ticket = order.ticket.clone();
     let upload = Upload { shared, order, received, stored, claim };
     // From here on the work goes on even if the client hangs up.
@@ -182,15 +179,6 @@ fn facts(request: &HttpRequest, order: &Order) -> Result<BodyFacts> {
     Ok(BodyFacts { size: order.size.or(length), sha256: order.sha256.or(sent) })
 }
 
-pub(super) fn check_room(shared: &Shared, needed: u64) -> Result<()> {
-    let (_, free) = shared.layout.room()?;
-    if free == 0 || needed > free {
-        let message = format!("{} has room for {free} bytes, the upload needs {needed}", shared.options.name);
-        return Err(Error::new(ErrorCode::OutOfSpace, message));
-    }
-    Ok(())
-}
-
 /// A target that is being sent the body.
 struct Forward {
     target: Target,
@@ -247,13 +235,12 @@ impl Forwards {
 /// that fails is broken off everywhere.
 async fn take_body(
     shared: &Shared,
-    place: &Place,
+    (place, mut promise): (&Place, Promise),
     mut payload: web::Payload,
     (facts, until): (BodyFacts, Time),
     mut forwards: Forwards,
 ) -> Result<(Received, Forwards)> {
     let mut incoming = Incoming::new(shared.layout.incoming(), facts.size);
-    let mut unchecked = 0;
     let outcome = async {
         let size = |piece: &Option<Result<Bytes, PayloadError>>| match piece {
             Some(Ok(piece)) => piece.len(),
@@ -267,11 +254,7 @@ async fn take_body(
                 return Err(Error::new(ErrorCode::TicketExpired, message));
             }
             forwards.pass_on(&piece).await;
-            unchecked += piece.len() as u64;
-            if unchecked >= ROOM_CHECK_BYTES {
-                unchecked = 0;
-                check_room(shared, facts.size.map_or(0, |size| size.saturating_sub(incoming.size())))?;
-            }
+            promise.write(piece.len() as u64).await?;
             incoming.write(piece).await?;
         }
         place.is_whole();
@@ -379,7 +362,7 @@ impl Upload {
             shared.condition.doubt();
             // Only a failure that is certain lets the file go; after another one the next start decides.
             if in_file && error.code() == ErrorCode::OutOfSpace {
-                objects::remove(&shared.layout, order.key)?;
+                objects::remove(&shared.layout, order.key, received.size)?;
             }
             return Err(error);
         }

@@ -164,6 +164,11 @@ impl Dir {
         Ok(fs::fsync(self.fd()?)?)
     }
 
+    /// Makes everything durable that was ever written to its file system.
+    pub fn sync_all(&self) -> Result<()> {
+        Ok(fs::syncfs(self.fd()?)?)
+    }
+
     /// The room in its file system.
     pub fn room(&self) -> Result<fs::StatVfs> {
         Ok(fs::fstatvfs(self.fd()?)?)
@@ -184,6 +189,13 @@ impl TempFile {
         let name = format!("{prefix}{}", Uuid::new_v4().simple());
         let file = dir.create_new(&name)?;
         Ok((file, Self { dir: dir.clone(), name, placed: false }))
+    }
+
+    /// Takes a file from another directory of the same file system, under a name that nobody else has.
+    pub fn take(from: &Dir, name: impl AsRef<Path>, dir: &Dir, prefix: &str) -> Result<Self> {
+        let taken = format!("{prefix}{}", Uuid::new_v4().simple());
+        from.rename(name, dir, &taken)?;
+        Ok(Self { dir: dir.clone(), name: taken, placed: false })
     }
 
     /// Opens it to read it.
@@ -207,11 +219,20 @@ impl TempFile {
 
 impl Drop for TempFile {
     fn drop(&mut self) {
-        if !self.placed
-            && let Err(error) = self.dir.remove(&self.name)
-            && error.kind() != ErrorKind::NotFound
-        {
-            log::warn!("removing {} failed: {error}; the next start does it", self.dir.path.join(&self.name).display());
+        if self.placed {
+            return;
+        }
+        let (dir, name) = (self.dir.clone(), std::mem::take(&mut self.name));
+        let remove = move || match dir.remove(&name) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                log::warn!("removing {} failed: {error}; the next start does it", dir.path.join(&name).display());
+            }
+            _ => {}
+        };
+        // To give the blocks of a large file back takes long, and whoever drops it may be a thread that serves others.
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(remove)),
+            Err(_) => remove(),
         }
     }
 }

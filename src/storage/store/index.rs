@@ -320,21 +320,26 @@ pub fn page(connection: &mut SqliteConnection, after: Option<ReplicaKey>, limit:
     Ok(rows)
 }
 
-/// Pending replicas stored before `before`, the oldest first.
+/// Pending replicas stored before `before`, the oldest first, behind one of them.
 pub fn pending(
     connection: &mut SqliteConnection,
     before: NaiveDateTime,
-    skip: usize,
+    behind: Option<(NaiveDateTime, ReplicaKey)>,
     limit: usize,
 ) -> Result<Vec<ReplicaRow>> {
-    let rows = replicas::table
+    let mut query = replicas::table
         .filter(replicas::state.eq("pending").and(replicas::created.lt(before)))
-        .order(replicas::created)
-        .offset(skip as i64)
+        .order((replicas::created, replicas::object, replicas::generation))
         .limit(limit as i64)
         .select(ReplicaRow::as_select())
-        .load(connection)?;
-    Ok(rows)
+        .into_boxed();
+    if let Some((created, key)) = behind {
+        let of_object = replicas::object.eq(key.object.0).and(replicas::generation.gt(key.generation.0));
+        let of_time = replicas::created.gt(created).or(replicas::object.gt(key.object.0).or(of_object));
+        // The first condition is the index's.
+        query = query.filter(replicas::created.ge(created)).filter(of_time);
+    }
+    Ok(query.load(connection)?)
 }
 
 #[derive(QueryableByName)]
@@ -464,6 +469,9 @@ pub fn setting(connection: &mut SqliteConnection, name: &str) -> Result<i64> {
     let value: Option<i64> = settings::table.find(name).select(settings::value).first(connection).optional()?;
     Ok(value.unwrap_or(0))
 }
+
+/// The settings that remember the newest epoch and term that were seen.
+pub const FENCE: [&str; 2] = ["epoch", "term"];
 
 /// The setting that counts the transactions that have changed the index: see [`count_change`].
 pub const CHANGES: &str = "changes";

@@ -38,6 +38,9 @@ pub struct ServerFile {
     pub identity: Uuid,
     /// The cluster that it belongs to, once it has joined one.
     pub cluster: Option<Uuid>,
+    /// Its last starts: a copy of the directory has none of those that come after it was made.
+    #[serde(default)]
+    pub boots: Vec<Uuid>,
 }
 
 /// A path, and what it meant at the start.
@@ -126,6 +129,9 @@ impl Layout {
             require_new(&root)?;
         }
         is_sound(&root, server.as_ref())?;
+        // A process that was killed may have made directories whose names it had no time to make durable, and from now on
+        // an old one is taken for durable (see `objects`).
+        root.sync_all().io_context(|| format!("syncing the file system of {}", root.path().display()))?;
         remove_old_looks(&root);
         let part = |name: &str| -> Result<Dir> {
             let made = root.make_dir(name).and_then(|_| root.sub(name));
@@ -147,7 +153,12 @@ impl Layout {
         let server = match server {
             Some(server) => server,
             None => {
-                let server = ServerFile { format_version: FORMAT_VERSION, identity: Uuid::new_v4(), cluster: None };
+                let server = ServerFile {
+                    format_version: FORMAT_VERSION,
+                    identity: Uuid::new_v4(),
+                    cluster: None,
+                    boots: Vec::new(),
+                };
                 layout.write_server_file(&server)?;
                 server
             }

@@ -61,13 +61,23 @@ pub fn is_there(layout: &Layout, key: ReplicaKey) -> Result<bool> {
     }
 }
 
-/// Removes an object's file, if it is there. Its row is gone already; should the power fail now, the next
-/// start finds a file that no row knows.
-pub fn remove(layout: &Layout, key: ReplicaKey) -> Result<()> {
-    match layout.objects().remove(object_name(key)) {
+/// Files from this size on lose their name first and their blocks later: that takes a file system long.
+const SLOW_BYTES_MIN: u64 = 16 << 20;
+
+/// Removes an object's file of so many bytes, if it is there. Its row is gone already; should the power fail now, the next
+/// start finds a file that no row knows. What is large is only moved to `incoming/`, and goes when the answer is dropped or
+/// at the next start: whoever waits for the index does not wait for that.
+pub fn remove(layout: &Layout, key: ReplicaKey, size: u64) -> Result<Option<TempFile>> {
+    let name = object_name(key);
+    if size >= SLOW_BYTES_MIN
+        && let Ok(file) = TempFile::take(layout.objects(), &name, layout.incoming(), "removed-")
+    {
+        return Ok(Some(file));
+    }
+    match layout.objects().remove(name) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(Error::io(format!("removing the file of {key}"), error))
         }
-        _ => Ok(()),
+        _ => Ok(None),
     }
 }

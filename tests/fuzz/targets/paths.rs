@@ -54,7 +54,8 @@ fn relates(path: &DfsPath, typed: &str) {
         assert_eq!(resolved, DfsPath::root().resolve(resolved.as_str()).unwrap());
         assert!(!typed.starts_with('/') || DfsPath::root().resolve(typed).unwrap() == resolved);
     }
-    let grant = Grant { name: "lab".into(), role: Role::Writer, prefix: Some(path.clone()), only_restore: None };
+    let grant =
+        Grant { name: "lab".into(), role: Role::Writer, prefix: Some(path.clone()), only_restore: None, expires: None };
     if let Ok(below) = path.join(typed) {
         assert!(below.is_within(path) && below != *path, "nothing leads out of a directory by a join");
         assert!(grant.check(Role::Reader, &below).is_ok() && below > *path);

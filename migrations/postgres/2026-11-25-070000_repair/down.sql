@@ -1,0 +1,8 @@
+DROP INDEX repair_queue_order;
+CREATE INDEX repair_queue_order ON repair_queue (copies, next_attempt);
+
+-- Whatever waited for a change is looked at by its time again.
+UPDATE repair_queue SET next_attempt = queued WHERE next_attempt = TIMESTAMP '9999-01-01';
+
+COMMENT ON COLUMN repair_queue.copies IS 'Healthy copies when it was queued: the priority.';
+COMMENT ON COLUMN repair_queue.next_attempt IS 'Not before this time (UTC).';
