@@ -10,7 +10,6 @@ use holdfast::db::repair::{self, DUE_ROWS_MAX, Done, Room, Rules};
 use holdfast::db::rows::RepairRow;
 use holdfast::db::scan::{self, Cursor, Range};
 use holdfast::db::schema::{objects, repair_queue, replicas, server_health};
-use holdfast::types::api::Target;
 use holdfast::types::{ObjectId, ServerId};
 
 use crate::both_backends;
@@ -43,7 +42,7 @@ async fn files(db: &TestDb, name: &str, count: usize, on: &[ServerId]) -> Vec<Ob
     for first in (0..count).step_by(100) {
         let uploads = (first..count.min(first + 100)).map(|number| {
             let mut upload: Upload = upload(&format!("/{name}{number}"), "x");
-            upload.ticket.targets = on.iter().map(|id| Target { server: *id, url: String::new() }).collect();
+            upload.ticket.targets = on.iter().copied().map(target).collect();
             upload.ticket.min_write_copies = 1;
             upload.holders = on.to_vec();
             upload

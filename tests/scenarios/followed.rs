@@ -86,7 +86,7 @@ fn what_is_followed_comes_line_by_line_and_ends_by_ctrl_c() {
     assert!(event["kind"] == "server_down" && event["server_name"] == "storage-0", "{event}");
     cluster.storage[0].start();
     watching.line_with("HEALTHY");
-    following.line_with("server_back");
+    following.line_with("server_live");
     cluster.ok(&["mkdir", "/followed"]);
     let event: Value = serde_json::from_str(&by.line_with("/followed")).unwrap();
     assert!(event["kind"] == "directory_made" && event["by"] == "superuser", "{event}");
