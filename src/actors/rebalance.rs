@@ -6,7 +6,7 @@
 //! nothing. The run itself is in the database; where a round is is only here, so a name server that takes over begins one.
 //!
 //! Moves share the transfers of repair and take half of them at most, so that what becomes endangered meanwhile finds
-//! room; none is begun while repair has anything to do, is paused, or while a server is away.
+//! room; none is begun while repair has anything that it can do, is paused, or while a server is away.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
