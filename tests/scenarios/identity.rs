@@ -224,7 +224,8 @@ fn twins_are_refused_for_good_and_who_moves_is_taken_at_once() {
     copy_directory(&cluster.storage_dir(0), &copy);
     cluster.storage[0].start();
     cluster.wait_for_live(2);
-    assert_eq!(cluster.http().put("/after", &body, &[]).status, 201);
+    // It counts as live all the time, and takes files once it has registered anew.
+    wait_for("a file is taken", 20, || (cluster.http().put("/after", &body, &[]).status == 201).then_some(()));
     let original = cluster.storage[0].url();
 
     // A clone with a URL of its own, and one that gives itself out for the original.
