@@ -6,7 +6,7 @@
 //!   `cluster` row before it reads anything, so that versions are commit order on any number of name
 //!   servers and changes never deadlock or race with each other.
 //! - Other transactions (replicas, queues, health) lock objects by id and never take that row.
-//! - No call runs on an actor's thread: [`Db`] hands closures to the blocking pool, in turns ([`turns`]).
+//! - No call runs on an actor's thread: [`Db`] hands closures to the blocking pool, in turns (`turns`).
 //! - A sign of damage stops everything at once ([`damage`]): no transaction commits after it.
 //! - What differs between the backends is in [`dialect`].
 

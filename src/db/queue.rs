@@ -1,6 +1,6 @@
 //! The repair queue: what stands in it where, and what is taken out of it next.
 //!
-//! An object's place is the number of its copies *at hand* ([`repair::at_hand`]), whoever queues it, and falls when one of
+//! An object's place is the number of its copies *at hand* (`decisions::repair::at_hand`), whoever queues it, and falls when one of
 //! them goes. A row is due from its next attempt on. One that can only wait for the servers to change is not due at any
 //! time ([`waits`]): it is written once, looked at (and not written) when the servers have changed, and woken when
 //! something can be done for it.

@@ -3,7 +3,7 @@
 //!
 //! The file system counts what was written. What was announced and is not written yet is counted here, as *promises*; an
 //! upload of unknown size promises a piece at a time. The file system is asked on a thread that may wait for a disk, at
-//! most once in [`SEEN_FOR`] unless the answer decides, and what was written since is taken off until the next time.
+//! most once in `SEEN_FOR` unless the answer decides, and what was written since is taken off until the next time.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
