@@ -343,8 +343,8 @@ pub struct JobStatus {
     pub step: String,
     /// Why it failed.
     pub error: Option<String>,
-    /// What was found: when it is done, in all; before, so far.
-    #[schema(value_type = Object)]
+    /// What was found: when it is done, in all; before, so far, or nothing yet.
+    #[schema(value_type = Option<Object>)]
     pub report: serde_json::Value,
 }
 
