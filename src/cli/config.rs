@@ -20,7 +20,7 @@ use super::args::GlobalArgs;
 use super::host::HostDir;
 use super::host::trust::{self, Found};
 use super::progress::say;
-use crate::client::name_server::normal_base_url;
+use crate::client::url::normal_base_url;
 use crate::types::error::IoContext;
 use crate::types::{Error, Result};
 

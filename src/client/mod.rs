@@ -8,6 +8,7 @@ mod pools;
 pub mod proxy;
 mod reach;
 pub mod storage;
+pub mod url;
 pub mod waits;
 mod watchdog;
 

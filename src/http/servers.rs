@@ -8,7 +8,7 @@ use super::auth::{Bearer, StorageServer};
 use super::registration;
 use super::state::{App, Data};
 use crate::actors::admission::admit;
-use crate::client::name_server::announced_url;
+use crate::client::url::announced_url;
 use crate::db::change::Changes;
 use crate::db::leaving::{self, DrainWait, Removal};
 use crate::db::rows::RemovedServerRow;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use structopt::StructOpt;
 
 use super::offline;
-use crate::client::name_server::announced_url;
+use crate::client::url::announced_url;
 use crate::decisions::scrub::Pace;
 use crate::types::{Error, Hidden, Result, label};
 use crate::web::ListenOptions;

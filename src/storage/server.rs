@@ -27,7 +27,7 @@ use super::suspects::Suspects;
 use super::writer::{FORGOTTEN_ROWS_MAX, INDEX_DEADLINE, IndexChange, IndexWriter, WriteIndex};
 use super::{http, offline, readiness, salvage};
 use crate::actors::{Batcher, Board, Handle, PassActor, Supervisor, certificate_keeper};
-use crate::client::name_server::host_of;
+use crate::client::url::host_of;
 use crate::client::{Credentials, HttpClient, NameServerClient, StorageClient};
 use crate::security::tls::ServerCertificate;
 use crate::security::{ClusterSecret, Recipient, Signer};

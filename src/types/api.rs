@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::bounds;
+pub use super::jobs_api::*;
 use super::object::objects;
 pub use super::operation_api::*;
 use super::schema::Uuid;

@@ -11,6 +11,7 @@ pub mod failpoint;
 pub mod hash;
 pub mod hidden;
 pub mod id;
+pub mod jobs_api;
 pub mod label;
 pub mod limits;
 pub mod object;

@@ -17,7 +17,7 @@ use super::decide::Direction;
 use super::{Workspace, state};
 use crate::cli::config::write_private;
 use crate::cli::context::Cluster;
-use crate::client::name_server::normal_base_url;
+use crate::client::url::normal_base_url;
 use crate::types::api::NameServerStatus;
 use crate::types::{Error, ErrorCode, Result, Version};
 

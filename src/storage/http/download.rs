@@ -136,7 +136,7 @@ pub fn has_tag(list: &str, etag: &str) -> bool {
 
 /// Shows in the browser, and is saved under its name.
 fn disposition(name: &str) -> String {
-    format!("inline; filename*=UTF-8''{}", crate::client::name_server::encode_component(name))
+    format!("inline; filename*=UTF-8''{}", crate::client::url::encode_component(name))
 }
 
 enum Source {

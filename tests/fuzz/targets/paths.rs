@@ -1,7 +1,7 @@
 //! Paths and ids, in all the forms in which they travel.
 
 use actix_web::web::Query;
-use holdfast::client::name_server::encode_component;
+use holdfast::client::url::encode_component;
 use holdfast::http::redirect::path_in_url;
 use holdfast::security::token::Grant;
 use holdfast::types::api::{PathQuery, Role};
