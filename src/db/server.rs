@@ -327,9 +327,9 @@ pub fn resolve(connection: &mut AnyConnection, text: &str) -> Result<ServerId> {
     let ids: Vec<i64> = servers::table.filter(servers::name.eq(text)).select(servers::id).load(connection)?;
     match ids[..] {
         [id] => Ok(ServerId(id)),
-        [] => {
-            Err(Error::not_found(format!("no storage server has the id or name {text:?}; holdfast servers lists them")))
-        }
+        [] => Err(Error::not_found(format!(
+            "no storage server has the id or name {text:?}; `holdfast servers` lists them"
+        ))),
         _ => Err(Error::invalid(format!("{} storage servers are named {text:?}; use an id", ids.len()))),
     }
 }
