@@ -2,6 +2,8 @@
 //! end, and what may be a dependency.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+#[path = "house/circles.rs"]
+mod circles;
 #[path = "house/dependencies.rs"]
 mod dependencies;
 #[path = "house/docs.rs"]
@@ -34,6 +36,7 @@ const MAY_USE: [(&[&str], &[&str]); 2] = [
             "journal/staging.rs",
             "storage/store/index.rs",
             "storage/store/inspect.rs",
+            "storage/store/opening.rs",
             "storage/writer.rs",
             "storage/salvage",
         ],

@@ -15,7 +15,7 @@ use crate::db::{AnyConnection, Db, Step, cluster, lease};
 use crate::decisions::leaving;
 use crate::security::Signer;
 use crate::types::api::AdminState;
-use crate::types::{Error, Result, Version};
+use crate::types::{Error, Mode, Result, Version};
 
 /// How old the view of the servers may be.
 const SERVERS_TTL: Duration = Duration::from_millis(500);
@@ -124,7 +124,7 @@ impl Context {
             Some(held) if !held.looked_around => return Ok(waiting("waiting: the servers are asked first")),
             Some(_) => {}
         }
-        let normal = self.db.read(cluster::state).await?.mode == "normal";
+        let normal = self.db.read(cluster::state).await?.mode == Mode::Normal;
         Ok(if normal { None } else { waiting("waiting: the cluster takes no changes") })
     }
 

@@ -11,7 +11,7 @@ use super::context::Context;
 use super::pass::{PassReport, Timing, Work};
 use crate::db::health::Seen;
 use crate::db::rows::{EventRow, ServerHealthRow};
-use crate::db::server::{ServerView, health_word};
+use crate::db::server::ServerView;
 use crate::db::{cluster, events, health, journal};
 use crate::decisions::certificate;
 use crate::decisions::health::{Watched, after_check, is_apart, is_away, is_slow, round_counts};
@@ -249,7 +249,7 @@ fn judge(
 fn row(server: &ServerView, health: Health, found: Found, now: NaiveDateTime) -> Option<Seen> {
     let before = server.checked.as_ref()?;
     let changed = server.health != health;
-    let mut row = ServerHealthRow { health: health_word(health).into(), ..before.clone() };
+    let mut row = ServerHealthRow { health, ..before.clone() };
     let mut begins_anew = health == Health::Down;
     match found {
         Found::Answered(status, heard) => {

@@ -25,7 +25,7 @@ use crate::decisions::journal::{FAILED_PASSES_MAX, Head, Holder, Send, Trials, c
 use crate::journal::{ENTRIES, OBJECTS, Origin, SERVERS, SnapshotWriter, TOKENS, format};
 use crate::types::api::AdminState;
 use crate::types::storage_api::{JournalPosition, JournalStatus, Peer};
-use crate::types::{Error, ErrorCode, EventKind, Result, ServerId, Sha256, Version};
+use crate::types::{Error, ErrorCode, EventKind, Mode, Result, ServerId, Sha256, Version};
 
 /// Rows of one segment; a single change may have more.
 const SEGMENT_ROWS: i64 = 5_000;
@@ -106,7 +106,7 @@ async fn pass(context: Context, memory: Arc<Mutex<Memory>>) -> Result<PassReport
         return Ok(context.standby());
     }
     let state = context.db.read(cluster::state).await?;
-    if state.mode != "normal" {
+    if state.mode != Mode::Normal {
         // What the holders have is the evidence.
         return Ok(PassReport { counts: vec![("waiting for a restore", 1)], more: false });
     }

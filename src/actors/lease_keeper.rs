@@ -12,7 +12,7 @@ use super::standing::LEASE_TTL;
 use crate::db::cluster::{self, ClusterState};
 use crate::db::damage::Trouble;
 use crate::db::{DatabaseUrl, dialect, events, journal, lease};
-use crate::types::{ErrorCode, EventKind, Result, Version};
+use crate::types::{ErrorCode, EventKind, Mode, Result, Version};
 
 /// Taken off the time for which the lease is believed, for what a round trip and a scheduler may take.
 const CAUTION: Duration = Duration::from_secs(1);
@@ -115,10 +115,10 @@ async fn stopped(context: &Context, trouble: &Trouble) -> Result<PassReport> {
     let is_shared = matches!(context.db.url(), DatabaseUrl::Postgres(_));
     if is_shared && let Ok(state) = context.db.read(cluster::state).await {
         let (_, epoch) = context.membership();
-        if state.mode == "normal" && epoch > 0 && state.epoch > epoch {
+        if state.mode == Mode::Normal && epoch > 0 && state.epoch > epoch {
             log::warn!("the metadata was restored into epoch {}: the damaged tables are gone", state.epoch);
             context.db.soundness().clear();
-        } else if state.mode == "normal" {
+        } else if state.mode == Mode::Normal {
             let reason = trouble.sentence.clone();
             let noted = context.db.note_damage(move |connection| cluster::protect(connection, &state, &reason)).await;
             noted.inspect_err(|error| log::warn!("other name servers could not be told: {}", error.chain())).ok();

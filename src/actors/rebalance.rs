@@ -15,6 +15,7 @@ use chrono::Utc;
 
 use super::context::Context;
 use super::transfers::{Transfers, carry};
+use crate::db::moves;
 use crate::db::rebalance as store;
 use crate::db::repair::{Rules, server_facts};
 use crate::db::rows::RebalanceRow;
@@ -232,7 +233,7 @@ impl Pass<'_> {
 
     /// Nothing is left to begin: when the last copy is where it belongs, the next round begins.
     async fn end_round(mut self, moved: usize, now: Moved) -> Result<Moved> {
-        if self.context.db.read(store::is_moving).await? {
+        if self.context.db.read(moves::is_moving).await? {
             self.tell(None, "the last copies are on their way").await?;
             return Ok(Moved { more: false, ..now });
         }

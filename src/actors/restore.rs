@@ -13,22 +13,24 @@
 //! tokens are, only the journal knows then.
 
 mod arrival;
+mod members;
 mod room;
 mod run;
 mod sources;
+mod state;
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use self::run::Run;
-use super::announced::Announced;
+pub use self::state::Restores;
 use super::context::Context;
-use crate::db::restore::progress::{ABORTED, Progress};
+use crate::db::restore::progress::ABORTED;
 use crate::db::{cluster, dialect, events, restores, server};
 use crate::types::api::{ModeBefore, RestoreRequest, RestoreStatus};
 use crate::types::storage_api::StorageStatus;
-use crate::types::{Error, ErrorCode, EventKind, Result};
+use crate::types::{Error, ErrorCode, EventKind, Mode, Result};
 use chrono::Utc;
 use futures_util::future::join_all;
 
@@ -37,32 +39,7 @@ const ABORT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often it is looked whether it has ended.
 const ABORT_POLL: Duration = Duration::from_millis(50);
 
-/// Storage servers that have announced themselves, and the restore under way.
-#[derive(Default)]
-pub struct Restores {
-    /// Whoever may be needed for a restore.
-    pub announced: Announced,
-    status: Arc<Mutex<RestoreStatus>>,
-    /// The last one was started by the first token.
-    by_first_token: AtomicBool,
-    /// How far the one that runs is; ends it.
-    progress: Arc<Progress>,
-}
-
 impl Restores {
-    /// How the restore of this process goes on, or went.
-    pub fn status(&self) -> RestoreStatus {
-        let status = self.status.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let progress = self.progress.view().filter(|_| status.state == "running");
-        RestoreStatus { progress, ..status }
-    }
-
-    /// Whether the last restore of this process was started by the first token: then that may follow it to its end, also
-    /// when the journal says that it is revoked.
-    pub fn was_started_by_first_token(&self) -> bool {
-        self.by_first_token.load(Ordering::SeqCst)
-    }
-
     /// Refuses unless there is something that a restore would bring back: a database that is complete and sound loses by it
     /// whatever its journal's copies do not have yet.
     pub async fn refuse_needless(self: &Arc<Self>, context: &Context) -> Result<()> {
@@ -74,7 +51,7 @@ impl Restores {
             Ok((state, restores::is_new(connection)?, server::server_views(connection)?))
         });
         let (state, is_new, servers) = look.await?;
-        if state.mode != "normal" || is_new || !self.announced.knocking(state.cluster).is_empty() {
+        if state.mode != Mode::Normal || is_new || !self.announced.knocking(state.cluster).is_empty() {
             return Ok(());
         }
         let run = Run::new(context.clone(), RestoreRequest::default(), self.clone(), false);
@@ -206,16 +183,6 @@ impl Restores {
             }
         });
         Ok(begun)
-    }
-
-    fn step(&self, step: impl Into<String>) {
-        let step = step.into();
-        let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
-        if status.step != step {
-            log::info!("restore: {step}");
-            self.progress.leave();
-            status.step = step;
-        }
     }
 }
 

@@ -14,7 +14,7 @@ use super::args::utf8::read;
 use super::exit::Exit;
 use crate::db::url::has_password;
 use crate::http::server as name_server;
-use crate::storage::server as storage_server;
+use crate::storage::command as storage_server;
 use crate::types::{ErrorCode, Result};
 
 /// What servers log unless `RUST_LOG` says something else. The library tells of each connection that sends garbage or

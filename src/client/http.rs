@@ -11,10 +11,10 @@ use reqwest::header::{AUTHORIZATION, HeaderValue};
 use reqwest::{Request, RequestBuilder, Response};
 use serde::de::DeserializeOwned;
 
+use super::hung::Hung;
 use super::pools::{OfThread, Pools};
 use super::reach::{explain, through, without_query};
 use super::waits::Waits;
-use super::watchdog::Hung;
 use crate::security::credential::{BodySeal, CREDENTIAL_TTL};
 use crate::security::tls::Trust;
 use crate::security::{Recipient, Sender, ServerCredential, Signer};

@@ -2,6 +2,7 @@
 
 mod body;
 pub mod http;
+mod hung;
 mod jobs;
 pub mod name_server;
 mod pools;

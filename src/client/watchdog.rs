@@ -5,8 +5,6 @@
 //! ask; one that does not answer that either, and again not, hangs. Then the request is given up, long before its own
 //! timeout, with an unknown outcome as after any other one.
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::http::{Envelope, HttpClient, send};
@@ -21,27 +19,6 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 pub(super) const PROBES: usize = 2;
 /// The same for a request that may take hours: to give it up too early costs more.
 pub(super) const PROBES_LONG: usize = 4;
-/// Servers that are remembered.
-const HUNG_MAX: usize = 1_000;
-
-/// Servers that have hung while this program ran. Cheap to clone.
-#[derive(Debug, Clone, Default)]
-pub struct Hung(Arc<Mutex<HashSet<String>>>);
-
-impl Hung {
-    /// Whether the server at this base URL has hung. It may be well again; others are better asked first.
-    pub fn has(&self, base: &str) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(base)
-    }
-
-    fn note(&self, base: &str) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() < HUNG_MAX {
-            known.insert(base.into());
-        }
-    }
-}
-
 /// Ends when the server at a base URL certainly hangs, after so many questions; asks it only while it is silent.
 pub(super) async fn hangs(http: &HttpClient, base: &str, waiting: &Waiting, probes: usize) -> Error {
     let mut silent = 0;

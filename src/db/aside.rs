@@ -15,8 +15,9 @@ use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sql_types::Text;
 
-use super::check::with_suffix;
-use super::connection::{AnyConnection, DatabaseUrl, Use, connect_once};
+use super::connection::{AnyConnection, Use, connect_once};
+use super::file_name::{full_name, with_suffix};
+use super::url::DatabaseUrl;
 use super::{Failure, transaction};
 use crate::types::error::IoContext;
 use crate::types::{Error, Result};
@@ -42,7 +43,7 @@ pub enum Place {
 impl std::fmt::Display for Place {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Directory(path) => f.write_str(&super::damage::full_name(path)),
+            Self::Directory(path) => f.write_str(&full_name(path)),
             Self::Schema(name) => write!(f, "the schema {name}"),
         }
     }

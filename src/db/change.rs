@@ -16,7 +16,7 @@ use super::error::{Failure, Step};
 use super::rows::*;
 use super::{chunks, dialect, queue, schema};
 use crate::journal::next_tip;
-use crate::types::{CauseWord, DfsPath, Error, ErrorCode, EventKind, ObjectId, Sha256, Version};
+use crate::types::{CauseWord, DfsPath, Error, ErrorCode, EventKind, Mode, ObjectId, Sha256, Version};
 
 /// Changes that may be in the database alone: it bounds the journal, and what a lost database takes with it.
 const JOURNAL_BEHIND_VERSIONS_MAX: i64 = 1_000_000;
@@ -51,7 +51,7 @@ impl<'c> Changes<'c> {
     /// Locks the cluster row; refuses when the cluster takes no changes.
     pub fn begin(connection: &'c mut AnyConnection) -> Step<Self> {
         let cluster = dialect::lock_cluster(connection)?;
-        if cluster.mode != "normal" {
+        if cluster.mode != Mode::Normal {
             return Err(Error::new(ErrorCode::ReadOnly, super::cluster::refusal(cluster.mode_reason.as_deref())).into());
         }
         super::cluster::possible(&cluster)?;

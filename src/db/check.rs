@@ -14,7 +14,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -24,9 +24,11 @@ use diesel::sql_types::Text;
 use serde_json::Value;
 use sha2::{Digest, Sha256 as Sha256Hasher};
 
-use super::connection::{AnyConnection, DatabaseUrl, Use, connect_once};
-use super::damage::{Damage, Soundness, full_name};
+use super::connection::{AnyConnection, Use, connect_once};
+use super::damage::{Damage, Soundness};
+use super::file_name::{full_name, with_suffix};
 use super::rows::{EntryRow, JournalRow, ObjectRow, ServerRow, TokenRow};
+use super::url::DatabaseUrl;
 use super::{dialect, schema};
 use crate::journal::{ENTRIES, GENESIS_TIP, OBJECTS, SERVERS, TOKENS, next_tip};
 use crate::types::{Error, ErrorCode, Result, Sha256, Version};
@@ -108,13 +110,6 @@ fn cannot_be_opened(path: &Path, error: &std::io::Error) -> Error {
              which brings the metadata back from the storage servers"
         ),
     )
-}
-
-/// The name of a file beside a SQLite database.
-pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
 }
 
 #[derive(QueryableByName)]

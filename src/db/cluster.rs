@@ -7,7 +7,7 @@ use super::dialect;
 use super::error::Step;
 use super::rows::{ClusterRow, utc};
 use super::schema::cluster::dsl;
-use crate::types::{Error, EventKind, Result, Time, Version, bounds};
+use crate::types::{Error, EventKind, Mode, Result, Time, Version, bounds};
 
 /// What the rest of the program needs to know of the cluster.
 #[derive(Debug, Clone)]
@@ -18,8 +18,8 @@ pub struct ClusterState {
     pub history: uuid::Uuid,
     /// Raised by every restore.
     pub epoch: i64,
-    /// `normal`, `read_only` or `restoring`.
-    pub mode: String,
+    /// What it takes.
+    pub mode: Mode,
     /// Why the mode is not normal.
     pub mode_reason: Option<String>,
     /// The newest change.
@@ -73,9 +73,9 @@ pub fn possible(row: &ClusterRow) -> Result<()> {
 /// Refuses unless the cluster takes changes. Rule 5: a database that has forgotten something must not destroy
 /// the evidence, so nothing is decided, deleted or repaired in any other mode either.
 pub fn require_normal(connection: &mut AnyConnection) -> Step<()> {
-    let (mode, reason): (String, Option<String>) =
+    let (mode, reason): (Mode, Option<String>) =
         dsl::cluster.select((dsl::mode, dsl::mode_reason)).first(connection)?;
-    if mode == "normal" {
+    if mode == Mode::Normal {
         return Ok(());
     }
     Err(Error::new(crate::types::ErrorCode::ReadOnly, refusal(reason.as_deref())).into())
@@ -91,10 +91,12 @@ pub fn refusal(reason: Option<&str>) -> String {
 pub fn protect(connection: &mut AnyConnection, judged: &ClusterState, reason: &str) -> Step<bool> {
     let cluster = dialect::lock_cluster(connection)?;
     let same = cluster.history_id == judged.history.to_string() && cluster.epoch == judged.epoch;
-    if cluster.mode != "normal" || !same {
+    if cluster.mode != Mode::Normal || !same {
         return Ok(false);
     }
-    diesel::update(dsl::cluster).set((dsl::mode.eq("read_only"), dsl::mode_reason.eq(reason))).execute(connection)?;
+    diesel::update(dsl::cluster)
+        .set((dsl::mode.eq(Mode::ReadOnly), dsl::mode_reason.eq(reason)))
+        .execute(connection)?;
     let now = dialect::clock(connection)?;
     dialect::insert_events(connection, &[super::events::row(now, EventKind::ReadOnly, reason.into())])?;
     Ok(true)

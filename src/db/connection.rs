@@ -14,7 +14,7 @@ use diesel::r2d2::R2D2Connection;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::damage::{Damage, Soundness};
-pub use super::url::DatabaseUrl;
+use super::url::DatabaseUrl;
 use crate::types::error::IoContext;
 use crate::types::{Error, ErrorCode, Result};
 

@@ -18,11 +18,11 @@ use super::error::Step;
 use super::repair::server_facts;
 use super::rows::{EventRow, ObjectRow, ReplicaRow};
 use super::schema::{objects, replicas, server_health};
-use super::server::server_views;
+use super::server_view::server_views;
 use super::{chunks, cluster, dialect, events, queue};
 use crate::decisions::scrub::{Judgement, Listed, Reported, judge as decide};
 use crate::types::api::{CorruptFate, CorruptJournalFile, CorruptReplica, Health};
-use crate::types::{CauseWord, EventKind, ServerId, Version};
+use crate::types::{CauseWord, EventKind, Mode, ServerId, Version};
 
 /// Characters of a reason that are kept; the sender is trusted with its own copies, not with the size of the log.
 const REASON_CHARS_MAX: usize = 300;
@@ -39,7 +39,7 @@ pub fn judge(
 ) -> Step<Vec<CorruptFate>> {
     let state = cluster::state(connection)?;
     let mut bench = Bench::load(connection, server, found, alarm, state.now.naive_utc())?;
-    if state.mode != "normal" || is_being_compared(connection, server)? {
+    if state.mode != Mode::Normal || is_being_compared(connection, server)? {
         return Ok(vec![CorruptFate::Wait; found.len()]);
     }
     let fates = found.iter().map(|copy| bench.hear(connection, copy)).collect::<Step<_>>()?;

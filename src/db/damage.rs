@@ -12,8 +12,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 
-use super::connection::DatabaseUrl;
+use super::file_name::full_name;
 use super::room::Room;
+use super::url::DatabaseUrl;
 use crate::types::{Error, ErrorCode, Result};
 
 /// What SQLite and Postgres (`data_corrupted`, `index_corrupted`) say of content that is not what it must be. Neither
@@ -247,11 +248,6 @@ fn of_postgres(name: &str, of_disk: bool) -> (String, String) {
         )
     };
     (format!("the database {name}"), out)
-}
-
-/// The path as a person finds the file, from whatever directory.
-pub(super) fn full_name(path: &Path) -> String {
-    std::path::absolute(path).unwrap_or_else(|_| path.into()).display().to_string()
 }
 
 #[cfg(test)]

@@ -9,9 +9,10 @@ use diesel::prelude::*;
 
 use super::aside::{self, Place};
 use super::check::{is_next, tip_after};
-use super::connection::{AnyConnection, DatabaseUrl};
+use super::connection::AnyConnection;
 use super::rows::JournalRow;
 use super::schema::{cluster, journal};
+use super::url::DatabaseUrl;
 use crate::journal::{JournalLine, Staging};
 use crate::types::storage_api::JournalPosition;
 use crate::types::{Result, Sha256, Version, bounds};

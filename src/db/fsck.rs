@@ -13,7 +13,7 @@ use super::connection::AnyConnection;
 use super::error::Step;
 use super::rows::*;
 use super::schema::{cluster, entries, objects, replicas};
-use super::server::server_views;
+use super::server_view::server_views;
 use super::{dialect, events};
 use crate::types::api::Health;
 use crate::types::id::ROOT;

@@ -12,7 +12,7 @@ use super::rows::{RebalanceRow, utc};
 use super::schema::{cluster, events, leases, objects, repair_queue, replicas, servers};
 use super::{counts, dialect, tree};
 use crate::types::id::floor_at;
-use crate::types::{DfsPath, EventKind, Result};
+use crate::types::{AdminState, DfsPath, EventKind, Result};
 
 /// Corrupt copies are told for so long.
 const CORRUPT_WITHIN: TimeDelta = TimeDelta::days(1);
@@ -64,7 +64,7 @@ pub fn lately(connection: &mut AnyConnection) -> Result<Lately> {
         downs.entry(server).or_default().push(time);
     }
     let draining: Vec<i64> =
-        servers::table.filter(servers::admin_state.eq("draining")).select(servers::id).load(connection)?;
+        servers::table.filter(servers::admin_state.eq(AdminState::Draining)).select(servers::id).load(connection)?;
     let mut drain_left = HashMap::new();
     if !draining.is_empty() {
         let listed = counts::listed(connection)?;

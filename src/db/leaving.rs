@@ -10,7 +10,8 @@ use super::connection::AnyConnection;
 use super::error::{Failure, Step};
 use super::rows::*;
 use super::schema::{entries, outbox, repair_queue, replicas, server_health, servers};
-use super::server::{ServerView, find, server_views, set_admin_state};
+use super::server::{find, set_admin_state};
+use super::server_view::{ServerView, server_views};
 use super::{counts, dialect, events, queue, removed, tree};
 use crate::decisions::leaving::{Place, Rules, Wanted, objection, objection_to_copies};
 use crate::types::api::{AdminState, Health};
@@ -94,7 +95,7 @@ fn tell(changes: &mut Changes<'_>, kind: EventKind, server: &ServerRow, detail: 
 /// Takes a server out of service.
 pub fn drain(changes: &mut Changes<'_>, id: ServerId, rules: Rules, force: bool) -> Step<()> {
     let row = require(changes, id)?;
-    if row.admin_state != "in_service" {
+    if row.admin_state != AdminState::InService {
         // It drains already, or is drained; a drained one may have been given something since.
         return set_admin_state(changes, id, AdminState::Draining);
     }
@@ -109,7 +110,7 @@ pub fn drain(changes: &mut Changes<'_>, id: ServerId, rules: Rules, force: bool)
 /// Puts a server back into service.
 pub fn undrain(changes: &mut Changes<'_>, id: ServerId) -> Step<()> {
     let row = require(changes, id)?;
-    if row.admin_state == "in_service" {
+    if row.admin_state == AdminState::InService {
         return Ok(());
     }
     set_admin_state(changes, id, AdminState::InService)?;
@@ -129,7 +130,7 @@ pub fn remove(changes: &mut Changes<'_>, id: ServerId, rules: Rules, force: bool
         refuse_what_hurts(changes, &row, rules, "removed")?;
     }
     if held > 0 {
-        if row.admin_state == "in_service" {
+        if row.admin_state == AdminState::InService {
             set_admin_state(changes, id, AdminState::Draining)?;
         }
         return Ok(Removal::CopiesLeft);
@@ -155,13 +156,16 @@ fn refuse_removal(changes: &mut Changes<'_>, row: &ServerRow, held: i64) -> Step
                 format!("{count} of {of} are the only copy that is known (for instance of {path}): those would be lost")
             }
         };
-        let is =
-            if row.admin_state == "in_service" { "drain it first (also one that is dead)" } else { "it is draining" };
+        let is = if row.admin_state == AdminState::InService {
+            "drain it first (also one that is dead)"
+        } else {
+            "it is draining"
+        };
         return refuse(format!("{name} still has {held} copies; {is}, and wait until it has none. {lost}"));
     }
-    let health: Option<String> =
+    let health: Option<Health> =
         server_health::table.find(row.id).select(server_health::health).first(changes.connection).optional()?;
-    if health.as_deref() == Some("live") {
+    if health == Some(Health::Live) {
         return refuse(format!("{name} is still running; stop its daemon first"));
     }
     Ok(())

@@ -7,7 +7,7 @@ use diesel::prelude::*;
 use super::connection::AnyConnection;
 use super::error::Step;
 use super::rows::*;
-use super::server::{ServerView, server_views};
+use super::server_view::{ServerView, server_views};
 use super::{schema, tree};
 use crate::types::api::Health;
 use crate::types::{DfsPath, Result};

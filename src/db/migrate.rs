@@ -6,14 +6,15 @@ use diesel::prelude::*;
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 use uuid::Uuid;
 
-use super::connection::{AnyConnection, DatabaseUrl, Use, connect_once};
+use super::connection::{AnyConnection, Use, connect_once};
 use super::damage::Damage;
 use super::error::Step;
 use super::rows::*;
+use super::url::DatabaseUrl;
 use super::{aside, change, check, dialect, schema, transaction};
 use crate::security::{ClusterSecret, token};
 use crate::types::api::Role;
-use crate::types::{Error, ErrorCode, Result, id};
+use crate::types::{Error, ErrorCode, Mode, Result, id};
 
 /// Longest time that another name server may take to prepare the database.
 const PREPARATION_MAX: Duration = Duration::from_secs(60);
@@ -141,7 +142,7 @@ fn waiting_rows(connection: &mut AnyConnection, secret: &ClusterSecret) -> Step<
     let row = ClusterRow {
         cluster_id: Uuid::nil().to_string(),
         epoch: 0,
-        mode: "restoring".into(),
+        mode: Mode::Restoring,
         mode_reason: Some(WAITING.into()),
         ..new_cluster(now)
     };
@@ -164,7 +165,7 @@ fn new_cluster(now: chrono::NaiveDateTime) -> ClusterRow {
         cluster_id: Uuid::new_v4().to_string(),
         history_id: Uuid::new_v4().to_string(),
         epoch: 1,
-        mode: "normal".into(),
+        mode: Mode::Normal,
         mode_reason: None,
         last_version: 0,
         tip: vec![0; 32],

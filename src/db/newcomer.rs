@@ -61,6 +61,7 @@ fn words(new: &ServerRow, old: &ServerRow, copies: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::AdminState;
 
     #[test]
     fn the_old_and_the_new_identity_are_named() {
@@ -72,7 +73,7 @@ mod tests {
             url: url.into(),
             public_url: url.into(),
             zone: String::new(),
-            admin_state: "in_service".into(),
+            admin_state: AdminState::InService,
             registered: chrono::Utc::now().naive_utc(),
         };
         let same_url = words(&row(10, "http://a"), &row(11, "http://a"), 7);

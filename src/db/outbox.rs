@@ -10,7 +10,7 @@ use super::events;
 use super::rows::{EventRow, OutboxRow};
 use super::schema::outbox::dsl;
 use super::{cluster, dialect};
-use crate::types::{CauseWord, EventKind, Generation, ObjectId, Result, ServerId};
+use crate::types::{CauseWord, EventKind, Generation, Mode, ObjectId, Result, ServerId};
 
 /// Waiting deletions of one object that are told.
 const WAITING_ROWS_MAX: i64 = 20;
@@ -18,7 +18,7 @@ const WAITING_ROWS_MAX: i64 = 20;
 /// Deletions that are due on a server, the oldest first.
 pub fn due(connection: &mut AnyConnection, server: i64, limit: usize) -> Result<Vec<OutboxRow>> {
     let state = cluster::state(connection)?;
-    if state.mode != "normal" {
+    if state.mode != Mode::Normal {
         return Ok(Vec::new());
     }
     let rows = dsl::outbox

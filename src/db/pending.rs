@@ -15,7 +15,7 @@ use super::rows::{ObjectRow, ReplicaRow};
 use super::schema::{objects, replicas};
 use super::{dialect, events};
 use crate::types::api::{PendingFate, PendingReplica};
-use crate::types::{CauseWord, EventKind, Result, ServerId};
+use crate::types::{CauseWord, EventKind, Mode, Result, ServerId};
 
 /// Answers without a lock where that is safe; `None` where [`decide`] has to look.
 pub fn known(
@@ -27,7 +27,7 @@ pub fn known(
     let kept = kept(connection, server, asked)?;
     let fate = |replica: &PendingReplica| match kept.get(&(replica.object.0, replica.generation.0)) {
         Some(keep) => Some(keep.clone()),
-        None if replica.ticket_expires >= state.now || replica.epoch != state.epoch || state.mode != "normal" => {
+        None if replica.ticket_expires >= state.now || replica.epoch != state.epoch || state.mode != Mode::Normal => {
             Some(PendingFate::Wait)
         }
         None => None,
@@ -57,7 +57,7 @@ pub fn decide(
             fates.push(keep.clone());
         } else if replica.ticket_expires.naive_utc() >= now
             || replica.epoch != cluster.epoch
-            || cluster.mode != "normal"
+            || cluster.mode != Mode::Normal
         {
             fates.push(PendingFate::Wait);
         } else {

@@ -18,7 +18,7 @@ use super::connection::AnyConnection;
 use super::error::Step;
 use super::rows::*;
 use super::schema::{moves, repair_queue, replicas};
-use super::server::{ServerView, server_views};
+use super::server_view::{ServerView, server_views};
 use super::{chunks, dialect};
 use crate::types::api::{AdminState, Health};
 

@@ -9,15 +9,14 @@
 
 use std::collections::HashMap;
 
-use diesel::dsl::{exists, not};
 use diesel::prelude::*;
 
 use super::connection::AnyConnection;
 use super::error::Step;
 use super::repair::{Loaded, Room, Rules, Transfer, Written};
 use super::rows::*;
-use super::schema::{moves, rebalances, replicas};
-use super::{chunks, counts, dialect, events, queue};
+use super::schema::{rebalances, replicas};
+use super::{counts, dialect, events, queue};
 use crate::decisions::rebalance::{self, Levels};
 use crate::decisions::repair;
 use crate::types::{CauseWord, Error, ErrorCode, EventKind, ObjectId, Result, ServerId};
@@ -118,17 +117,6 @@ pub fn repair_first(connection: &mut AnyConnection) -> Result<Option<String>> {
     Ok(Some(why.to_string()))
 }
 
-/// Copies on their way for the sake of repair: those that only fill servers more evenly are none.
-pub fn repairs_in_flight(connection: &mut AnyConnection) -> QueryResult<i64> {
-    let is_moving = exists(moves::table.filter(moves::object.eq(replicas::object)));
-    replicas::table.filter(counts::is_copying()).filter(not(is_moving)).count().get_result(connection)
-}
-
-/// Whether any copy is being moved.
-pub fn is_moving(connection: &mut AnyConnection) -> Result<bool> {
-    Ok(moves::table.select(moves::object).first::<i64>(connection).optional()?.is_some())
-}
-
 /// Bytes of the copies of live files that each server has, by the numbers that are kept.
 pub fn bytes_by_server(connection: &mut AnyConnection) -> Result<HashMap<i64, u64>> {
     let mut bytes: HashMap<i64, u64> = HashMap::new();
@@ -202,31 +190,4 @@ fn target(loaded: &Loaded, id: i64, from: ServerId, rules: &Rules, levels: &Leve
         return None;
     }
     rebalance::target(&loaded.object(id, rules)?, &loaded.copies(id), from, loaded.servers(), levels)
-}
-
-/// Notes copies that were moved: how many, and their bytes.
-pub(super) fn moved(connection: &mut AnyConnection, copies: usize, bytes: i64) -> QueryResult<()> {
-    if copies > 0 {
-        let more = (
-            rebalances::moved.eq(rebalances::moved + copies as i64),
-            rebalances::moved_bytes.eq(rebalances::moved_bytes + bytes),
-        );
-        diesel::update(rebalances::table).set(more).execute(connection)?;
-    }
-    Ok(())
-}
-
-/// Notes that nothing is moved any more of these objects.
-pub(super) fn over(connection: &mut AnyConnection, objects: &[i64]) -> QueryResult<()> {
-    chunks::execute(objects, |piece| {
-        diesel::delete(moves::table.filter(moves::object.eq_any(piece))).execute(connection)
-    })?;
-    Ok(())
-}
-
-/// Of which of these objects a copy is being moved, and from where.
-pub(super) fn moving(connection: &mut AnyConnection, ids: &[i64]) -> QueryResult<Vec<(i64, i64)>> {
-    chunks::load(ids, |piece| {
-        moves::table.filter(moves::object.eq_any(piece)).select((moves::object, moves::server)).load(connection)
-    })
 }

@@ -15,8 +15,8 @@ use super::error::Step;
 use super::queue::Place;
 use super::rows::*;
 use super::schema::{cluster, objects, repair_queue, replicas};
-use super::server::{ServerView, server_views};
-use super::{chunks, dialect, events, queue, rebalance};
+use super::server_view::{ServerView, server_views};
+use super::{chunks, dialect, events, moves, queue};
 use crate::decisions::placement::Candidate;
 use crate::decisions::rebalance as moving;
 use crate::decisions::repair::{self, CopyFacts, Object, ServerFacts};
@@ -191,7 +191,7 @@ impl Loaded {
             index,
             objects: rows.into_iter().map(|row| (row.id, row)).collect(),
             copies,
-            moving: rebalance::moving(connection, ids)?.into_iter().collect(),
+            moving: moves::moving(connection, ids)?.into_iter().collect(),
         })
     }
 
@@ -467,8 +467,8 @@ impl Written {
     }
 
     pub(super) fn write(self, connection: &mut AnyConnection) -> Step<()> {
-        rebalance::moved(connection, self.moved.0, self.moved.1)?;
-        rebalance::over(connection, &self.moves_over)?;
+        moves::moved(connection, self.moved.0, self.moved.1)?;
+        moves::over(connection, &self.moves_over)?;
         queue::remove(connection, &self.finished)?;
         dialect::insert_replicas_if_absent(connection, &self.copying)?;
         self.copying.first().inspect(|_| crate::types::failpoint::REPAIR_ROW_WRITTEN.passed());
@@ -531,7 +531,7 @@ fn note_ended(connection: &mut AnyConnection, ended: &[Ended], now: NaiveDateTim
             }
         }
     }
-    rebalance::over(connection, &moves_over)?;
+    moves::over(connection, &moves_over)?;
     queue::look_again(connection, &moved, now)?;
     for server in &done.doubted {
         super::sync::again(connection, server.0)?;

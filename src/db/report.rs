@@ -10,8 +10,8 @@ use super::connection::AnyConnection;
 use super::counts::Kept;
 use super::rows::{RepairRow, utc};
 use super::schema::{events, journal, objects, outbox, repair_queue};
-use super::server::{ServerView, server_views};
-use super::{cluster, counts, dialect, queue, rebalance};
+use super::server_view::{ServerView, server_views};
+use super::{cluster, counts, dialect, moves, queue};
 use crate::decisions::counts::{Figures, figures};
 use crate::types::api::{CopiesCount, Health, JournalHealth, LossIfDied, RepairProgress, StuckObject};
 use crate::types::id::floor_at;
@@ -98,7 +98,7 @@ fn repair(connection: &mut AnyConnection, kept: &Kept) -> Result<RepairProgress>
         queued,
         oldest_seconds: oldest.map_or(0.0, |oldest| seconds(now - oldest)),
         bytes: kept.queued_bytes,
-        in_flight: rebalance::repairs_in_flight(connection)? as u64,
+        in_flight: moves::repairs_in_flight(connection)? as u64,
         objects_per_second: rate,
         seconds_left: if queued == 0 { Some(0.0) } else { (rate > 0.0).then(|| queued as f64 / rate) },
         waiting: 0,

@@ -28,7 +28,6 @@ use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256 as Hasher};
 
 use self::progress::Progress;
-pub use self::walk::own_key;
 use super::connection::AnyConnection;
 use super::error::Step;
 use super::rows::*;
@@ -37,7 +36,7 @@ use super::{dialect, events};
 use crate::journal::{ENTRIES, OBJECTS, SERVERS, Staging, TOKENS};
 use crate::types::api::RestoreStatus;
 use crate::types::limits::COMPONENT_BYTES_MAX;
-use crate::types::{Error, EventKind, Result, Version, bounds};
+use crate::types::{AdminState, Error, EventKind, Mode, Result, Version, bounds};
 
 /// Versions are left out after a restore, so that none that anybody remembers is used again.
 pub const VERSION_MARGIN: i64 = 1_000_000;
@@ -88,6 +87,11 @@ pub struct Known {
     pub rows: Vec<String>,
 }
 
+/// The key in the staged table [`OWN`] of a row of another table.
+pub fn own_key(table: &str, key: &str) -> String {
+    format!("{table}/{key}")
+}
+
 /// Adds a sentence to a list that is kept short, and counts it.
 pub fn say(list: &mut Vec<String>, total: &mut u64, sentence: String) {
     *total += 1;
@@ -104,7 +108,7 @@ pub fn rebuild(
     mut status: RestoreStatus,
 ) -> Step<RestoreStatus> {
     let cluster = dialect::lock_cluster(connection)?;
-    if cluster.mode != "restoring" || cluster.epoch != plan.epoch {
+    if cluster.mode != Mode::Restoring || cluster.epoch != plan.epoch {
         return Err(Error::unavailable("another restore has begun meanwhile").into());
     }
     dialect::take_time(connection)?;
@@ -185,7 +189,7 @@ impl Rebuild<'_> {
         let known: Vec<ServerRow> = self.rows(SERVERS)?;
         let mut rows: HashMap<i64, ServerRow> = known.into_iter().map(|row| (row.id, row)).collect();
         for server in &self.plan.servers {
-            let admin_state = rows.get(&server.id).map_or("in_service".into(), |row| row.admin_state.clone());
+            let admin_state = rows.get(&server.id).map_or(AdminState::InService, |row| row.admin_state);
             rows.insert(server.id, ServerRow { admin_state, ..server.clone() });
         }
         for row in rows.values() {
@@ -294,7 +298,7 @@ fn finish(
             // Nothing that was deleted before waits for its deletion; what comes now waits for the copies, which have
             // nothing of this history yet.
             cluster::journal_copied.eq(last - 1),
-            cluster::mode.eq("normal"),
+            cluster::mode.eq(Mode::Normal),
             cluster::mode_reason.eq(None::<String>),
         ))
         .execute(connection)?;

@@ -12,10 +12,8 @@ use super::schema::*;
 use super::{dialect, events};
 use crate::journal::{ENTRIES, OBJECTS, SERVERS, Staging, TOKENS};
 use crate::types::api::{ModeBefore, RestoreStatus};
-use crate::types::{Error, EventKind, Result, bounds, id};
+use crate::types::{Error, EventKind, Mode, Result, bounds, id};
 
-/// The mode of a cluster that waits for its restore, or is restored.
-const RESTORING: &str = "restoring";
 /// Rows that are read together.
 const BATCH_ROWS: usize = 500;
 
@@ -26,7 +24,7 @@ pub fn begin(connection: &mut AnyConnection, id: i64, cluster_id: uuid::Uuid, ep
     let epoch = bounds::next("epoch", row.epoch.max(epoch_seen), bounds::EPOCH_MAX)?;
     let now = dialect::clock(connection)?;
     // One that was interrupted has left its own mode behind; what counts is the one before it.
-    let interrupted = if row.mode == RESTORING { unended(connection)? } else { None };
+    let interrupted = if row.mode == Mode::Restoring { unended(connection)? } else { None };
     let before = match interrupted.and_then(|(_, status)| status.before) {
         Some(before) => before,
         None => ModeBefore { mode: row.mode, reason: row.mode_reason, cluster: row.cluster_id },
@@ -47,7 +45,7 @@ pub fn begin(connection: &mut AnyConnection, id: i64, cluster_id: uuid::Uuid, ep
         .set((
             cluster::cluster_id.eq(cluster_id.to_string()),
             cluster::epoch.eq(epoch),
-            cluster::mode.eq(RESTORING),
+            cluster::mode.eq(Mode::Restoring),
             cluster::mode_reason.eq(
                 "a restore is under way, or was interrupted: run `holdfast restore` again, or `holdfast restore --abort`",
             ),
@@ -79,7 +77,7 @@ pub fn go_back(
     kind: EventKind,
 ) -> Step<Option<RestoreStatus>> {
     let row = dialect::lock_cluster(connection)?;
-    if row.mode != RESTORING {
+    if row.mode != Mode::Restoring {
         return Ok(None);
     }
     let Some((begun, mut status)) = unended(connection)?.filter(|(begun, _)| id.is_none_or(|id| id == *begun)) else {

@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use super::check::with_suffix;
-use super::connection::DatabaseUrl;
+use super::file_name::{full_name, with_suffix};
+use super::url::DatabaseUrl;
 use crate::types::{Error, ErrorCode, Result};
 
 /// The most that is kept: several times what SQLite's write-ahead log grows to.
@@ -200,7 +200,7 @@ fn make(database: &Path, bytes: u64) -> std::io::Result<()> {
 /// What happened, and the way out.
 fn sentence(place: Option<&DatabaseUrl>) -> String {
     let place = match place {
-        Some(DatabaseUrl::Sqlite(path)) => super::damage::full_name(directory_of(path)),
+        Some(DatabaseUrl::Sqlite(path)) => full_name(directory_of(path)),
         Some(url @ DatabaseUrl::Postgres(_)) => {
             return format!(
                 "the database {} has no room left: nothing new is stored; free some room on the disk of Postgres",

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::schema::*;
 use crate::decisions::room::Filling;
 use crate::types::storage_api::Peer;
-use crate::types::{Result, Sha256, Time};
+use crate::types::{AdminState, Health, Mode, Result, Sha256, Time};
 
 /// A stored time as the rest of the program has it.
 pub fn utc(time: NaiveDateTime) -> Time {
@@ -22,7 +22,7 @@ pub struct ClusterRow {
     pub cluster_id: String,
     pub history_id: String,
     pub epoch: i64,
-    pub mode: String,
+    pub mode: Mode,
     pub mode_reason: Option<String>,
     pub last_version: i64,
     pub tip: Vec<u8>,
@@ -41,7 +41,7 @@ pub struct ServerRow {
     pub url: String,
     pub public_url: String,
     pub zone: String,
-    pub admin_state: String,
+    pub admin_state: AdminState,
     pub registered: NaiveDateTime,
 }
 
@@ -56,7 +56,7 @@ impl ServerRow {
 #[diesel(table_name = server_health, treat_none_as_null = true)]
 pub struct ServerHealthRow {
     pub server: i64,
-    pub health: String,
+    pub health: Health,
     pub since: NaiveDateTime,
     pub reason: Option<String>,
     pub boot_id: String,
@@ -91,7 +91,7 @@ impl ServerHealthRow {
     pub fn unchecked(server: i64, since: NaiveDateTime, reason: &str) -> Self {
         Self {
             server,
-            health: "suspect".into(),
+            health: Health::Suspect,
             since,
             reason: Some(reason.into()),
             boot_id: Self::UNKNOWN_BOOT.into(),

@@ -10,119 +10,13 @@ use super::connection::AnyConnection;
 use super::error::{Failure, Step};
 use super::rows::*;
 use super::schema::{server_health, servers};
+pub use super::server_view::{ServerView, server_views};
 use super::{counts, dialect, newcomer};
 use crate::decisions::admission::Known;
 use crate::decisions::health::copies_last;
 use crate::types::api::{AdminState, Health, RegisterRequest};
 use crate::types::storage_api::TroubleCode;
 use crate::types::{Error, ErrorCode, EventKind, Result, ServerId};
-
-/// A server with its health.
-#[derive(Debug, Clone)]
-pub struct ServerView {
-    /// The server.
-    pub row: ServerRow,
-    /// What the checks saw last, if there was a check.
-    pub checked: Option<ServerHealthRow>,
-    /// Its health; `down` when it was never checked.
-    pub health: Health,
-    /// Its administrative state.
-    pub admin_state: AdminState,
-}
-
-impl ServerView {
-    /// Its inventory has not been compared with the metadata since it started or was down: it serves what the
-    /// metadata lists, but gets nothing new, and its copies do not count when something is to be deleted.
-    pub fn is_syncing(&self) -> bool {
-        self.checked.as_ref().is_none_or(|checked| checked.synced_boot != checked.boot_id || checked.boot_id.is_empty())
-    }
-
-    /// It found so many corrupt copies at once that it no longer trusts its disk or its memory: it gets nothing new,
-    /// and its copies do not count when something is to be deleted.
-    pub fn is_alarmed(&self) -> bool {
-        self.checked.as_ref().is_some_and(|checked| checked.scrub_alarm)
-    }
-
-    /// Why it cannot keep what it would be given, if it answers and says so.
-    pub fn trouble(&self) -> Option<TroubleCode> {
-        self.checked.as_ref()?.trouble.as_deref().map(TroubleCode::of_word)
-    }
-
-    /// It answers, and what it has is not to be counted on for long.
-    pub fn is_failing(&self) -> bool {
-        self.trouble().is_some_and(|code| !copies_last(code))
-    }
-
-    /// Whether it can be given anything to keep.
-    pub fn can_keep(&self) -> bool {
-        self.health == Health::Live && self.trouble().is_none()
-    }
-
-    /// Its health, as far as it is a matter of what is lost with it: a failing disk is as good as none.
-    pub fn health_of_copies(&self) -> Health {
-        if self.is_failing() { Health::Down } else { self.health }
-    }
-
-    /// Since when it has its trouble.
-    pub fn troubled(&self) -> Option<chrono::NaiveDateTime> {
-        self.checked.as_ref()?.troubled
-    }
-
-    /// Since when it has its health.
-    pub fn since(&self) -> Option<chrono::NaiveDateTime> {
-        self.checked.as_ref().map(|checked| checked.since)
-    }
-}
-
-/// The stored word for a health.
-pub fn health_word(health: Health) -> &'static str {
-    match health {
-        Health::Live => "live",
-        Health::Suspect => "suspect",
-        Health::Down => "down",
-    }
-}
-
-fn health_of(word: &str) -> Health {
-    match word {
-        "live" => Health::Live,
-        "suspect" => Health::Suspect,
-        _ => Health::Down,
-    }
-}
-
-/// The stored word for an administrative state.
-pub fn admin_state_word(state: AdminState) -> &'static str {
-    match state {
-        AdminState::InService => "in_service",
-        AdminState::Draining => "draining",
-        AdminState::Drained => "drained",
-    }
-}
-
-fn admin_state_of(word: &str) -> AdminState {
-    match word {
-        "in_service" => AdminState::InService,
-        "draining" => AdminState::Draining,
-        _ => AdminState::Drained,
-    }
-}
-
-/// All servers, by name.
-pub fn server_views(connection: &mut AnyConnection) -> QueryResult<Vec<ServerView>> {
-    let rows: Vec<(ServerRow, Option<ServerHealthRow>)> = servers::table
-        .left_join(server_health::table.on(server_health::server.eq(servers::id)))
-        .order((servers::name, servers::id))
-        .select((ServerRow::as_select(), Option::<ServerHealthRow>::as_select()))
-        .load(connection)?;
-    let view = |(row, checked): (ServerRow, Option<ServerHealthRow>)| ServerView {
-        health: checked.as_ref().map_or(Health::Down, |checked| health_of(&checked.health)),
-        admin_state: admin_state_of(&row.admin_state),
-        row,
-        checked,
-    };
-    Ok(rows.into_iter().map(view).collect())
-}
 
 /// What a commit asks of a server.
 pub struct Standing {
@@ -135,22 +29,22 @@ pub struct Standing {
 /// The standing of each server.
 pub fn standings(connection: &mut AnyConnection) -> QueryResult<HashMap<i64, Standing>> {
     let columns = (servers::id, servers::admin_state, servers::url);
-    let rows: Vec<(i64, String, String)> = servers::table.select(columns).load(connection)?;
-    let standing = |(id, word, url): (i64, String, String)| (id, Standing { admin_state: admin_state_of(&word), url });
+    let rows: Vec<(i64, AdminState, String)> = servers::table.select(columns).load(connection)?;
+    let standing = |(id, admin_state, url)| (id, Standing { admin_state, url });
     Ok(rows.into_iter().map(standing).collect())
 }
 
 /// Notes that nothing is left on a draining server. Answers whether it is drained now.
 pub fn drained(changes: &mut Changes<'_>, id: i64) -> Step<bool> {
     let row = require(changes, ServerId(id))?;
-    let dead: Option<(String, Option<String>)> = server_health::table
+    let dead: Option<(Health, Option<String>)> = server_health::table
         .find(id)
         .select((server_health::health, server_health::trouble))
         .first(changes.connection)
         .optional()?;
     // The dead carry out none, and a disk that takes no writes does not either.
-    let is_dead = dead.is_some_and(|(health, trouble)| is_dead(&health, trouble));
-    if row.admin_state != "draining"
+    let is_dead = dead.is_some_and(|(health, trouble)| is_dead(health, trouble));
+    if row.admin_state != AdminState::Draining
         || counts::has_copies(changes.connection, id)?
         || !is_dead && counts::has_deletions(changes.connection, id)?
     {
@@ -163,8 +57,8 @@ pub fn drained(changes: &mut Changes<'_>, id: i64) -> Step<bool> {
     Ok(true)
 }
 
-fn is_dead(health: &str, trouble: Option<String>) -> bool {
-    health == "down" || trouble.is_some_and(|word| !copies_last(TroubleCode::of_word(&word)))
+fn is_dead(health: Health, trouble: Option<String>) -> bool {
+    health == Health::Down || trouble.is_some_and(|word| !copies_last(TroubleCode::of_word(&word)))
 }
 
 /// A server's row.
@@ -209,7 +103,7 @@ pub fn register(changes: &mut Changes<'_>, request: &RegisterRequest, judged_by:
         url: request.url.clone(),
         public_url: request.public_url.clone(),
         zone: request.zone.clone(),
-        admin_state: known.as_ref().map_or_else(|| "in_service".into(), |known| known.admin_state.clone()),
+        admin_state: known.as_ref().map_or(AdminState::InService, |known| known.admin_state),
         registered: known.as_ref().map_or(changes.now, |known| known.registered),
     };
     match known {
@@ -303,11 +197,10 @@ fn note_boot(connection: &mut AnyConnection, now: NaiveDateTime, id: ServerId, r
 /// Sets what a person decided.
 pub fn set_admin_state(changes: &mut Changes<'_>, id: ServerId, state: AdminState) -> Step<()> {
     let mut row = require(changes, id)?;
-    let word = admin_state_word(state);
-    if row.admin_state == word {
+    if row.admin_state == state {
         return Ok(());
     }
-    row.admin_state = word.into();
+    row.admin_state = state;
     diesel::update(servers::table.find(row.id)).set(&row).execute(changes.connection)?;
     changes.record("servers", row.id, Some(&row))
 }

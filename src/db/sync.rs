@@ -16,7 +16,7 @@ use super::{chunks, dialect, events, queue};
 use crate::decisions::sync::{Held, Known, Listed, Verdict, judge};
 use crate::types::limits::INVENTORY_PAGE_ROWS_MAX;
 use crate::types::storage_api::{InventoryLine, ReplicaKey};
-use crate::types::{CauseWord, EventKind, Generation, ObjectId, Result, ServerId};
+use crate::types::{CauseWord, EventKind, Generation, Health, ObjectId, Result, ServerId};
 
 /// Copies that the metadata lists and that are compared with one page of an inventory. A server that has lost much lists
 /// few where the metadata lists many: the page is cut where these end, so that any loss is found in bounded steps.
@@ -282,7 +282,7 @@ pub fn complete(connection: &mut AnyConnection, server: i64, boot: &str, epoch: 
         return Ok(false);
     }
     // One that is down meanwhile is compared again when it is back.
-    let same = server_health::boot_id.eq(boot).and(server_health::health.ne("down"));
+    let same = server_health::boot_id.eq(boot).and(server_health::health.ne(Health::Down));
     let changed = diesel::update(server_health::table.find(server).filter(same))
         .set(server_health::synced_boot.eq(boot))
         .execute(connection)?;

@@ -7,7 +7,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use super::damage::full_name;
+use super::file_name::full_name;
 use crate::types::{Error, Result};
 
 /// Where the metadata is.

@@ -8,7 +8,7 @@ use super::dialect;
 use super::repair::{Rules, server_facts};
 use super::rows::{RepairRow, ReplicaRow};
 use super::schema::{objects, repair_queue, replicas};
-use super::server::{ServerView, server_views};
+use super::server_view::{ServerView, server_views};
 use crate::decisions::repair::ServerFacts;
 use crate::types::Result;
 

@@ -14,7 +14,7 @@ use crate::db::{Failure, tree};
 use crate::security::WriteTicket;
 use crate::types::api::*;
 use crate::types::limits::{COMMIT_BATCH_ITEMS_MAX, LIST_PAGE_ROWS_MAX, OBJECT_BYTES_MAX, PLACEMENTS_MAX};
-use crate::types::{Error, ErrorCode, Result};
+use crate::types::{Error, ErrorCode, Mode, Result};
 use crate::web::body::Json;
 use crate::web::error::body_of;
 use crate::web::request::RequestId;
@@ -76,7 +76,7 @@ pub async fn placements(app: &App, query: AvailableQuery, by: &str) -> Result<Ve
 }
 
 fn refuse_unless_normal(state: &ClusterState) -> Result<()> {
-    if state.mode == "normal" {
+    if state.mode == Mode::Normal {
         return Ok(());
     }
     Err(Error::new(ErrorCode::ReadOnly, cluster::refusal(state.mode_reason.as_deref())))
@@ -183,7 +183,7 @@ pub async fn stat_path(app: &App, path: &crate::types::DfsPath) -> Result<(Entry
 pub async fn delete(bearer: Bearer, query: web::Query<DeleteQuery>, app: Data) -> Result<HttpResponse> {
     bearer.at(&query.path)?;
     let DeleteQuery { path, recursive, if_match } = query.into_inner();
-    let version = version_of(app.change(&bearer, Change::Remove { path, recursive, if_match }).await?)?;
+    let version = version_of(app.change(bearer.name(), Change::Remove { path, recursive, if_match }).await?)?;
     Ok(HttpResponse::Ok().json(Changed { version }))
 }
 

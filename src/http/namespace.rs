@@ -24,7 +24,7 @@ fn changed(version: Version) -> HttpResponse {
 pub async fn mkdir(bearer: Bearer, Json(body): Json<MkdirRequest>, app: Data) -> Result<HttpResponse> {
     bearer.at(&body.path)?;
     let MkdirRequest { path, parents } = body;
-    Ok(changed(version_of(app.change(&bearer, Change::Mkdir { path, parents }).await?)?))
+    Ok(changed(version_of(app.change(bearer.name(), Change::Mkdir { path, parents }).await?)?))
 }
 
 /// Removes an empty directory.
@@ -33,7 +33,7 @@ pub async fn mkdir(bearer: Bearer, Json(body): Json<MkdirRequest>, app: Data) ->
 )]
 pub async fn rmdir(bearer: Bearer, Json(body): Json<PathQuery>, app: Data) -> Result<HttpResponse> {
     bearer.at(&body.path)?;
-    Ok(changed(version_of(app.change(&bearer, Change::Rmdir(body.path)).await?)?))
+    Ok(changed(version_of(app.change(bearer.name(), Change::Rmdir(body.path)).await?)?))
 }
 
 /// Makes an empty file, or gives what is there the present time.
@@ -43,13 +43,13 @@ pub async fn rmdir(bearer: Bearer, Json(body): Json<PathQuery>, app: Data) -> Re
 pub async fn touch(bearer: Bearer, Json(body): Json<PathQuery>, app: Data) -> Result<HttpResponse> {
     bearer.at(&body.path)?;
     let path = body.path;
-    if let Some(version) = app.change(&bearer, Change::Touch(path.clone())).await? {
+    if let Some(version) = app.change(bearer.name(), Change::Touch(path.clone())).await? {
         return Ok(changed(version));
     }
     match write_empty(&app, &path, bearer.name()).await {
         // Somebody else made it meanwhile.
         Err(error) if error.code() == ErrorCode::PreconditionFailed => {
-            Ok(changed(version_of(app.change(&bearer, Change::Touch(path)).await?)?))
+            Ok(changed(version_of(app.change(bearer.name(), Change::Touch(path)).await?)?))
         }
         outcome => outcome.map(changed),
     }
@@ -82,7 +82,7 @@ pub async fn mv(bearer: Bearer, Json(body): Json<TransferRequest>, app: Data) ->
     bearer.at(&body.from)?;
     bearer.at(&body.to)?;
     let TransferRequest { from, to, .. } = body;
-    Ok(changed(version_of(app.change(&bearer, Change::Move { from, to }).await?)?))
+    Ok(changed(version_of(app.change(bearer.name(), Change::Move { from, to }).await?)?))
 }
 
 /// Copies a file, or with `recursive` a directory, to exactly `to`.
@@ -93,7 +93,7 @@ pub async fn cp(bearer: Bearer, Json(body): Json<TransferRequest>, app: Data) ->
     bearer.at(&body.from)?;
     bearer.at(&body.to)?;
     let TransferRequest { from, to, recursive } = body;
-    let file = app.change(&bearer, Change::CopyFile { from: from.clone(), to: to.clone() }).await;
+    let file = app.change(bearer.name(), Change::CopyFile { from: from.clone(), to: to.clone() }).await;
     match file {
         Err(error) if recursive && error.code() == ErrorCode::IsADirectory => {
             copy_directory(&app, from, to, bearer.name().into()).await.map(changed)

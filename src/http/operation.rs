@@ -7,7 +7,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 
 use super::auth;
 use super::gauges::Gauges;
-use super::report::troubles;
+use super::report::{DAMAGED, troubles};
 use super::state::{App, Data};
 use crate::actors::context::takes_files;
 use crate::db::server;
@@ -15,7 +15,7 @@ use crate::db::timeline::{self, Filter};
 use crate::db::{AnyConnection, cluster, rebalance, removed, tree};
 use crate::types::api::*;
 use crate::types::limits::LIST_PAGE_ROWS_MAX;
-use crate::types::{DfsPath, Error, ErrorCode, EventKind, Result, ServerId};
+use crate::types::{DfsPath, Error, ErrorCode, EventKind, Mode, Result, ServerId};
 use crate::web::Metrics;
 use crate::web::route::note_sender;
 
@@ -69,7 +69,8 @@ async fn look(app: &App) -> Result<(bool, Option<NameServerDetails>, String)> {
     let live = servers.iter().filter(|server| server.can_keep() && !server.is_syncing()).count();
     let usable = servers.iter().filter(|server| takes_files(server)).count();
     let needed = app.context.settings.min_write_copies_of(copies as u32);
-    let mode = if damaged { DAMAGED.into() } else { state.mode };
+    let takes_changes = !damaged && state.mode == Mode::Normal;
+    let mode = if damaged { DAMAGED.into() } else { state.mode.word().into() };
     let details = NameServerDetails {
         program_version: env!("CARGO_PKG_VERSION").into(),
         cluster: state.cluster,
@@ -79,11 +80,8 @@ async fn look(app: &App) -> Result<(bool, Option<NameServerDetails>, String)> {
         servers_live: live as u32,
         time: state.now,
     };
-    Ok((mode == "normal" && usable >= needed as usize, Some(details), mode))
+    Ok((takes_changes && usable >= needed as usize, Some(details), mode))
 }
-
-/// The mode of a cluster whose database is damaged: read-only, and nothing says more than that there is a way out.
-pub(super) const DAMAGED: &str = "damaged";
 
 /// The actors of this name server.
 #[utoipa::path(get, path = "/api/v1/actors", tag = "operation", responses((status = 200, body = ActorsResponse)))]

@@ -140,6 +140,6 @@ pub async fn delete(request: HttpRequest, bearer: Bearer, app: Data) -> Result<H
     let flags = web::Query::<Flags>::from_query(request.query_string()).map_err(|e| Error::invalid(e.to_string()))?;
     let (if_match, _) = conditions(&request)?;
     let change = Change::Remove { path, recursive: flags.recursive, if_match };
-    let version = version_of(app.change(&bearer, change).await?)?;
+    let version = version_of(app.change(bearer.name(), change).await?)?;
     Ok(HttpResponse::Ok().json(Changed { version }))
 }

@@ -19,7 +19,10 @@ use crate::decisions::verdict::{
     Counted, Database, Facts, Failing, Knocking, Rebalancing, Server, begins_in, judge, pause, problems, word,
 };
 use crate::types::api::*;
-use crate::types::{Error, Result, ServerId};
+use crate::types::{Error, Mode, Result, ServerId};
+
+/// The mode of a cluster whose database is damaged: read-only, and nothing says more than that there is a way out.
+pub(super) const DAMAGED: &str = "damaged";
 
 /// How long the database may take for what is quickly told.
 const DATABASE_TIME_MAX: Duration = Duration::from_secs(2);
@@ -34,7 +37,7 @@ type Seen = (ClusterState, Lately, Arc<Vec<ServerView>>);
 pub async fn report(bearer: Bearer, app: Data) -> Result<HttpResponse> {
     let seen = look(&app).await;
     // Whoever may start a restore may see that one is needed, and nothing else.
-    if seen.as_ref().is_ok_and(|(state, ..)| state.mode != "restoring") {
+    if seen.as_ref().is_ok_and(|(state, ..)| state.mode != Mode::Restoring) {
         bearer.at_all()?;
     }
     let fresh = async |seen: &Seen| {
@@ -72,7 +75,7 @@ pub async fn troubles(app: &App) -> Vec<Trouble> {
 }
 
 fn tells(state: &ClusterState) -> bool {
-    state.mode == "normal"
+    state.mode == Mode::Normal
 }
 
 /// What the database says, if it says anything in time.
@@ -110,7 +113,7 @@ fn facts(app: &App, seen: &Result<Seen>, counted: Result<(&Counts, &[String]), &
     let leaderless = lately.lease_expires.map(|expires| lately.now - expires).filter(|since| *since > LEADERLESS_MIN);
     Facts {
         database,
-        mode: state.map_or("normal".into(), |state| state.mode.clone()),
+        mode: state.map_or(Mode::Normal, |state| state.mode),
         mode_reason: state.and_then(|state| state.mode_reason.clone()),
         restore_step: (restore.state == "running").then_some(restore.step),
         age: lately.now - lately.created,
@@ -225,9 +228,9 @@ fn told(app: &App, facts: &Facts, seen: &Result<Seen>, counted: Option<Counts>) 
     let troubles = judge(facts);
     let with = |health: Health| facts.servers.iter().filter(|server| server.health == health).count() as u32;
     let mode = match (&facts.database, app.restores.status().state == "running") {
-        (Database::Well, _) => facts.mode.clone(),
+        (Database::Well, _) => facts.mode.word().into(),
         (_, true) => "restoring".into(),
-        (Database::Damaged(_), _) => super::operation::DAMAGED.into(),
+        (Database::Damaged(_), _) => DAMAGED.into(),
         (Database::Unreachable(_), _) => "unknown".into(),
     };
     let is_counted = counted.is_some();

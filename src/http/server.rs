@@ -8,7 +8,8 @@ use chrono::TimeDelta;
 use structopt::StructOpt;
 
 use super::gauges::Gauges;
-use super::routes;
+use super::openapi;
+use super::routes::{ROUTES, routes};
 use super::state::App;
 use crate::actors::auditor::Audit;
 use crate::actors::context::{Context, Settings};
@@ -206,6 +207,7 @@ pub async fn run(options: Options) -> Result<()> {
     log::info!("name server listens at {} for cluster {cluster}", options.listen.local_url(&listener)?);
     let app = App::new(requests, writer, monitor, board, scrape).with_certificate(certificate.clone());
     let (app, metrics) = (web::Data::new(app), web::Data::new(metrics));
+    let description = web::Data::new(openapi::description(ROUTES));
     let server = crate::serve_http!(certificate, listener, move || {
         WebApp::new()
             .app_data(app.clone())
@@ -213,6 +215,7 @@ pub async fn run(options: Options) -> Result<()> {
             .app_data(gauges.clone())
             .wrap(middleware::from_fn(request::around))
             .configure(request::parsing)
+            .app_data(description.clone())
             .configure(routes)
             .default_service(web::to(request::no_such_route))
     });

@@ -15,7 +15,7 @@ use crate::db::rows::RemovedServerRow;
 use crate::db::{cluster, corrupt, counts, pending, removed, report, restores, server};
 use crate::types::api::*;
 use crate::types::limits::PENDING_BATCH_ITEMS_MAX;
-use crate::types::{Error, ErrorCode, Result, ServerId};
+use crate::types::{Error, ErrorCode, Mode, Result, ServerId};
 use crate::web::body::Json;
 
 /// From a registration to the check that is brought forward for it.
@@ -67,7 +67,7 @@ async fn take(body: RegisterRequest, app: Data) -> Result<HttpResponse, Refusal>
     app.context.db.soundness().require_for_servers()?;
     let (state, has_files) =
         app.context.db.read(|connection| Ok((cluster::state(connection)?, restores::has_files(connection)?))).await?;
-    if state.mode == "restoring" {
+    if state.mode == Mode::Restoring {
         return Err(Error::unavailable(cluster::refusal(state.mode_reason.as_deref())).into());
     }
     if body.cluster.is_some_and(|theirs| theirs != state.cluster) {
@@ -101,7 +101,7 @@ async fn take(body: RegisterRequest, app: Data) -> Result<HttpResponse, Refusal>
     }
     refuse_removed(&app, &state, &body).await?;
     let known = admit(&app.context, &body).await.map_err(of_server)?;
-    if state.mode == "read_only" {
+    if state.mode == Mode::ReadOnly {
         // Reads go on, and a server that is what it was changes nothing that is journaled.
         let reason = cluster::refusal(state.mode_reason.as_deref());
         let write = move |connection: &mut _| server::register_again(connection, &body, known.as_ref(), &reason);
@@ -128,7 +128,7 @@ async fn take(body: RegisterRequest, app: Data) -> Result<HttpResponse, Refusal>
 /// Refuses a server that a person removed, and tells people of it. While the cluster takes no changes nothing is judged: a
 /// database that was set back may need that server.
 async fn refuse_removed(app: &App, state: &cluster::ClusterState, body: &RegisterRequest) -> Result<(), Refusal> {
-    if state.mode != "normal" {
+    if state.mode != Mode::Normal {
         return Ok(());
     }
     let id = ServerId::of_identity(body.identity);

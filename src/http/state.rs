@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use actix_web::web;
 use uuid::Uuid;
 
-use super::auth::Bearer;
 use crate::actors::context::Context;
 use crate::actors::jobs::Jobs;
 use crate::actors::metadata_writer::{Answer, Asked, Change, MetadataWriter};
@@ -20,7 +19,7 @@ use crate::security::Recipient;
 use crate::security::tls::ServerCertificate;
 use crate::security::token::{self, Grant};
 use crate::types::api::Role;
-use crate::types::{Error, ErrorCode, Result, Sha256, Version};
+use crate::types::{Error, ErrorCode, Mode, Result, Sha256, Version};
 use crate::web::auth::{Gate, Scrape};
 
 /// How long a change of the namespace may wait for its batch and its commit.
@@ -108,10 +107,10 @@ impl App {
         Self { certificate, ..self }
     }
 
-    /// Makes a change of the namespace that somebody asks for; answers its version, or `None` when there was nothing to
-    /// touch.
-    pub async fn change(&self, bearer: &Bearer, change: Change) -> Result<Option<Version>> {
-        let by = Some(bearer.name().to_string());
+    /// Makes a change of the namespace that the bearer of the token with this name asks for; answers its version, or
+    /// `None` when there was nothing to touch.
+    pub async fn change(&self, by: &str, change: Change) -> Result<Option<Version>> {
+        let by = Some(by.to_string());
         match self.writer.submit(Asked { change, by }, CHANGE_DEADLINE).await? {
             Answer::Changed(version) => Ok(Some(version)),
             Answer::Absent => Ok(None),
@@ -192,7 +191,7 @@ impl App {
             return Some(trouble.sentence.clone());
         }
         let state = self.context.db.read(crate::db::cluster::state).await.ok()?;
-        (state.mode == "restoring").then(|| crate::db::cluster::refusal(state.mode_reason.as_deref()))
+        (state.mode == Mode::Restoring).then(|| crate::db::cluster::refusal(state.mode_reason.as_deref()))
     }
 
     /// The numbers for the metrics, a few seconds old at most. They are read by one caller at a time.

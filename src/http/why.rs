@@ -15,7 +15,7 @@ use crate::db::why::{Explained, explained};
 use crate::decisions::repair::{CopyFacts, Object, decide, paused};
 use crate::decisions::why::{Facts, Named, Queued, explain};
 use crate::types::api::*;
-use crate::types::{Error, Result, ServerId};
+use crate::types::{Error, Mode, Result, ServerId};
 
 /// Events that are shown.
 const EVENTS_ROWS: usize = 50;
@@ -43,7 +43,7 @@ pub async fn why(bearer: Bearer, query: web::Query<PathQuery>, app: Data) -> Res
     if bearer.is_prefixed() {
         events = events.into_iter().map(Event::without_paths).collect();
     }
-    let stopped = (state.mode != "normal")
+    let stopped = (state.mode != Mode::Normal)
         .then(|| crate::db::cluster::refusal(state.mode_reason.as_deref()))
         .or_else(|| app.context.db.soundness().trouble().map(|trouble| trouble.sentence.clone()));
     let mut findings = match known {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use chrono::{NaiveDateTime, TimeDelta};
 use futures_util::future::BoxFuture;
 
-use super::server::Shared;
+use super::state::Shared;
 use super::store::{ReplicaRow, index};
 use super::writer::{INDEX_DEADLINE, IndexChange};
 use crate::actors::pass::{PassReport, Timing, Work};

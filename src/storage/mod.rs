@@ -17,11 +17,16 @@
 //! | [`http`] | the endpoints |
 //! | [`salvage`] | writes a data directory's files out with no server running |
 //! | [`offline`] | reads every byte of a data directory with no server running |
-//! | [`server`] | options, start and end of the daemon |
+//! | [`options`] | what can be set |
+//! | [`command`] | what the command line says to do |
+//! | [`state`] | what the endpoints and the actors share |
+//! | [`server`] | start and end of the daemon |
 
 pub mod admission;
 pub mod collector;
+pub mod command;
 pub mod condition;
+mod gauges;
 pub mod heard;
 pub mod http;
 pub mod identity;
@@ -34,7 +39,8 @@ pub mod reporter;
 pub mod room;
 pub mod salvage;
 pub mod scrubber;
-pub mod server;
+mod server;
+pub mod state;
 pub mod store;
 pub mod suspects;
 pub mod writer;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use rustix::io::Errno;
 
-use super::server::Shared;
+use super::state::Shared;
 use super::store::{Layout, TempFile};
 use crate::actors::pass::{PassReport, Timing, Work};
 use crate::types::Result;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
-use super::server::Shared;
+use super::state::Shared;
 use super::store::ServerFile;
 use super::store::layout::FORMAT_VERSION;
 use super::writer::{INDEX_DEADLINE, IndexChange};

@@ -251,7 +251,7 @@ pub fn rebuild(data_dir: &Path) -> Result<Rebuilt> {
 }
 
 fn build(layout: &Layout, path: &Path, new_path: &Path) -> Result<Rebuilt> {
-    let mut new = index::make(new_path)?;
+    let mut new = super::store::opening::make(new_path)?;
     // The old one stays as it is, its log too: it is put aside whole.
     let mut old = inspect::reader(path)?.map_err(|reason| {
         Error::internal(format!(

@@ -367,7 +367,7 @@ mod tests {
     fn the_fence_never_goes_back() {
         let dir = tempfile::tempdir().unwrap();
         let (layout, _) = Layout::open(dir.path()).unwrap();
-        let mut connection = index::make(&layout.index_path()).unwrap();
+        let mut connection = crate::storage::store::opening::make(&layout.index_path()).unwrap();
         // Judged in one order, written in another, in one batch or in several.
         for (batch, noted) in [
             (vec![(1, 6), (1, 5)], (1, 6)),
@@ -386,7 +386,7 @@ mod tests {
     async fn one_bad_item_does_not_fail_its_neighbours_and_deletes_are_idempotent() {
         let dir = tempfile::tempdir().unwrap();
         let (layout, _) = Layout::open(dir.path()).unwrap();
-        let mut connection = index::make(&layout.index_path()).unwrap();
+        let mut connection = crate::storage::store::opening::make(&layout.index_path()).unwrap();
         let insert = |object| IndexChange::Insert { row: row(object, true), bytes: Some(Bytes::from_static(b"bytes")) };
         let answers = write(&mut connection, &layout, &[insert(1), insert(2), insert(1)]);
         assert!(answers[0].is_ok() && answers[1].is_ok());
@@ -424,7 +424,7 @@ mod tests {
     fn copies_go_into_quarantine_with_their_bytes_and_a_second_time_changes_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let (layout, _) = Layout::open(dir.path()).unwrap();
-        let mut connection = index::make(&layout.index_path()).unwrap();
+        let mut connection = crate::storage::store::opening::make(&layout.index_path()).unwrap();
         let key = |object| ReplicaKey { object: ObjectId(object), generation: Generation(1) };
         let file = layout.objects().path().join(object_name(key(2)));
         std::fs::create_dir_all(file.parent().unwrap()).unwrap();
@@ -460,7 +460,7 @@ mod tests {
     fn copies_without_a_file_are_kept_apart_and_come_back_with_it() {
         let dir = tempfile::tempdir().unwrap();
         let (layout, _) = Layout::open(dir.path()).unwrap();
-        let mut connection = index::make(&layout.index_path()).unwrap();
+        let mut connection = crate::storage::store::opening::make(&layout.index_path()).unwrap();
         let key = |object| row(object, false).key();
         let file = |object| layout.objects().path().join(object_name(key(object)));
         let put = |object| {
@@ -498,7 +498,7 @@ mod tests {
     fn nothing_is_written_to_an_index_that_is_not_in_its_place() {
         let dir = tempfile::tempdir().unwrap();
         let (layout, _) = Layout::open(dir.path()).unwrap();
-        let mut connection = index::make(&layout.index_path()).unwrap();
+        let mut connection = crate::storage::store::opening::make(&layout.index_path()).unwrap();
         layout.remember_index().unwrap();
         let insert = |object| IndexChange::Insert { row: row(object, true), bytes: Some(Bytes::from_static(b"bytes")) };
         assert!(write_where_it_counts(&mut connection, &layout, &[insert(1)])[0].is_ok());
@@ -517,7 +517,7 @@ mod tests {
     fn a_quarantine_that_was_cut_off_before_the_row_went_is_repeated() {
         let dir = tempfile::tempdir().unwrap();
         let (layout, _) = Layout::open(dir.path()).unwrap();
-        let mut connection = index::make(&layout.index_path()).unwrap();
+        let mut connection = crate::storage::store::opening::make(&layout.index_path()).unwrap();
         let inserts = [
             IndexChange::Insert { row: row(1, true), bytes: Some(Bytes::from_static(b"small")) },
             IndexChange::Insert { row: row(2, false), bytes: None },

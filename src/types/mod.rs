@@ -8,6 +8,7 @@ pub mod bounds;
 pub mod error;
 pub mod event;
 pub mod failpoint;
+pub mod file_api;
 pub mod hash;
 pub mod hidden;
 pub mod id;
@@ -18,7 +19,10 @@ pub mod object;
 pub mod operation_api;
 pub mod path;
 pub mod schema;
+pub mod server_api;
+pub mod server_state;
 pub mod storage_api;
+pub mod token_api;
 pub mod words;
 
 pub use error::{Error, ErrorCode, Result};
@@ -27,6 +31,7 @@ pub use hash::Sha256;
 pub use hidden::Hidden;
 pub use id::{EntryId, EventId, Generation, ObjectId, ServerId};
 pub use path::DfsPath;
+pub use server_state::{AdminState, Health, Mode};
 
 /// A time in UTC. The database stores it without a zone; the wire carries RFC 3339.
 pub type Time = chrono::DateTime<chrono::Utc>;

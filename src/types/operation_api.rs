@@ -4,9 +4,9 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::api::Entry;
+use super::file_api::Entry;
 use super::object::objects;
-use super::{DfsPath, EventId, ObjectId, ServerId, Version};
+use super::{DfsPath, EventId, Mode, ObjectId, ServerId, Version};
 
 /// How many objects have how many copies.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -337,8 +337,8 @@ pub struct SetrepResponse {
 /// What a cluster was before a restore began.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ModeBefore {
-    /// `normal`, `read_only` or `restoring`.
-    pub mode: String,
+    /// What it took.
+    pub mode: Mode,
     /// Why the mode was not normal.
     pub reason: Option<String>,
     /// The cluster's UUID: an empty database takes the one of the servers that it is restored from.

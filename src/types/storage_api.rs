@@ -4,8 +4,8 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::api::{ErrorBody, Target};
 use super::bounds;
+use super::file_api::{ErrorBody, Target};
 use super::object::{object, objects};
 use super::schema::Uuid;
 use super::{Error, Generation, ObjectId, Result, ServerId, Sha256, Version};

@@ -17,7 +17,6 @@ use bytes::Bytes;
 use super::connections::{Connection, UnderWay};
 use super::error::{response, status_of};
 use super::metrics::Metrics;
-use super::route::IsKnown;
 use crate::types::api::REQUEST_ID_HEADER;
 use crate::types::{Error, ErrorCode};
 
@@ -35,6 +34,10 @@ const HEADERS: [(HeaderName, &str); 4] = [
     (header::REFERRER_POLICY, "no-referrer"),
     (header::CROSS_ORIGIN_RESOURCE_POLICY, "same-origin"),
 ];
+
+/// Whether the sender of a request has proven who it is; in the extensions of those that have.
+#[derive(Debug, Clone, Copy)]
+pub struct IsKnown;
 
 /// A request's id.
 #[derive(Debug, Clone)]

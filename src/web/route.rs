@@ -16,7 +16,7 @@ use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
 
 use super::connections::Connection;
 use super::error::body_of;
-use super::request::{RequestId, method_label};
+use super::request::{IsKnown, RequestId, method_label};
 use crate::types::limits::{JSON_BODY_BYTES_MAX, SMALL_JSON_BYTES_MAX};
 use crate::types::{Error, ErrorCode, Result};
 
@@ -81,10 +81,6 @@ pub trait Access: Copy + std::fmt::Debug + 'static {
     /// The names of the schemes in the API's description of which one is needed; none when nothing is.
     fn schemes(self) -> &'static [&'static str];
 }
-
-/// Whether the sender of a request has proven who it is; in the extensions of those that have.
-#[derive(Debug, Clone, Copy)]
-pub struct IsKnown;
 
 /// Registers all endpoints of a table.
 pub fn mount<A: Access>(table: &'static [Route<A>], config: &mut web::ServiceConfig) {

@@ -267,8 +267,8 @@ fn rebalance_and_jobs(connection: &mut AnyConnection, ids: &[ServerId], object: 
     let run = ran(rebalance::begin(connection, 5, "op")).unwrap();
     rebalance::last(connection).unwrap();
     rebalance::repair_first(connection).unwrap();
-    rebalance::is_moving(connection).unwrap();
-    rebalance::repairs_in_flight(connection).unwrap();
+    moves::is_moving(connection).unwrap();
+    moves::repairs_in_flight(connection).unwrap();
     let bytes = rebalance::bytes_by_server(connection).unwrap();
     let level =
         |id: &ServerId| Level { server: *id, bytes: bytes.get(&id.0).copied().unwrap_or(0), room_bytes: 1 << 39 };

@@ -7,7 +7,8 @@ use chrono::Utc;
 use futures_util::future::join_all;
 use uuid::Uuid;
 
-use super::Run;
+use super::members::{Member, Parts};
+use super::run::Run;
 use crate::actors::announced::cluster_to_restore;
 use crate::db::branches::Staged;
 use crate::db::rows::ServerRow;
@@ -16,7 +17,7 @@ use crate::db::{cluster, restores, server};
 use crate::journal::SERVERS;
 use crate::types::api::RegisterRequest;
 use crate::types::storage_api::StorageStatus;
-use crate::types::{Error, ErrorCode, Result, ServerId};
+use crate::types::{AdminState, Error, ErrorCode, Result, ServerId};
 
 /// How long a server may take to say who it is.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
@@ -24,24 +25,6 @@ const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
 const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often it is looked whether they have.
 const ARRIVAL_POLL: Duration = Duration::from_millis(500);
-
-/// Who takes part, and of what.
-pub(super) struct Parts {
-    pub(super) members: Vec<Member>,
-    pub(super) cluster: Uuid,
-    /// Servers that answer and do not take part: they hold nothing of the cluster.
-    pub(super) newcomers: Vec<String>,
-    /// Servers that do not answer.
-    pub(super) absent: Vec<String>,
-}
-
-/// A server that takes part.
-#[derive(Clone)]
-pub(super) struct Member {
-    pub(super) name: String,
-    pub(super) row: ServerRow,
-    pub(super) status: StorageStatus,
-}
 
 impl Run {
     /// The servers that take part, after those that are on their way had time to come. Who is missing then is for the later
@@ -84,7 +67,7 @@ impl Run {
         }
         for request in self.shared.announced.all() {
             let id = ServerId::of_identity(request.identity).0;
-            let admin_state = rows.get(&id).map_or("in_service".into(), |(row, _)| row.admin_state.clone());
+            let admin_state = rows.get(&id).map_or(AdminState::InService, |(row, _)| row.admin_state);
             let cluster = request.cluster;
             rows.insert(id, (row_of(request, admin_state), cluster));
         }
@@ -98,7 +81,7 @@ impl Run {
                 Ok(status) if status.identity.to_string() == row.identity => {
                     members.push(Member { name: row.name.clone(), row, status });
                 }
-                _ if row.admin_state == "drained" => {}
+                _ if row.admin_state == AdminState::Drained => {}
                 _ => absent.push((row.name, cluster)),
             }
         }
@@ -157,8 +140,9 @@ impl Run {
         let belong = told.map(|member| member.status.heard_servers).max().unwrap_or(0);
         // A machine that was set up anew may have the name of the one that was lost: it is the lost one that is named.
         let named: HashSet<&String> = self.request.without.iter().collect();
-        let here =
-            members.iter().filter(|member| member.status.cluster.is_some() && member.row.admin_state != "drained");
+        let here = members
+            .iter()
+            .filter(|member| member.status.cluster.is_some() && member.row.admin_state != AdminState::Drained);
         let here: Vec<&str> = here.map(|member| member.name.as_str()).collect();
         if here.len() + named.len() >= belong as usize {
             return Ok(());
@@ -176,7 +160,7 @@ impl Run {
     }
 }
 
-fn row_of(request: RegisterRequest, admin_state: String) -> ServerRow {
+fn row_of(request: RegisterRequest, admin_state: AdminState) -> ServerRow {
     ServerRow {
         id: ServerId::of_identity(request.identity).0,
         identity: request.identity.to_string(),
@@ -207,7 +191,7 @@ pub(super) async fn refuse_unknown(mut staged: Staged, known: &HashSet<String>, 
                         Error::internal("a server in the journal is not what it must be").with_source(error)
                     })?;
                     let named = without.contains(&row.name) || without.contains(&ServerId(row.id).to_string());
-                    if !known.contains(&row.identity) && !named && row.admin_state != "drained" {
+                    if !known.contains(&row.identity) && !named && row.admin_state != AdminState::Drained {
                         absent.push(format!("{} ({}, id {})", row.name, row.url, ServerId(row.id)));
                     }
                 }

@@ -8,8 +8,8 @@ use chrono::TimeDelta;
 use futures_util::future::join_all;
 use uuid::Uuid;
 
-use super::Restores;
-use super::arrival::{Member, Parts};
+use super::members::{Member, Parts};
+use super::state::Restores;
 use crate::actors::context::Context;
 use crate::actors::standing::LEASE_TTL;
 use crate::db::branches::Staged;

@@ -6,9 +6,10 @@ use std::path::Path;
 
 use uuid::Uuid;
 
-use super::Run;
-use super::arrival::{Member, heard_by, refuse_unknown};
+use super::arrival::{heard_by, refuse_unknown};
+use super::members::Member;
 use super::room::require_room;
+use super::run::Run;
 use crate::db::branches::{self, Staged};
 use crate::db::former::{self, Former};
 use crate::db::restore::{INVENTORY, Known, say};

@@ -53,7 +53,7 @@ async fn abort(context: &Context, names: &NameServerClient) -> Result<Exit> {
     if context.json() {
         output.json(&status)?;
     } else {
-        let mode = status.before.map_or_else(|| "as before".into(), |before| before.mode.replace('_', "-"));
+        let mode = status.before.map_or_else(|| "as before".into(), |before| before.mode.word().replace('_', "-"));
         output.line(format_args!("The restore was taken back; the cluster's mode is {mode} again."))?;
     }
     output.flush()?;

@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 
-use super::{BATCH_ROWS, OWN, Rebuild, parse, renamed, say};
+use super::{BATCH_ROWS, OWN, Rebuild, own_key, parse, renamed, say};
 use crate::db::dialect;
 use crate::db::error::Step;
 use crate::db::rows::{EntryRow, ObjectRow};
@@ -152,9 +152,4 @@ impl Rebuild<'_> {
     pub(super) fn is_own(&mut self, row: &EntryRow) -> Step<bool> {
         Ok(self.staging.get(OWN, &own_key(ENTRIES, &row.id.to_string()))?.is_some())
     }
-}
-
-/// The key in the staged table [`OWN`] of a row of another table.
-pub fn own_key(table: &str, key: &str) -> String {
-    format!("{table}/{key}")
 }

@@ -12,6 +12,7 @@ mod several;
 #[cfg(test)]
 mod tests;
 
+use crate::types::Mode;
 use std::collections::BTreeSet;
 
 use chrono::TimeDelta;
@@ -194,7 +195,7 @@ pub struct Facts {
     /// How the database is.
     pub database: Database,
     /// `normal`, `read_only` or `restoring`.
-    pub mode: String,
+    pub mode: Mode,
     /// Why the mode is not normal.
     pub mode_reason: Option<String>,
     /// What a restore that is under way does.
@@ -239,7 +240,7 @@ pub struct Facts {
 pub fn judge(facts: &Facts) -> Vec<Trouble> {
     let mut troubles = Vec::new();
     troubles.extend(database(facts));
-    if facts.database == Database::Well && facts.mode == "normal" {
+    if facts.database == Database::Well && facts.mode == Mode::Normal {
         troubles.extend(writes(facts));
         match &facts.counted {
             Ok(counted) => troubles.extend(copies(facts, counted)),
@@ -316,10 +317,10 @@ fn database(facts: &Facts) -> Vec<Trouble> {
             troubles.push(danger(Code::DatabaseDamaged, sentence.clone(), restore));
         }
         Database::Damaged(_) => {}
-        Database::Well => match facts.mode.as_str() {
-            "normal" => {}
-            "restoring" if facts.restore_step.is_some() => {}
-            "restoring" => troubles.push(danger(
+        Database::Well => match facts.mode {
+            Mode::Normal => {}
+            Mode::Restoring if facts.restore_step.is_some() => {}
+            Mode::Restoring => troubles.push(danger(
                 Code::WaitsForRestore,
                 format!("the cluster is restoring: there is no metadata to serve ({reason})"),
                 "start all storage servers, then `holdfast restore`; `holdfast restore --status` shows how far it is",
@@ -553,7 +554,7 @@ fn drains(facts: &Facts) -> Vec<Trouble> {
             troubles.push(trouble(Code::Draining, Severity::Notice, what, "nothing: that ends by itself"));
             continue;
         }
-        let why = if facts.database != Database::Well || facts.mode != "normal" {
+        let why = if facts.database != Database::Well || facts.mode != Mode::Normal {
             Some("nothing is copied now, see above".into())
         } else if takers_here < wanted {
             Some(format!("{takers_here} other storage servers take files, and its files want {wanted} copies"))
@@ -608,7 +609,7 @@ fn others(facts: &Facts) -> Vec<Trouble> {
             "if the database of that cluster was lost, `holdfast restore` brings its files back",
         ));
     }
-    let works = facts.database == Database::Well && facts.mode == "normal";
+    let works = facts.database == Database::Well && facts.mode == Mode::Normal;
     if let Some(counted) = facts.counted.as_ref().ok().filter(|_| works) {
         troubles.extend(journal(facts, counted));
         if counted.deletions > DELETIONS_ALARM || counted.deletions > 0 && counted.deletions_age > DELETIONS_AGE_ALARM {

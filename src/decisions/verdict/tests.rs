@@ -1,5 +1,6 @@
 use std::collections::BTreeSet;
 
+use crate::types::Mode;
 use proptest::prelude::*;
 
 use super::*;
@@ -33,7 +34,7 @@ fn server(name: &str) -> Server {
 fn well() -> Facts {
     Facts {
         database: Database::Well,
-        mode: "normal".into(),
+        mode: Mode::Normal,
         mode_reason: None,
         restore_step: None,
         age: TimeDelta::days(9),
@@ -83,9 +84,8 @@ fn failing(actor: &str, error: &str) -> Vec<Failing> {
 /// Each code with a state in which it is told, its severity there, and what must be in its words.
 fn cases() -> Vec<(Code, Facts, Severity, Vec<&'static str>)> {
     use Severity::*;
-    let read_only = |reason: &'static str| {
-        with(|facts| (facts.mode, facts.mode_reason) = ("read_only".into(), Some(reason.into())))
-    };
+    let read_only =
+        |reason: &'static str| with(|facts| (facts.mode, facts.mode_reason) = (Mode::ReadOnly, Some(reason.into())));
     let of_first = |change: fn(&mut Server)| with(|facts| change(&mut facts.servers[0]));
     let trouble = |code| {
         with(|facts| {
@@ -131,13 +131,13 @@ fn cases() -> Vec<(Code, Facts, Severity, Vec<&'static str>)> {
         ),
         (
             Code::WaitsForRestore,
-            with(|facts| facts.mode = "restoring".into()),
+            with(|facts| facts.mode = Mode::Restoring),
             Danger,
             vec!["no metadata", "`holdfast restore`"],
         ),
         (
             Code::Restoring,
-            with(|facts| (facts.mode, facts.restore_step) = ("restoring".into(), Some("reading".into()))),
+            with(|facts| (facts.mode, facts.restore_step) = (Mode::Restoring, Some("reading".into()))),
             Danger,
             vec!["reading", "`holdfast restore --status`"],
         ),
@@ -454,8 +454,8 @@ fn a_well_cluster_is_healthy_and_a_new_one_too() {
 #[test]
 fn nothing_is_said_of_copies_while_nobody_knows() {
     for facts in [
-        with(|facts| facts.mode = "restoring".into()),
-        with(|facts| (facts.mode, facts.mode_reason) = ("read_only".into(), Some("set back".into()))),
+        with(|facts| facts.mode = Mode::Restoring),
+        with(|facts| (facts.mode, facts.mode_reason) = (Mode::ReadOnly, Some("set back".into()))),
         with(|facts| facts.database = Database::Unreachable("x".into())),
     ] {
         let facts = Facts { counted: Ok(Counted { short: vec![short(1, 4)], ..Counted::default() }), ..facts };
@@ -495,8 +495,8 @@ proptest! {
             facts.servers.extend(other.servers.iter().cloned());
             facts.failing.extend(other.failing.iter().cloned());
             facts.knocking.extend(other.knocking.iter().cloned());
-            if other.mode != "normal" {
-                (facts.mode, facts.mode_reason) = (other.mode.clone(), other.mode_reason.clone());
+            if other.mode != Mode::Normal {
+                (facts.mode, facts.mode_reason) = (other.mode, other.mode_reason.clone());
             }
             if other.counted.as_ref().is_ok_and(|counted| !counted.short.is_empty()) {
                 facts.counted = other.counted.clone();

@@ -8,13 +8,12 @@ use futures_util::TryStreamExt;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::Daemon;
 use crate::client::storage::BodyFacts;
 use crate::security::credential::{Challenge, Proof};
 use crate::security::ticket::Verified;
 use crate::security::{Sender, ServerCredential};
 use crate::storage::identity::Standing;
-use crate::storage::server::{DiskFacts, Shared};
+use crate::storage::state::{Daemon, DiskFacts, Shared};
 use crate::storage::store::{ReplicaRow, index, objects};
 use crate::storage::writer::{INDEX_DEADLINE, IndexChange};
 use crate::storage::{heard, readiness};

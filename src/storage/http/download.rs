@@ -15,9 +15,8 @@ use bytes::Bytes;
 use futures_util::Stream;
 use serde::Deserialize;
 
-use super::Daemon;
 use crate::security::ReadTicket;
-use crate::storage::server::Shared;
+use crate::storage::state::{Daemon, Shared};
 use crate::storage::store::{ReplicaRow, index, objects};
 use crate::storage::suspects::Suspects;
 use crate::types::api::SHA256_HEADER;

@@ -9,11 +9,10 @@ use bytes::Bytes;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::Daemon;
 use super::upload::next_piece;
 use crate::security::credential::{BodySeal, SEAL_BYTES, Sealed};
 use crate::storage::room::UNKNOWN_SIZE_BYTES;
-use crate::storage::server::Shared;
+use crate::storage::state::{Daemon, Shared};
 use crate::storage::store::incoming::not_stored;
 use crate::storage::store::{Content, Dir, Incoming, TempFile};
 use crate::types::limits::JOURNAL_SNAPSHOT_BYTES_MAX;

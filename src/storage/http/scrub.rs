@@ -2,9 +2,8 @@
 
 use actix_web::{HttpResponse, web};
 
-use super::Daemon;
 use crate::storage::scrubber::WANTED;
-use crate::storage::server::Shared;
+use crate::storage::state::{Daemon, Shared};
 use crate::storage::store::index;
 use crate::storage::writer::{INDEX_DEADLINE, IndexChange};
 use crate::types::limits::VERIFY_BATCH_ITEMS_MAX;

@@ -10,14 +10,13 @@ use serde::Deserialize;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::Daemon;
 use crate::client::storage::BodyFacts;
 use crate::security::{ReplicateTicket, WriteTicket};
 use crate::storage::admission::{Place, Purpose};
 use crate::storage::identity::Claim;
 use crate::storage::reporter::Report;
 use crate::storage::room::{Promise, UNKNOWN_SIZE_BYTES};
-use crate::storage::server::Shared;
+use crate::storage::state::{Daemon, Shared};
 use crate::storage::store::{Content, Incoming, Received, ReplicaRow, State, index, objects};
 use crate::storage::writer::{INDEX_DEADLINE, IndexChange};
 use crate::types::api::{CommitReport, Committed, SHA256_HEADER, Target};

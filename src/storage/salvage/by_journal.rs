@@ -228,14 +228,14 @@ mod tests {
             let (layout, mut file) = Layout::open(dir.path()).unwrap();
             file.cluster = Some(cluster);
             layout.write_server_file(&file).unwrap();
-            index::make(&layout.index_path()).unwrap();
+            crate::storage::store::opening::make(&layout.index_path()).unwrap();
             Self { dir, cluster, lines: Vec::new() }
         }
 
         /// A copy whose bytes are its label and object.
         fn copy(&self, object: i64, label: &str, version: Option<i64>) {
             let (layout, _) = Layout::open_read_only(self.dir.path()).unwrap();
-            let mut connection = index::open_writer(&layout.index_path()).unwrap();
+            let mut connection = crate::storage::store::opening::open_writer(&layout.index_path()).unwrap();
             let (bytes, now) = (format!("{label} {object}").into_bytes(), chrono::Utc::now().naive_utc());
             let row = ReplicaRow {
                 object,

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{PASS_TIME_MAX, Pass};
+use super::state::{PASS_TIME_MAX, Pass};
 use crate::storage::store::journal::Checked;
 use crate::types::api::{CorruptJournalFile, CorruptRequest};
 use crate::types::limits::PENDING_BATCH_ITEMS_MAX;
@@ -13,32 +13,6 @@ use crate::types::{Error, Result};
 
 /// All files are read once within it, or within the period when that is shorter: they are few, and a restore needs them.
 const ROUND_MAX: Duration = Duration::from_secs(24 * 3_600);
-
-/// How far the reading of the journal is.
-pub(super) struct JournalRound {
-    /// The file that was read last.
-    after: String,
-    /// When the next file may be read.
-    next: Instant,
-    /// What the name server has not heard yet.
-    untold: Vec<CorruptJournalFile>,
-}
-
-impl JournalRound {
-    pub(super) fn new(now: Instant) -> Self {
-        Self { after: String::new(), next: now, untold: Vec::new() }
-    }
-
-    /// Begins from the first file, now.
-    pub(super) fn again(&mut self, now: Instant) {
-        (self.after, self.next) = (String::new(), now);
-    }
-
-    /// All files were read and nothing is left to be told.
-    pub(super) fn is_done(&self) -> bool {
-        self.after.is_empty() && self.next > Instant::now() && self.untold.is_empty()
-    }
-}
 
 impl Pass<'_> {
     /// Reads the next files, if it is time, as many as there is credit for.

@@ -2,13 +2,15 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use super::{OPEN_MAX, Open, PART_COST_BYTES, PASS_TIME_MAX, Pass, UNKNOWN_AGE_MIN};
-use crate::storage::server::Shared;
+use super::state::{OPEN_MAX, Open, PASS_TIME_MAX, Pass, UNKNOWN_AGE_MIN};
+use crate::storage::state::Shared;
 use crate::storage::store::sweep;
 use crate::storage::writer::{INDEX_DEADLINE, IndexChange};
 use crate::types::storage_api::ReplicaKey;
 use crate::types::{Error, Result};
 
+/// What looking through one part of `objects/` costs.
+const PART_COST_BYTES: i64 = 64 << 10;
 /// Rows without a file that are taken out together.
 const GONE_STEP_COPIES: usize = 256;
 /// What is said of them.
@@ -17,24 +19,6 @@ const GONE: &str = "its file is missing";
 const LOOK_REST_MIN: Duration = Duration::from_secs(10);
 /// See [`LOOK_REST_MIN`].
 const LOOK_REST: u32 = 10;
-
-/// The look for all files.
-pub(super) struct Look {
-    /// The part of `objects/` that comes next, while it is under way.
-    part: Option<u16>,
-    /// Unknown files that were written to since then are left alone; `None` in the looks after the first.
-    before: Option<SystemTime>,
-    began: Instant,
-    /// When the next one may begin.
-    next: Instant,
-}
-
-impl Look {
-    /// The one of the start.
-    pub(super) fn at_start(started: SystemTime, now: Instant) -> Self {
-        Self { part: Some(0), before: Some(started), began: now, next: now }
-    }
-}
 
 impl Pass<'_> {
     /// Goes on with the look for all files that is under way, or begins one that is wanted. Answers whether it can go on

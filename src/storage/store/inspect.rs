@@ -17,10 +17,9 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use tempfile::TempDir;
 
 use super::index::{self, IndexConnection};
+use super::layout::SCRATCH;
 use crate::types::{Error, Result};
 
-/// What the directories of looks begin with.
-pub const SCRATCH: &str = ".look-";
 /// A larger index is not read whole before each start; its root pages are.
 const WHOLE_BYTES_MAX: u64 = 256 << 20;
 /// Findings of SQLite's own check that are told.

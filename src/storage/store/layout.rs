@@ -19,6 +19,8 @@ use crate::types::error::IoContext;
 use crate::types::storage_api::{ReplicaKey, Trouble, TroubleCode};
 use crate::types::{Error, ErrorCode, Result};
 
+/// What the directories begin with in which an index is looked at.
+pub(super) const SCRATCH: &str = ".look-";
 /// The format of the directory that this program writes.
 pub const FORMAT_VERSION: u32 = 1;
 /// Room that new objects leave free for deletes, the index and the journal: a twentieth, at most this.
@@ -350,7 +352,7 @@ fn require_new(root: &Dir) -> Result<()> {
 /// What looks that were interrupted have left.
 fn remove_old_looks(root: &Dir) {
     for name in root.names().unwrap_or_default() {
-        if name.to_string_lossy().starts_with(super::inspect::SCRATCH)
+        if name.to_string_lossy().starts_with(SCRATCH)
             && let Err(error) = fs::remove_dir_all(root.path().join(&name))
         {
             log::warn!("{} cannot be removed: {error}", root.path().join(&name).display());
@@ -473,8 +475,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("data");
         let (layout, _) = Layout::open(&root).unwrap();
-        drop(super::super::index::make(&layout.index_path()).unwrap());
-        let mut connection = super::super::index::open_writer(&layout.index_path()).unwrap();
+        drop(super::super::opening::make(&layout.index_path()).unwrap());
+        let mut connection = super::super::opening::open_writer(&layout.index_path()).unwrap();
         layout.remember_index().unwrap();
         super::super::index::sums(&mut connection).unwrap();
         assert_eq!(layout.trouble(), None);

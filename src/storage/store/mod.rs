@@ -33,6 +33,7 @@ pub mod inspect;
 pub mod journal;
 pub mod layout;
 pub mod objects;
+pub mod opening;
 pub mod quarantine;
 pub mod sweep;
 pub mod verify;

@@ -252,7 +252,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (layout, _) = Layout::open(dir.path()).unwrap();
         let layout = Arc::new(layout);
-        let connection = Arc::new(Mutex::new(index::make(&layout.index_path()).unwrap()));
+        let connection = Arc::new(Mutex::new(crate::storage::store::opening::make(&layout.index_path()).unwrap()));
         let writer = WriteIndex { layout: layout.clone(), connection: connection.clone(), changes: Default::default() };
         let index = Index::open(&layout).unwrap();
         let doubtful = || is_doubtful(&layout, &mut connection.lock().unwrap()).unwrap();
