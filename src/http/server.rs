@@ -8,7 +8,7 @@ use chrono::TimeDelta;
 use structopt::StructOpt;
 
 use super::gauges::Gauges;
-use super::routes;
+use super::{redirect, routes};
 use super::state::App;
 use crate::actors::auditor::Audit;
 use crate::actors::context::{Context, Settings};
@@ -28,7 +28,7 @@ use crate::security::{ClusterSecret, Signer};
 use crate::types::limits::REPLICATION_MAX;
 use crate::types::{Error, Hidden, Result};
 use crate::web::auth::ScrapeOptions;
-use crate::web::{ListenOptions, Metrics, request};
+use crate::web::{ListenOptions, Metrics, request, serve};
 
 /// Port, unless it is said otherwise.
 const DEFAULT_PORT: u16 = 7400;
@@ -206,7 +206,7 @@ pub async fn run(options: Options) -> Result<()> {
     log::info!("name server listens at {} for cluster {cluster}", options.listen.local_url(&listener)?);
     let app = App::new(requests, writer, monitor, board, scrape).with_certificate(certificate.clone());
     let (app, metrics) = (web::Data::new(app), web::Data::new(metrics));
-    let server = crate::serve_http!(certificate, listener, move || {
+    let server = serve::serve(certificate, listener, redirect::leaves_body, move || {
         WebApp::new()
             .app_data(app.clone())
             .app_data(metrics.clone())
@@ -215,7 +215,7 @@ pub async fn run(options: Options) -> Result<()> {
             .configure(request::parsing)
             .configure(routes)
             .default_service(web::to(request::no_such_route))
-    });
+    })?;
     let served = server.await.map_err(|error| Error::io("serving", error));
     let_go(&acting).await;
     served

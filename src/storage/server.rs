@@ -37,7 +37,7 @@ use crate::types::words::counted;
 use crate::types::{Error, Hidden, Result, ServerId};
 use crate::web::auth::{Gate, Scrape};
 use crate::web::metrics::ActorGauges;
-use crate::web::{Metrics, metrics, request};
+use crate::web::{Metrics, metrics, request, serve};
 
 /// Port, unless it is said otherwise.
 const DEFAULT_PORT: u16 = 7401;
@@ -386,7 +386,7 @@ async fn serve(typed: OptionalOptions) -> Result<()> {
         shared.options.data_dir.display()
     );
     let (daemon, metrics) = (web::Data::new(shared), web::Data::new(metrics));
-    let server = crate::serve_http!(certificate, listener, move || {
+    let server = serve::serve(certificate, listener, |_| false, move || {
         App::new()
             .app_data(daemon.clone())
             .app_data(metrics.clone())
@@ -394,7 +394,7 @@ async fn serve(typed: OptionalOptions) -> Result<()> {
             .configure(request::parsing)
             .configure(http::routes)
             .default_service(web::to(request::no_such_route))
-    });
+    })?;
     server.await.map_err(|error| Error::io("serving", error))
 }
 

@@ -56,6 +56,7 @@ pub enum Condition {
 /// Asks where to write a file.
 #[derive(Debug, Clone, Serialize, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
 pub struct AvailableQuery {
     /// Where the file shall be.
     pub path: DfsPath,
@@ -285,6 +286,7 @@ pub struct PathQuery {
 /// Names what to remove.
 #[derive(Debug, Clone, Serialize, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
 pub struct DeleteQuery {
     /// The path.
     pub path: DfsPath,
@@ -570,6 +572,7 @@ pub struct TokenInfo {
 /// Names a token to revoke.
 #[derive(Debug, Clone, Serialize, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
 pub struct RevokeQuery {
     /// Its name.
     pub name: String,
@@ -581,6 +584,7 @@ pub struct RevokeQuery {
 /// How a token is revoked.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
 pub struct ForceQuery {
     /// The last superuser without a prefix too.
     #[serde(default)]
@@ -590,6 +594,7 @@ pub struct ForceQuery {
 /// How a server is taken out of service, or away.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
 pub struct LeaveQuery {
     /// Also when that hurts.
     #[serde(default)]

@@ -11,6 +11,7 @@ mod damage;
 mod damaged_directory;
 mod demo;
 mod errors;
+mod files_door;
 mod followed;
 mod fsck;
 mod full_database;
