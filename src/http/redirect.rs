@@ -59,7 +59,8 @@ fn flags<T: DeserializeOwned>(request: &HttpRequest) -> Result<T> {
             .map(web::Query::into_inner)
             .map_err(|error| error.to_string()),
     };
-    flags.map_err(|reason| Error::invalid(format!("{reason}; nothing was changed. A ? in a file's name is written %3F")))
+    flags
+        .map_err(|reason| Error::invalid(format!("{reason}; nothing was changed. A ? in a file's name is written %3F")))
 }
 
 fn not_as_wanted(path: &DfsPath, there: Version) -> Error {

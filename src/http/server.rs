@@ -8,8 +8,8 @@ use chrono::TimeDelta;
 use structopt::StructOpt;
 
 use super::gauges::Gauges;
-use super::{redirect, routes};
 use super::state::App;
+use super::{redirect, routes};
 use crate::actors::auditor::Audit;
 use crate::actors::context::{Context, Settings};
 use crate::actors::health_monitor::CheckServers;

@@ -386,15 +386,20 @@ async fn serve(typed: OptionalOptions) -> Result<()> {
         shared.options.data_dir.display()
     );
     let (daemon, metrics) = (web::Data::new(shared), web::Data::new(metrics));
-    let server = serve::serve(certificate, listener, |_| false, move || {
-        App::new()
-            .app_data(daemon.clone())
-            .app_data(metrics.clone())
-            .wrap(middleware::from_fn(request::around))
-            .configure(request::parsing)
-            .configure(http::routes)
-            .default_service(web::to(request::no_such_route))
-    })?;
+    let server = serve::serve(
+        certificate,
+        listener,
+        |_| false,
+        move || {
+            App::new()
+                .app_data(daemon.clone())
+                .app_data(metrics.clone())
+                .wrap(middleware::from_fn(request::around))
+                .configure(request::parsing)
+                .configure(http::routes)
+                .default_service(web::to(request::no_such_route))
+        },
+    )?;
     server.await.map_err(|error| Error::io("serving", error))
 }
 

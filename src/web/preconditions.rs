@@ -169,7 +169,8 @@ impl Preconditions {
     pub fn of_write(&self, there: Option<There>) -> Option<Wanted> {
         match there {
             Some(there) => {
-                let holds = self.still_is(there) && !self.matches_none.as_ref().is_some_and(|tags| tags.has(there.0, false));
+                let holds =
+                    self.still_is(there) && !self.matches_none.as_ref().is_some_and(|tags| tags.has(there.0, false));
                 holds.then_some(Wanted::Version(there.0))
             }
             None => self.matches.is_none().then_some(Wanted::Nothing),

@@ -85,8 +85,7 @@ where
     let builder = match certificate {
         Some(shown) => {
             let config = shown.server_config();
-            let with_tls =
-                move || service!().rustls_0_23_with_config(config.clone(), TlsAcceptorConfig::default());
+            let with_tls = move || service!().rustls_0_23_with_config(config.clone(), TlsAcceptorConfig::default());
             builder.listen("https", listener, with_tls)
         }
         None => builder.listen("http", listener, move || service!().tcp()),

@@ -125,7 +125,16 @@ fn conditions(cluster: &Cluster) {
         assert_eq!(content(&http, "/conditions/there").is_none(), removed == 200, "DELETE {filled:?}");
         let absent = url("absent");
         let nothing = http.curl(&[&args[..], &[absent.as_str()]].concat()).unwrap().status;
-        let refused = [404, if read == 400 { 400 } else if made == 412 { 412 } else { 404 }];
+        let refused = [
+            404,
+            if read == 400 {
+                400
+            } else if made == 412 {
+                412
+            } else {
+                404
+            },
+        ];
         assert!(refused.contains(&nothing), "DELETE of nothing {filled:?}: {nothing}");
     }
     // The storage server judges by itself whoever asks it with a ticket.
@@ -179,7 +188,13 @@ fn ranges(cluster: &Cluster) {
         }
     }
     // A part of another version than the one that is wanted is never sent.
-    let stale = http.curl(&["-H", "Range: bytes=0-3", "-H", "If-Match: \"1000000\"", &format!("{}/files/ranges/ten", http.base)]);
+    let stale = http.curl(&[
+        "-H",
+        "Range: bytes=0-3",
+        "-H",
+        "If-Match: \"1000000\"",
+        &format!("{}/files/ranges/ten", http.base),
+    ]);
     assert_eq!(stale.unwrap().status, 412);
     for (range, status) in [("bytes=0-", 416), ("bytes=-5", 200), ("bytes=0-0", 416)] {
         let range = format!("Range: {range}");
@@ -195,7 +210,8 @@ fn bodies_that_nobody_meant(cluster: &Cluster) {
     let part = part.to_str().unwrap();
     put(&http, "/bodies/f", "foobar");
     let url = format!("{}/files/bodies/f", http.base);
-    let direct = || location(cluster, "PUT", "/bodies/f", &["-H", "Transfer-Encoding: chunked", "-H", "Expect: 100-continue"]);
+    let direct =
+        || location(cluster, "PUT", "/bodies/f", &["-H", "Transfer-Encoding: chunked", "-H", "Expect: 100-continue"]);
     // An upload that says that it is a part, is packed or in an envelope; one without a body; and one whose body was
     // perhaps used up: at the name server, and at the storage server with a ticket.
     for (args, at_names, at_storage) in [
@@ -220,10 +236,9 @@ fn bodies_that_nobody_meant(cluster: &Cluster) {
     assert_eq!(resumed.status, 400, "{}", resumed.body);
     assert_eq!(content(&http, "/bodies/f").as_deref(), Some("foobar"));
     // What is meant to be empty is.
-    for args in [
-        &["-X", "PUT", "--data-binary", ""][..],
-        &["-T", "/dev/null", "-H", &format!("Holdfast-Sha256: {OF_NOTHING}")],
-    ] {
+    for args in
+        [&["-X", "PUT", "--data-binary", ""][..], &["-T", "/dev/null", "-H", &format!("Holdfast-Sha256: {OF_NOTHING}")]]
+    {
         put(&http, "/bodies/f", "foobar");
         let answer = http.curl(&[args, &[url.as_str()]].concat()).unwrap();
         assert_eq!(answer.status, 201, "{args:?}: {}", answer.body);
@@ -255,7 +270,10 @@ fn nobody_is_told_to_send_what_is_left_alone(cluster: &Cluster) {
         (format!("PUT /files/waits HTTP/1.1\r\nAuthorization: Bearer {token}\r\nContent-Length: 5"), "307"),
         (format!("PUT /files/waits HTTP/1.1\r\nAuthorization: Bearer wrong{chunked}"), "401"),
         (format!("PUT /files/waits HTTP/1.1\r\nAuthorization: Bearer {token}\r\nIf-Match: \"5\"{chunked}"), "412"),
-        (format!("PUT /files/waits HTTP/1.1\r\nAuthorization: Bearer {token}\r\nContent-Length: 99999999999999999"), "413"),
+        (
+            format!("PUT /files/waits HTTP/1.1\r\nAuthorization: Bearer {token}\r\nContent-Length: 99999999999999999"),
+            "413",
+        ),
         (format!("PUT /files/waits//x HTTP/1.1\r\nAuthorization: Bearer {token}{chunked}"), "400"),
         // This one is read.
         (
@@ -317,6 +335,9 @@ fn what_stands_behind_the_question_mark(cluster: &Cluster) {
         assert_eq!(content(&http, "/q").as_deref(), Some("q"), "{args:?} {target}");
     }
     put(&http, "/q%3Fx=1", "of that name");
-    assert_eq!(http.curl(&["-X", "DELETE", &format!("{}/files/q%3Fx=1?recursive=true", http.base)]).unwrap().status, 200);
+    assert_eq!(
+        http.curl(&["-X", "DELETE", &format!("{}/files/q%3Fx=1?recursive=true", http.base)]).unwrap().status,
+        200
+    );
     assert_eq!(content(&http, "/q").as_deref(), Some("q"));
 }

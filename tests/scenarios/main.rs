@@ -6,6 +6,7 @@ mod common;
 
 mod bad_input;
 mod between_servers;
+mod client_chaos;
 mod crash;
 mod damage;
 mod damaged_directory;

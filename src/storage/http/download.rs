@@ -336,7 +336,8 @@ mod tests {
         ] {
             assert_eq!(show(text, 10), want, "{text}");
         }
-        for (text, want) in [("bytes=0-", "outside"), ("bytes=0-0", "outside"), ("bytes=-1", "whole"), ("bytes=-0", "outside")]
+        for (text, want) in
+            [("bytes=0-", "outside"), ("bytes=0-0", "outside"), ("bytes=-1", "whole"), ("bytes=-0", "outside")]
         {
             assert_eq!(show(text, 0), want, "{text}");
         }
