@@ -22,6 +22,7 @@ use rand::{Rng, SeedableRng};
 use crate::common::cluster::{Cluster, Plan, ended};
 use crate::common::restore::{Backup, back_up, restored, settle, tree, wait_until_heard};
 use crate::common::tree::files_below;
+use crate::common::wait_for;
 
 /// Each may be a file, a directory or a link at any time.
 const PATHS: [&str; 10] = ["a", "b", "c", "d", "d/a", "d/e", "d/e/f", "x", "x/y", "x/y/z"];
@@ -339,7 +340,11 @@ impl World {
         wait_until_heard(&self.cluster, &[0, 1]);
         self.cluster.kill_all();
         backup.put_back(&self.cluster);
-        self.cluster.start_all();
+        self.cluster.name_server.start();
+        self.cluster.storage.iter_mut().for_each(|server| server.start());
+        wait_for("the name server hears that it was set back", 60, || {
+            (self.cluster.try_get("/status")?["mode"] == "read_only").then_some(())
+        });
         for site in self.sites.clone() {
             for args in [&["pull"][..], &["push"], &["pull", "--force"], &["push", "--force"]] {
                 let (code, output, errors) = self.cluster.run_in(&site, args);
