@@ -41,7 +41,10 @@ const MAY_USE: [(&[&str], &[&str]); 2] = [
             "storage/salvage",
         ],
     ),
-    (&["actix", "actix_web", "actix_rt", "actix_tls"], &["actors", "http", "storage", "web", "cli/daemon.rs"]),
+    (
+        &["actix", "actix_http", "actix_service", "actix_web", "actix_rt", "actix_tls"],
+        &["actors", "http", "storage", "web", "cli/daemon.rs"],
+    ),
 ];
 
 /// Where code is that the compiler does not vouch for: nowhere in the programs. `unsafe` itself is forbidden

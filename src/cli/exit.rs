@@ -41,7 +41,7 @@ impl From<ErrorCode> for Exit {
     fn from(code: ErrorCode) -> Self {
         use ErrorCode::*;
         match code {
-            InvalidPath | InvalidRequest => Self::Usage,
+            InvalidPath | InvalidRequest | LengthRequired => Self::Usage,
             NotFound => Self::NotFound,
             AlreadyExists | NotADirectory | IsADirectory | DirectoryNotEmpty | PreconditionFailed => Self::Conflict,
             Unauthorized | Forbidden => Self::NotPermitted,

@@ -9,7 +9,7 @@ use diesel::prelude::*;
 
 use super::change::Changes;
 use super::error::Step;
-use super::namespace::{directory_row, raise_copies};
+use super::namespace::{check_path_bytes, directory_row, raise_copies};
 use super::rows::{EntryRow, ObjectRow};
 use super::{schema, tree};
 use crate::types::{DfsPath, EntryId, Error, ErrorCode, EventKind};
@@ -33,16 +33,18 @@ pub struct Copy {
 struct Frame {
     source: i64,
     target: i64,
+    /// How long the target's path is.
+    path_bytes: usize,
     /// The last name that has been copied.
     after: Option<String>,
     /// Subdirectories that have been made and are still to be filled.
-    subdirectories: Vec<(i64, i64)>,
+    subdirectories: Vec<(i64, i64, usize)>,
     listed: bool,
 }
 
 impl Frame {
-    fn new(source: i64, target: i64) -> Self {
-        Self { source, target, after: None, subdirectories: Vec::new(), listed: false }
+    fn new(source: i64, target: i64, path_bytes: usize) -> Self {
+        Self { source, target, path_bytes, after: None, subdirectories: Vec::new(), listed: false }
     }
 }
 
@@ -59,7 +61,7 @@ pub fn begin(changes: &mut Changes<'_>, from: &DfsPath, to: &DfsPath) -> Step<Co
         .values((schema::building::entry.eq(root.id), schema::building::deadline.eq(deadline)))
         .execute(changes.connection)?;
     let copies_wanted = root.replication.unwrap_or_else(|| parent_walk.copies_wanted());
-    let stack = vec![Frame::new(source.id, root.id)];
+    let stack = vec![Frame::new(source.id, root.id, to.as_str().len())];
     Ok(Copy { source: source.id, root: root.id, copies_wanted, stack })
 }
 
@@ -85,8 +87,8 @@ pub fn step(changes: &mut Changes<'_>, mut copy: Copy) -> Step<(Copy, bool)> {
     let Some(frame) = copy.stack.last_mut() else {
         return Ok((copy, false));
     };
-    if let Some((source, target)) = frame.subdirectories.pop() {
-        copy.stack.push(Frame::new(source, target));
+    if let Some((source, target, path_bytes)) = frame.subdirectories.pop() {
+        copy.stack.push(Frame::new(source, target, path_bytes));
     } else if frame.listed {
         copy.stack.pop();
         let more = !copy.stack.is_empty();
@@ -125,6 +127,7 @@ fn copy_page(changes: &mut Changes<'_>, frame: &mut Frame, copies_wanted: i32) -
     frame.after = page.last().map(|row| row.name.clone()).or(frame.after.take());
     let mut rows = Vec::with_capacity(page.len());
     for source in &page {
+        let path_bytes = check_path_bytes(frame.path_bytes, &source.name)?;
         let row = EntryRow {
             kind: source.kind.clone(),
             object: source.object,
@@ -132,7 +135,7 @@ fn copy_page(changes: &mut Changes<'_>, frame: &mut Frame, copies_wanted: i32) -
             ..directory_row(changes, Some(frame.target), &source.name)
         };
         if source.is_directory() {
-            frame.subdirectories.push((source.id, row.id));
+            frame.subdirectories.push((source.id, row.id, path_bytes));
         }
         rows.push(row);
     }

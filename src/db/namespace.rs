@@ -1,4 +1,7 @@
-//! Changes of the namespace: each is one item of a [`Changes`] and costs the same however much lies below.
+//! Changes of the namespace: each is one item of a [`Changes`] and costs the same however much lies below. Only a move of a
+//! directory to a longer path looks at what is below, up to a limit.
+
+use std::collections::{HashMap, VecDeque};
 
 use diesel::prelude::*;
 
@@ -7,7 +10,13 @@ use super::error::Step;
 use super::rows::{EntryRow, ObjectRow};
 use super::tree::{self, Walk};
 use super::{queue, schema};
+use crate::types::limits::PATH_BYTES_MAX;
 use crate::types::{CauseWord, DfsPath, EntryId, Error, ErrorCode, EventKind, Version};
+
+/// Entries below a directory that a move looks at, at most, to find a path that would be too long.
+const MOVE_LOOK_ROWS_MAX: usize = 10_000;
+/// Directories whose entries are read together for that.
+const MOVE_LOOK_PARENTS: usize = 500;
 
 fn refuse<T>(code: ErrorCode, message: impl Into<String>) -> Step<T> {
     Err(Error::new(code, message).into())
@@ -138,10 +147,11 @@ pub fn mv(changes: &mut Changes<'_>, from: &DfsPath, to: &DfsPath, times: &Relea
         return refuse(ErrorCode::InvalidRequest, format!("{from} cannot be moved into itself ({to})"));
     }
     let target = tree::child(changes.connection, parent, to_name)?;
+    if target.as_ref().is_some_and(|target| target.id == entry.id) {
+        return Ok(());
+    }
+    check_paths_below(changes, &entry, from, to)?;
     if let Some(target) = &target {
-        if target.id == entry.id {
-            return Ok(());
-        }
         check_replaceable(changes, &entry, target, from, to)?;
         changes.delete_entries(&[target.id])?;
     }
@@ -158,6 +168,44 @@ pub fn mv(changes: &mut Changes<'_>, from: &DfsPath, to: &DfsPath, times: &Relea
         Some(object) => changes.release(object, CauseWord::Replaced, times),
         None => Ok(()),
     }
+}
+
+/// How long the path of a name below one of so many bytes is; refused when that is too long for a path.
+pub(super) fn check_path_bytes(above: usize, name: &str) -> Step<usize> {
+    let bytes = above + 1 + name.len();
+    if bytes <= PATH_BYTES_MAX {
+        return Ok(bytes);
+    }
+    let message = format!("{name} in it would have a path of {bytes} bytes, and {PATH_BYTES_MAX} are the most");
+    refuse(ErrorCode::InvalidPath, message)
+}
+
+/// Refuses a move that makes a path below too long, as far as the first [`MOVE_LOOK_ROWS_MAX`] entries tell, level by
+/// level. A transaction cannot look at a tree of any size; whoever walks one names the paths that are too long for him.
+fn check_paths_below(changes: &mut Changes<'_>, moved: &EntryRow, from: &DfsPath, to: &DfsPath) -> Step<()> {
+    use schema::entries::dsl;
+    // What is below fits below the old path.
+    if !moved.is_directory() || to.as_str().len() <= from.as_str().len() {
+        return Ok(());
+    }
+    let (mut waiting, mut left) = (VecDeque::from([(moved.id, to.as_str().len())]), MOVE_LOOK_ROWS_MAX);
+    while !waiting.is_empty() && left > 0 {
+        let some: HashMap<i64, usize> = waiting.drain(..waiting.len().min(MOVE_LOOK_PARENTS)).collect();
+        let rows: Vec<(i64, Option<i64>, String, String)> = dsl::entries
+            .filter(dsl::parent.eq_any(some.keys().copied().collect::<Vec<_>>()))
+            .limit(left as i64)
+            .select((dsl::id, dsl::parent, dsl::name, dsl::kind))
+            .load(changes.connection)?;
+        left -= rows.len();
+        for (id, parent, name, kind) in rows {
+            let Some(above) = parent.and_then(|parent| some.get(&parent)) else { continue };
+            let bytes = check_path_bytes(*above, &name)?;
+            if kind != EntryRow::FILE {
+                waiting.push_back((id, bytes));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Whether rename(2) would replace `target` by `entry`.

@@ -79,7 +79,11 @@ pub fn explain(facts: &Facts<'_>) -> Vec<String> {
 fn answer(facts: &Facts<'_>) -> String {
     let (copies, wanted) = (facts.readable, facts.object.copies);
     match copies {
-        0 if facts.copies.is_empty() => "no copy is left on any server: it cannot be read".into(),
+        0 if facts.copies.is_empty() => {
+            "no copy is left on any server: it cannot be read. Whoever has the file sends it again \
+                                         (`holdfast push`, `holdfast import`)"
+                .into()
+        }
         0 => "no server that answers has a copy: it cannot be read now".into(),
         1 if wanted > 1 => format!("it hangs on a single copy of {wanted} wanted"),
         _ if copies < wanted => format!("{copies} of {wanted} copies wanted are there"),

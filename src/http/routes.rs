@@ -33,6 +33,8 @@ const DELETE: Method = Method::DELETE;
 
 /// What looking at a path may answer.
 const LOOK: &[ErrorCode] = &[InvalidPath, NotFound, NotADirectory, IsADirectory];
+/// What reading a file under conditions may answer.
+const READ: &[ErrorCode] = &[InvalidPath, NotFound, NotADirectory, IsADirectory, PreconditionFailed];
 /// What changing the namespace may answer.
 const CHANGE: &[ErrorCode] = &[
     InvalidPath,
@@ -53,6 +55,7 @@ const PLACE: &[ErrorCode] = &[
     IsADirectory,
     PreconditionFailed,
     TooLarge,
+    LengthRequired,
     NotEnoughServers,
     OutOfSpace,
     ReadOnly,
@@ -120,8 +123,8 @@ pub const ROUTES: &[Route<Access>] = &[
     row(GET, "/api/v1/openapi.json", Open, Body::None, &[], || to(openapi::document)),
     row(GET, "/status", Open, Body::None, &[], || to(operation::status)),
     row(GET, "/metrics", Scrape, Body::None, &[], || to(operation::metrics_text)),
-    row(GET, "/files/{path:.*}", Token(Reader, Path), Body::None, LOOK, || to(redirect::read)),
-    row(HEAD, "/files/{path:.*}", Token(Reader, Path), Body::None, LOOK, || to(redirect::read)),
+    row(GET, "/files/{path:.*}", Token(Reader, Path), Body::None, READ, || to(redirect::read)),
+    row(HEAD, "/files/{path:.*}", Token(Reader, Path), Body::None, READ, || to(redirect::read)),
     row(PUT, "/files/{path:.*}", Token(Writer, Path), Body::None, PLACE, || to(redirect::write)),
     row(DELETE, "/files/{path:.*}", Token(Writer, Path), Body::None, CHANGE, || to(redirect::delete)),
 ];

@@ -8,9 +8,9 @@ use chrono::TimeDelta;
 use structopt::StructOpt;
 
 use super::gauges::Gauges;
-use super::openapi;
 use super::routes::{ROUTES, routes};
 use super::state::App;
+use super::{openapi, redirect};
 use crate::actors::auditor::Audit;
 use crate::actors::context::{Context, Settings};
 use crate::actors::health_monitor::CheckServers;
@@ -29,7 +29,7 @@ use crate::security::{ClusterSecret, Signer};
 use crate::types::limits::REPLICATION_MAX;
 use crate::types::{Error, Hidden, Result};
 use crate::web::auth::ScrapeOptions;
-use crate::web::{ListenOptions, Metrics, request};
+use crate::web::{ListenOptions, Metrics, request, serve};
 
 /// Port, unless it is said otherwise.
 const DEFAULT_PORT: u16 = 7400;
@@ -208,7 +208,7 @@ pub async fn run(options: Options) -> Result<()> {
     let app = App::new(requests, writer, monitor, board, scrape).with_certificate(certificate.clone());
     let (app, metrics) = (web::Data::new(app), web::Data::new(metrics));
     let description = web::Data::new(openapi::description(ROUTES));
-    let server = crate::serve_http!(certificate, listener, move || {
+    let server = serve::serve(certificate, listener, redirect::leaves_body, move || {
         WebApp::new()
             .app_data(app.clone())
             .app_data(metrics.clone())
@@ -218,7 +218,7 @@ pub async fn run(options: Options) -> Result<()> {
             .app_data(description.clone())
             .configure(routes)
             .default_service(web::to(request::no_such_route))
-    });
+    })?;
     let served = server.await.map_err(|error| Error::io("serving", error));
     let_go(&acting).await;
     served

@@ -34,7 +34,7 @@ use crate::types::limits::BOOTS_MAX;
 use crate::types::storage_api::Told;
 use crate::types::{Error, Hidden, Result, ServerId};
 use crate::web::auth::Gate;
-use crate::web::{Metrics, request};
+use crate::web::{Metrics, request, serve};
 
 /// Port, unless it is said otherwise.
 const DEFAULT_PORT: u16 = 7401;
@@ -152,16 +152,21 @@ pub(super) async fn serve(typed: OptionalOptions) -> Result<()> {
     );
     let (daemon, metrics) = (web::Data::new(shared), web::Data::new(metrics));
     let description = web::Data::new(http::description(http::ROUTES));
-    let server = crate::serve_http!(certificate, listener, move || {
-        App::new()
-            .app_data(daemon.clone())
-            .app_data(metrics.clone())
-            .wrap(middleware::from_fn(request::around))
-            .configure(request::parsing)
-            .app_data(description.clone())
-            .configure(http::routes)
-            .default_service(web::to(request::no_such_route))
-    });
+    let server = serve::serve(
+        certificate,
+        listener,
+        |_| false,
+        move || {
+            App::new()
+                .app_data(daemon.clone())
+                .app_data(metrics.clone())
+                .wrap(middleware::from_fn(request::around))
+                .configure(request::parsing)
+                .app_data(description.clone())
+                .configure(http::routes)
+                .default_service(web::to(request::no_such_route))
+        },
+    )?;
     server.await.map_err(|error| Error::io("serving", error))
 }
 

@@ -50,6 +50,8 @@ pub enum ErrorCode {
     OutOfSpace,
     /// Larger than a limit.
     TooLarge,
+    /// The request does not say how long its body is, and so may have none.
+    LengthRequired,
     /// The ticket's time is over; ask for another.
     TicketExpired,
     /// The cluster takes no changes now.

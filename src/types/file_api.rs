@@ -53,6 +53,7 @@ pub enum Condition {
 /// Asks where to write a file.
 #[derive(Debug, Clone, Serialize, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
 pub struct AvailableQuery {
     /// Where the file shall be.
     pub path: DfsPath,
@@ -282,6 +283,7 @@ pub struct PathQuery {
 /// Names what to remove.
 #[derive(Debug, Clone, Serialize, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
 pub struct DeleteQuery {
     /// The path.
     pub path: DfsPath,

@@ -156,6 +156,7 @@ pub struct ServersResponse {
 /// How a server is taken out of service, or away.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
 pub struct LeaveQuery {
     /// Also when that hurts.
     #[serde(default)]

@@ -58,6 +58,7 @@ pub struct TokenInfo {
 /// Names a token to revoke.
 #[derive(Debug, Clone, Serialize, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
 pub struct RevokeQuery {
     /// Its name.
     pub name: String,
@@ -69,6 +70,7 @@ pub struct RevokeQuery {
 /// How a token is revoked.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
 pub struct ForceQuery {
     /// The last superuser without a prefix too.
     #[serde(default)]

@@ -19,6 +19,7 @@ pub fn status_of(code: ErrorCode) -> StatusCode {
         | ErrorCode::DirectoryNotEmpty => StatusCode::CONFLICT,
         ErrorCode::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
         ErrorCode::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        ErrorCode::LengthRequired => StatusCode::LENGTH_REQUIRED,
         ErrorCode::ChecksumMismatch => StatusCode::UNPROCESSABLE_ENTITY,
         ErrorCode::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         ErrorCode::NotEnoughServers | ErrorCode::ReadOnly | ErrorCode::Busy | ErrorCode::Unavailable => {

@@ -61,34 +61,6 @@ impl ListenOptions {
     }
 }
 
-/// Starts an [`actix_web::HttpServer`] on a listener, with TLS if there is a certificate to show, and waits for its
-/// end. A macro, because the type of an application cannot be named.
-#[macro_export]
-#[doc(hidden)]
-macro_rules! serve_http {
-    ($certificate:expr, $listener:expr, $app:expr) => {{
-        use $crate::types::error::IoContext as _;
-        let limits = $crate::web::connections::Limits::of_process();
-        let connections = $crate::web::connections::Connections::watched(limits);
-        let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let server = actix_web::HttpServer::new($app)
-            .workers(workers)
-            .max_connections(limits.per_worker(workers))
-            .on_connect(move |io, data| connections.greet(io, data))
-            .tcp_nodelay(true)
-            .keep_alive($crate::types::limits::KEEP_ALIVE_TIMEOUT)
-            .client_request_timeout($crate::types::limits::REQUEST_HEAD_TIMEOUT)
-            .client_disconnect_timeout(std::time::Duration::from_secs(2))
-            .shutdown_timeout(3);
-        let context = || "listening".to_string();
-        let server = match $certificate {
-            Some(shown) => server.listen_rustls_0_23($listener, shown.server_config()).io_context(context)?,
-            None => server.listen($listener).io_context(context)?,
-        };
-        server.run()
-    }};
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

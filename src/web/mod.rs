@@ -6,10 +6,13 @@ pub mod body;
 pub mod connections;
 pub mod describe;
 pub mod error;
+pub mod file_body;
 pub mod listen;
 pub mod metrics;
+pub mod preconditions;
 pub mod request;
 pub mod route;
+pub mod serve;
 
 pub use listen::ListenOptions;
 pub use metrics::Metrics;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{FileExt, symlink};
 use std::os::unix::net::UnixListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Writes the hard cases below `root`; answers how many entries the cluster must skip.
@@ -69,4 +69,19 @@ pub fn assert_equal(a: &Path, b: &Path) {
         "{}",
         String::from_utf8_lossy(&output.stdout).chars().take(2_000).collect::<String>()
     );
+}
+
+/// Every file below a directory, at any depth; links are not followed.
+pub fn files_below(root: &Path) -> Vec<PathBuf> {
+    let (mut found, mut waiting) = (Vec::new(), vec![root.to_path_buf()]);
+    while let Some(dir) = waiting.pop() {
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() => waiting.push(entry.path()),
+                Ok(kind) if kind.is_file() => found.push(entry.path()),
+                _ => {}
+            }
+        }
+    }
+    found
 }

@@ -1,5 +1,6 @@
 //! What each change does, and what it refuses.
 
+use holdfast::db::copy_tree::{begin, step};
 use holdfast::db::namespace;
 use holdfast::types::ErrorCode::*;
 
@@ -7,6 +8,42 @@ use crate::both_backends;
 use crate::fixture::*;
 
 both_backends! {
+    async fn no_move_and_no_copy_makes_a_path_too_long(db: TestDb) {
+        // A file whose path has 4,090 bytes.
+        let above = format!("/deep{}", format!("/{}", "n".repeat(199)).repeat(20));
+        db.mkdirs(&above).await;
+        let name = "f".repeat(4_090 - above.len() - 1);
+        db.mkdir(&format!("{above}/{name}")).await.unwrap();
+        db.mkdir("/taken2").await.unwrap();
+        let before = db.tree().await;
+        for to in ["/deeper-by-7".to_string(), format!("/{}", "L".repeat(200))] {
+            let refused = db.mv("/deep", &to).await.unwrap_err();
+            assert_eq!(refused.code(), InvalidPath, "{to}");
+            assert!(refused.message().contains("4096 are the most"), "{refused}");
+            let to: &'static str = Box::leak(to.into_boxed_str());
+            let copied = async {
+                let mut copy = db.change(move |changes| begin(changes, &p("/deep"), &p(to))).await?;
+                loop {
+                    let (next, more) = db.change(move |changes| step(changes, copy)).await?;
+                    if !more {
+                        return Ok(());
+                    }
+                    copy = next;
+                }
+            };
+            let copied: holdfast::types::Result<()> = copied.await;
+            assert_eq!(code(copied), InvalidPath, "{to}");
+            assert_eq!(db.tree().await, before);
+        }
+        assert_eq!(code(db.mv("/deep", "/taken2/deep").await), InvalidPath);
+        db.mv("/deep", "/deep-by-six").await.unwrap_err();
+        db.mv("/deep", "/deep-plus-6").await.unwrap_err();
+        db.mv("/deep", "/deep123456").await.unwrap();
+        db.mv("/deep123456", "/s").await.unwrap();
+        let moved = db.entry(&format!("/s{}/{name}", &above["/deep".len()..])).await;
+        assert!(moved.is_some());
+    }
+
     async fn directories(db: TestDb) {
         db.mkdir("/a").await.unwrap();
         assert_eq!(code(db.mkdir("/a").await), AlreadyExists);

@@ -6,11 +6,13 @@ mod common;
 
 mod bad_input;
 mod between_servers;
+mod client_chaos;
 mod crash;
 mod damage;
 mod damaged_directory;
 mod demo;
 mod errors;
+mod files_door;
 mod followed;
 mod fsck;
 mod full_database;

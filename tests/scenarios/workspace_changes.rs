@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::common::cluster::{Cluster, Plan};
+use crate::common::tree::files_below;
+use crate::common::wait_for;
 
 fn cluster() -> Cluster {
     Cluster::start(&Plan { storage_servers: 2, ..Plan::default() })
@@ -114,6 +116,46 @@ fn a_state_of_an_earlier_version_goes_on() {
     assert_eq!(cluster.ok(&["ls", "/w"]), "changed\nsame\n");
     assert!(control.join("cluster.json").exists(), "it knows its cluster now");
     assert!(fs::read_to_string(control.join("state.ndjson")).unwrap().contains("inode"));
+}
+
+#[test]
+fn what_the_cluster_has_lost_is_sent_again() {
+    let cluster = cluster();
+    let dir = cluster.path("ws");
+    cluster.ok(&["init", dir.to_str().unwrap(), "--remote", "/w"]);
+    let text = "x".repeat(100_000);
+    for name in ["kept", "lost", "missing"] {
+        fs::write(dir.join(name), format!("{name}{text}")).unwrap();
+    }
+    ok(&cluster, &dir, &["push"]);
+    settle(&cluster, &dir);
+    let of = |name: &str| cluster.get(&format!("/api/v1/file?path=/w/{name}"));
+    for name in ["lost", "missing"] {
+        let object = of(name)["object"].as_str().unwrap().to_string();
+        for number in 0..2 {
+            let found = files_below(&cluster.storage_dir(number).join("objects"));
+            let copies = found.iter().filter(|path| path.to_str().unwrap().contains(&object));
+            copies.for_each(|copy| fs::remove_file(copy).unwrap());
+        }
+        assert_ne!(cluster.run(&["cat", &format!("/w/{name}")]).0, 0);
+        // Whoever reads it finds it out.
+        wait_for("the copies are counted out", 60, || {
+            cluster.run(&["cat", &format!("/w/{name}")]);
+            (of(name)["copies"] == 0 && of(name)["replicas"].as_array().is_none_or(Vec::is_empty)).then_some(())
+        });
+    }
+    let lost = "lost in the cluster lost\nlost in the cluster missing\n";
+    assert_eq!(ok(&cluster, &dir, &["status"]), lost);
+    assert_eq!(ok(&cluster, &dir, &["push", "-n"]), "send: lost\nsend: missing\n");
+    assert!(cluster.ok(&["why", "/w/lost"]).contains("`holdfast push`"));
+    assert!(cluster.ok(&["report"]).contains("`holdfast push`"));
+    cluster.ok(&["import", dir.join("missing").to_str().unwrap(), "/w/missing"]);
+    assert_eq!(ok(&cluster, &dir, &["status"]), "lost in the cluster lost\n");
+    ok(&cluster, &dir, &["push"]);
+    assert_eq!(ok(&cluster, &dir, &["status"]), "");
+    for name in ["kept", "lost", "missing"] {
+        assert_eq!(cluster.ok(&["cat", &format!("/w/{name}")]), format!("{name}{text}"));
+    }
 }
 
 /// A directory and a file that take each other's place, on either side, with something new inside.

@@ -55,7 +55,18 @@ pub(super) async fn run(
             while let Some(row) = rows.next().await? {
                 let path = row.path.clone();
                 match row.look(&workspace.dir).await {
-                    Ok(seen) => preview.tell(&seen, decider.decide(&path, seen.contents()))?,
+                    Ok(seen) => {
+                        let verdict = match decider.decide(&path, seen.contents()) {
+                            Verdict::Is(Decision::Same)
+                                if direction == Direction::Push
+                                    && seen.is_lost(&cluster, &workspace.config.remote).await? =>
+                            {
+                                Verdict::Is(Decision::Outgoing)
+                            }
+                            verdict => verdict,
+                        };
+                        preview.tell(&seen, verdict)?;
+                    }
                     Err(error) => tally.failed(&path, &error),
                 }
             }

@@ -116,6 +116,14 @@ impl Seen {
         [base, local, remote]
     }
 
+    /// Whether the cluster has lost the bytes of a file that is here: then a push sends it, whatever it was before.
+    pub(crate) async fn is_lost(&self, cluster: &Cluster, below: &DfsPath) -> Result<bool> {
+        match (&self.local, &self.remote) {
+            (Some(Local::File(_)), Some(entry)) => cluster.is_lost(&below.join_relative(&self.path)?, entry).await,
+            _ => Ok(false),
+        }
+    }
+
     /// What is here and may be replaced or removed, exactly as it was seen.
     pub(crate) fn expected(&self) -> Option<Expected> {
         match (self.local?, &self.read) {

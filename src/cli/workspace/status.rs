@@ -1,6 +1,6 @@
 //! `holdfast status`: what changed here, there and on both sides.
 
-use super::decide::{Content, Decider, Verdict, status_word};
+use super::decide::{Content, Decider, Decision, Verdict, status_word};
 use super::rows::{Rows, What};
 use super::standing::Standing;
 use super::sync::{check_met, conflict_below, reason};
@@ -38,6 +38,9 @@ pub(crate) async fn run(context: &Context, args: &StatusArgs) -> Result<Exit> {
                     Some("conflict")
                 }
                 Verdict::Said | Verdict::Again(_) => None,
+                Verdict::Is(Decision::Same) if seen.is_lost(&cluster, &workspace.config.remote).await? => {
+                    Some("lost in the cluster")
+                }
                 Verdict::Is(_) => status_word(base, local, remote),
             };
             let Some(word) = word else { continue };

@@ -359,7 +359,10 @@ impl Shared {
     /// Does not transfer anything: both sides are the same, or it is for the other direction, or a conflict.
     async fn leave(self: Arc<Self>, seen: Seen, decision: Decision) -> Result<()> {
         match decision {
-            Decision::Same if self.is_lost_there(&seen).await? => {
+            // A push sends it again.
+            Decision::Same
+                if self.direction == Direction::Push && seen.is_lost(&self.cluster, &self.remote).await? =>
+            {
                 let path = seen.path.clone();
                 self.push_file(seen, None)
                     .await
@@ -374,16 +377,6 @@ impl Shared {
                 self.left.fetch_add(1, Relaxed);
                 Ok(())
             }
-        }
-    }
-
-    /// Whether a push has to send a file again that is the same as ever, because the cluster has lost its bytes.
-    async fn is_lost_there(&self, seen: &Seen) -> Result<bool> {
-        match (self.direction, &seen.local, &seen.remote) {
-            (Direction::Push, Some(Local::File(_)), Some(entry)) => {
-                self.cluster.is_lost(&self.remote_path(&seen.path)?, entry).await
-            }
-            _ => Ok(false),
         }
     }
 

@@ -9,6 +9,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::sync::Arc;
 
 use actix_web::body::SizedStream;
+use actix_web::http::Method;
 use actix_web::http::header::{self, ByteRangeSpec, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
@@ -23,6 +24,7 @@ use crate::types::api::SHA256_HEADER;
 use crate::types::hash::Hasher;
 use crate::types::storage_api::ReplicaKey;
 use crate::types::{Error, ErrorCode, Result, Sha256};
+use crate::web::preconditions::{Judged, Preconditions};
 use crate::web::route::found;
 
 /// What stands behind a ticket is for whoever has it, and for its time only.
@@ -55,7 +57,8 @@ pub(super) fn ticket(request: &HttpRequest, shared: &Shared) -> Result<ReadTicke
 #[utoipa::path(
     method(get, head), path = "/file", tag = "files", params(
         ("Range" = Option<String>, Header, description = "A single range of bytes; anything else is answered with the whole"),
-        ("If-None-Match" = Option<String>, Header, description = "`\"VERSION\"`"),
+        ("If-Match" = Option<String>, Header, description = "`*` or a list of `\"VERSION\"`"),
+        ("If-None-Match" = Option<String>, Header, description = "`*` or a list of `\"VERSION\"`"),
         ("If-Range" = Option<String>, Header, description = "`\"VERSION\"`: the range counts only of this one")
     ),
     responses(
@@ -68,19 +71,30 @@ pub(super) fn ticket(request: &HttpRequest, shared: &Shared) -> Result<ReadTicke
 pub(super) async fn send(request: HttpRequest, daemon: Daemon) -> Result<HttpResponse> {
     let ticket: ReadTicket = found(&request)?;
     let etag = format!("\"{}\"", ticket.version);
-    if header_text(&request, &header::IF_NONE_MATCH).is_some_and(|text| has_tag(text, &etag)) {
-        return Ok(HttpResponse::NotModified()
-            .insert_header((header::ETAG, etag))
-            .insert_header((header::CACHE_CONTROL, CACHE_CONTROL))
-            .insert_header(EMBEDDING)
-            .finish());
+    match Preconditions::of(request.headers())?.of_read((ticket.version, None)) {
+        Judged::Holds => {}
+        Judged::Failed => {
+            let version = ticket.version;
+            let message = format!("this is version {version}, which is not what the request wants");
+            return Err(Error::new(ErrorCode::PreconditionFailed, message));
+        }
+        Judged::NotModified => {
+            return Ok(HttpResponse::NotModified()
+                .insert_header((header::ETAG, etag))
+                .insert_header((header::CACHE_CONTROL, CACHE_CONTROL))
+                .insert_header(EMBEDDING)
+                .finish());
+        }
     }
     let suspicion = Suspicion { key: ticket.replica, suspects: daemon.suspects.clone() };
     let (row, source) = open(&daemon, &suspicion).await?;
     let (size, digest) = (row.size as u64, row.digest()?);
-    let if_range_holds = header_text(&request, &header::IF_RANGE).is_none_or(|text| text == etag);
+    // No date is told, so none holds; nor does a weak tag (RFC 9110, section 13.1.5).
+    let if_range_holds = header_text(&request, &header::IF_RANGE).is_none_or(|text| text.trim() == etag);
+    // Ranges are for GET alone (section 14.2).
+    let head = request.method() == Method::HEAD;
     let range = match header_text(&request, &header::RANGE) {
-        Some(text) if if_range_holds => range(text, size),
+        Some(text) if if_range_holds && !head => range(text, size),
         _ => Range::Whole,
     };
     let mut response = match range {
@@ -108,7 +122,6 @@ pub(super) async fn send(request: HttpRequest, daemon: Daemon) -> Result<HttpRes
     if let Ok(disposition) = HeaderValue::from_str(&disposition(&ticket.name)) {
         response.insert_header((header::CONTENT_DISPOSITION, disposition));
     }
-    let head = request.method() == actix_web::http::Method::HEAD;
     let (start, length, check) = match range {
         Range::Part { start, length } => {
             response.insert_header((header::CONTENT_RANGE, format!("bytes {start}-{}/{size}", start + length - 1)));
@@ -125,12 +138,6 @@ pub(super) async fn send(request: HttpRequest, daemon: Daemon) -> Result<HttpRes
 
 fn header_text<'r>(request: &'r HttpRequest, name: &header::HeaderName) -> Option<&'r str> {
     request.headers().get(name)?.to_str().ok()
-}
-
-/// Whether a list of entity tags has this one. Proxies that compress weaken a tag to `W/"7"`; for what the caller
-/// has already they mean the same (RFC 9110, section 13.1.2).
-pub fn has_tag(list: &str, etag: &str) -> bool {
-    list.split(',').map(str::trim).any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag)
 }
 
 /// Shows in the browser, and is saved under its name.
@@ -216,11 +223,21 @@ pub enum Range {
     Outside,
 }
 
-/// A single range of bytes; several at once, or other units, are answered with the whole, as RFC 9110 allows.
+/// A single range of bytes; several at once, or other units, are answered with the whole, as RFC 9110 allows. Units have
+/// no case.
 pub fn range(text: &str, size: u64) -> Range {
-    match text.parse::<header::Range>() {
+    let text = text.trim();
+    let lower = match text.get(..6) {
+        Some(unit) if unit.eq_ignore_ascii_case("bytes=") => format!("bytes={}", &text[6..]),
+        _ => text.into(),
+    };
+    match lower.parse::<header::Range>() {
         Ok(header::Range::Bytes(specs)) => match specs[..] {
             [ref spec @ (ByteRangeSpec::FromTo(..) | ByteRangeSpec::From(_) | ByteRangeSpec::Last(_))] => {
+                // The last bytes of nothing are all of it, which no Content-Range can say.
+                if size == 0 && matches!(spec, ByteRangeSpec::Last(1..)) {
+                    return Range::Whole;
+                }
                 match spec.to_satisfiable_range(size) {
                     Some((start, end)) => Range::Part { start, length: end - start + 1 },
                     None => Range::Outside,
@@ -292,18 +309,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tag_is_found_in_a_list_and_when_it_was_weakened() {
-        for list in ["\"7\"", "\"1\", \"7\"", "W/\"7\"", "\"1\",W/\"7\" ", "*"] {
-            assert!(has_tag(list, "\"7\""), "{list}");
-        }
-        for list in ["", "7", "\"77\"", "\"7", "W/", "w/\"7\""] {
-            assert!(!has_tag(list, "\"7\""), "{list}");
-        }
-    }
-
-    #[test]
     fn ranges() {
-        let show = |text| match range(text, 10) {
+        let show = |text, size| match range(text, size) {
             Range::Whole => "whole".to_string(),
             Range::Part { start, length } => format!("{start}+{length}"),
             Range::Outside => "outside".into(),
@@ -315,10 +322,23 @@ mod tests {
             ("bytes=5-99", "5+5"),
             ("bytes=10-", "outside"),
             ("bytes=0-1,4-5", "whole"),
+            ("bytes=9-9", "9+1"),
+            ("bytes=-99", "0+10"),
+            ("bytes=-0", "outside"),
+            ("BYTES=0-3", "0+4"),
+            ("bytes=3-1", "whole"),
+            ("bytes=0-99999999999999999999999", "whole"),
+            ("bytes=", "whole"),
+            ("bytes=-", "whole"),
             ("lines=1-2", "whole"),
             ("nonsense", "whole"),
         ] {
-            assert_eq!(show(text), want, "{text}");
+            assert_eq!(show(text, 10), want, "{text}");
+        }
+        for (text, want) in
+            [("bytes=0-", "outside"), ("bytes=0-0", "outside"), ("bytes=-1", "whole"), ("bytes=-0", "outside")]
+        {
+            assert_eq!(show(text, 0), want, "{text}");
         }
     }
 }

@@ -36,12 +36,13 @@ const UPLOAD: &[ErrorCode] = &[
     IsADirectory,
     PreconditionFailed,
     TooLarge,
+    LengthRequired,
     ChecksumMismatch,
     NotEnoughServers,
     OutOfSpace,
     ReadOnly,
 ];
-const DOWNLOAD: &[ErrorCode] = &[NotFound, ChecksumMismatch];
+const DOWNLOAD: &[ErrorCode] = &[NotFound, PreconditionFailed, ChecksumMismatch];
 
 /// All endpoints.
 pub const ROUTES: &[Route<Access>] = &[

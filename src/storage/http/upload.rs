@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use actix_web::error::PayloadError;
+use actix_web::http::Method;
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -23,6 +24,7 @@ use crate::types::api::{CommitReport, Committed, SHA256_HEADER, Target};
 use crate::types::limits::{FORWARD_TIMEOUT, REPORT_TIMEOUT, STALL_TIMEOUT};
 use crate::types::storage_api::{CopyStored, ReplicaKey};
 use crate::types::{Error, ErrorCode, Result, ServerId, Sha256, Time};
+use crate::web::file_body;
 use crate::web::route::found;
 
 /// Pieces that wait for a slower target.
@@ -78,7 +80,8 @@ pub(super) async fn receive(request: HttpRequest, payload: web::Payload, daemon:
         Some(ticket) if !is_copy => Forwards::start(&shared, ticket, order.server, &order.ticket, facts),
         _ => Forwards::default(),
     };
-    let (received, forwards) = take_body(&shared, (&place, promise), payload, (facts, order.expires), forwards).await?;
+    let bounds = Bounds { facts, until: order.expires, may_be_used_up: request.method() == Method::PUT };
+    let (received, forwards) = take_body(&shared, (&place, promise), payload, bounds, forwards).await?;
     let ticket = order.ticket.clone();
     let upload = Upload { shared, order, received, stored, claim };
     // From here on the work goes on even if the client hangs up.
@@ -166,15 +169,16 @@ pub(super) fn order(request: &HttpRequest, shared: &Shared) -> Result<Order> {
 
 /// Size and digest, as the ticket and the headers announce them; they must not contradict each other.
 fn facts(request: &HttpRequest, order: &Order) -> Result<BodyFacts> {
-    let headers = request.headers();
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let length = text("Content-Length").and_then(|text| text.parse().ok());
+    let length = file_body::announced(request.headers())?;
     if let (Some(length), Some(size)) = (length, order.size)
         && length != size
     {
         return Err(Error::invalid(format!("the body has {length} bytes, the ticket is for {size}")));
     }
-    let sent: Option<Sha256> = text(SHA256_HEADER).map(str::parse).transpose()?;
+    let sent = request.headers().get(SHA256_HEADER).map(|value| {
+        value.to_str().map_err(|_| Error::invalid(format!("the header {SHA256_HEADER} is not text")))?.parse()
+    });
+    let sent: Option<Sha256> = sent.transpose()?;
     Ok(BodyFacts { size: order.size.or(length), sha256: order.sha256.or(sent) })
 }
 
@@ -230,13 +234,23 @@ impl Forwards {
     }
 }
 
+/// What a body must be.
+struct Bounds {
+    facts: BodyFacts,
+    /// When its ticket ends.
+    until: Time,
+    /// It comes by a redirect (the name server redirects PUT, and the command line sends POST), so that an empty one may
+    /// be one that was sent already.
+    may_be_used_up: bool,
+}
+
 /// Streams the body to the own disk and to all targets. A target that fails or stalls is left behind; a body
 /// that fails is broken off everywhere.
 async fn take_body(
     shared: &Shared,
     (place, mut promise): (&Place, Promise),
     mut payload: web::Payload,
-    (facts, until): (BodyFacts, Time),
+    Bounds { facts, until, may_be_used_up }: Bounds,
     mut forwards: Forwards,
 ) -> Result<(Received, Forwards)> {
     let mut incoming = Incoming::new(shared.layout.incoming(), facts.size);
@@ -255,6 +269,10 @@ async fn take_body(
             forwards.pass_on(&piece).await;
             promise.write(piece.len() as u64).await?;
             incoming.write(piece).await?;
+        }
+        let nothing_said = facts.size.is_none() && facts.sha256.is_none();
+        if may_be_used_up && nothing_said && incoming.size() == 0 {
+            return Err(file_body::refuse_unmeant());
         }
         place.is_whole();
         let received = incoming.finish().await?;

@@ -1,12 +1,11 @@
 //! Headers that clients send.
 
-use actix_web::HttpRequest;
-use actix_web::http::header::{AUTHORIZATION, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH};
+use actix_web::http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH};
 use actix_web::test::TestRequest;
-use holdfast::http::redirect;
 use holdfast::security::Recipient;
-use holdfast::storage::http::download::{Range, has_tag, range};
+use holdfast::storage::http::download::{Range, range};
 use holdfast::web::auth;
+use holdfast::web::preconditions::{Judged, Preconditions, Wanted};
 
 use super::tickets::signer;
 use super::{each_text, joined, texts};
@@ -31,6 +30,8 @@ fn reference(header: &str, size: u64) -> Option<Range> {
     let number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse::<u64>().ok())?;
     let part = |start: u64, length: u64| if length == 0 { Range::Outside } else { Range::Part { start, length } };
     match (first, last) {
+        // The last bytes of nothing are all of it, which no range can say.
+        ("", last) if size == 0 && number(last)? > 0 => Some(Range::Whole),
         ("", last) => {
             let length = number(last)?.min(size);
             Some(part(size - length, length))
@@ -58,36 +59,46 @@ pub fn range_seeds() -> Vec<Vec<u8>> {
     seeds
 }
 
-fn request(headers: &[(HeaderName, &[u8])]) -> Option<HttpRequest> {
-    headers
-        .iter()
-        .try_fold(TestRequest::default(), |request, (name, value)| {
-            Some(request.insert_header((name.clone(), HeaderValue::from_bytes(value).ok()?)))
-        })
-        .map(TestRequest::to_http_request)
+fn headers(lines: &[(HeaderName, &[u8])]) -> Option<HeaderMap> {
+    let mut headers = HeaderMap::new();
+    for (name, value) in lines {
+        headers.append(name.clone(), HeaderValue::from_bytes(value).ok()?);
+    }
+    Some(headers)
 }
 
 /// `If-Match` and `If-None-Match`, for reads and for writes.
 pub fn conditions(data: &[u8]) {
+    const VERSION: i64 = 7;
     let parts: Vec<&[u8]> = data.split(|byte| *byte == super::BETWEEN).collect();
     let [if_match, if_none_match] = parts[..] else { return };
-    let headers = [(IF_MATCH, if_match), (IF_NONE_MATCH, if_none_match)];
-    for headers in [&headers[..1], &headers[1..], &headers[..]] {
-        let Some(request) = request(headers) else { return };
-        let Ok((version, absent)) = redirect::conditions(&request) else { continue };
-        let sent = |name: &HeaderName| headers.iter().find(|(sent, _)| sent == name).map(|(_, value)| *value);
-        assert_eq!(absent, sent(&IF_NONE_MATCH).is_some(), "only * is understood");
+    let lines = [(IF_MATCH, if_match), (IF_NONE_MATCH, if_none_match)];
+    for lines in [&lines[..1], &lines[1..], &lines[..]] {
+        let Some(headers) = headers(lines) else { return };
+        let Ok(given) = Preconditions::of(&headers) else { continue };
+        let names = |name: &HeaderName, what: &[u8]| {
+            let sent = lines.iter().find(|(sent, _)| sent == name);
+            sent.is_some_and(|(_, value)| value.windows(what.len()).any(|window| window == what))
+        };
+        let is_sent = |name: &HeaderName| lines.iter().any(|(sent, _)| sent == name);
         // A condition that was sent is never taken for none.
-        assert_eq!(version.is_some(), sent(&IF_MATCH).is_some());
-        if let (Some(version), Some(value)) = (version, sent(&IF_MATCH)) {
-            let digits: Vec<u8> = version.unsigned_abs().to_string().into_bytes();
-            assert!(value.windows(digits.len()).any(|window| window == digits));
+        assert_ne!(given.at_once(), Some(Wanted::Anything));
+        if is_sent(&IF_MATCH) {
+            assert_eq!(given.of_write(None), None, "nothing is there to match");
+            if !names(&IF_MATCH, b"7") && !names(&IF_MATCH, b"*") {
+                assert_eq!(given.of_read((VERSION, None)), Judged::Failed);
+                assert_eq!(given.of_write(Some((VERSION, None))), None);
+            }
         }
-    }
-    if let Ok(list) = std::str::from_utf8(if_none_match) {
-        let tag = "\"7\"";
-        assert!(!has_tag(list, tag) || list.contains(tag) || list.contains('*'));
-        assert!(has_tag(&format!("{tag},{list}"), tag) && has_tag(&format!("{list}, W/{tag}"), tag));
+        if let Some(Wanted::Version(version)) = given.at_once() {
+            assert!(names(&IF_MATCH, version.to_string().as_bytes()));
+            let there = (version == VERSION).then_some(Wanted::Version(version));
+            assert_eq!(given.of_write(Some((VERSION, None))), there, "a look finds the same");
+        }
+        if given.of_read((VERSION, None)) == Judged::NotModified {
+            assert!(names(&IF_NONE_MATCH, b"7") || names(&IF_NONE_MATCH, b"*"));
+            assert_eq!(given.of_write(Some((VERSION, None))), None);
+        }
     }
 }
 
@@ -99,7 +110,8 @@ pub fn condition_seeds() -> Vec<Vec<u8>> {
 
 /// `Authorization`.
 pub fn authorization(data: &[u8]) {
-    let Some(request) = request(&[(AUTHORIZATION, data)]) else { return };
+    let Ok(value) = HeaderValue::from_bytes(data) else { return };
+    let request = TestRequest::default().insert_header((AUTHORIZATION, value)).to_http_request();
     for scheme in ["Bearer", "Holdfast"] {
         let Some(text) = auth::credential(&request, scheme) else { continue };
         let sent = std::str::from_utf8(data).unwrap();
