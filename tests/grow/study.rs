@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use holdfast::client::{Credentials, HttpClient, NameServerClient};
 use holdfast::types::api::{FsckRequest, Health, RestoreRequest, ServerInfo};
+use rustix::process::Signal;
 use tokio::runtime::Runtime;
 
 use crate::common::cluster::{Cluster, Plan};
@@ -62,6 +63,9 @@ impl Study {
             (servers.len() == SERVERS && servers.iter().all(|server| !server.syncing)).then_some(())
         });
         let servers = runtime.block_on(client.servers()).unwrap().servers;
+        // Not killed: whoever comes next would wait until its lease ends.
+        cluster.name_server.signal(Signal::TERM);
+        wait_for("the name server has ended", 60, || cluster.name_server.ended());
         cluster.kill_all();
         let shelves: Vec<Shelf> = (0..SERVERS).map(|number| shelf(&cluster, &servers, number)).collect();
         let database_url = match &store {
