@@ -64,9 +64,13 @@ pub fn table(figures: &Figures) -> String {
     for (name, runs) in databases(figures) {
         let head: String = runs.iter().map(|run| format!(" {} |", size(run.files))).collect();
         let line = "---|".repeat(runs.len());
-        let _ = write!(text, "\n### {name}\n\nMedian and (95th percentile) in milliseconds.\n\n| files |{head}\n|---|{line}\n");
+        let _ = write!(
+            text,
+            "\n### {name}\n\nMedian and (95th percentile) in milliseconds.\n\n| files |{head}\n|---|{line}\n"
+        );
         let names: BTreeSet<&String> = runs.iter().flat_map(|run| run.costs.keys()).collect();
-        let (passes, requests): (Vec<&String>, Vec<&String>) = names.into_iter().partition(|name| name.starts_with("pass"));
+        let (passes, requests): (Vec<&String>, Vec<&String>) =
+            names.into_iter().partition(|name| name.starts_with("pass"));
         let drawn = |name: &&String| DRAWN.iter().position(|drawn| *drawn == name.as_str()).unwrap_or(DRAWN.len());
         let mut requests = requests;
         requests.sort_by_key(drawn);
@@ -91,11 +95,15 @@ pub fn table(figures: &Figures) -> String {
         row("fsck", &|run| run.fsck_seconds.map(seconds));
         row("restore", &|run| run.restore.as_ref().map(|restore| seconds(restore.seconds)));
         row("of that, writing the tables", &|run| run.restore.as_ref().map(|restore| seconds(restore.writing_seconds)));
-        row("a server returns empty: its first loss is told", &|run| run.empty_return.as_ref().map(|is| seconds(is.seen_seconds)));
+        row("a server returns empty: its first loss is told", &|run| {
+            run.empty_return.as_ref().map(|is| seconds(is.seen_seconds))
+        });
         row("all of it is", &|run| run.empty_return.as_ref().map(|is| seconds(is.compared_seconds)));
         row("memory of the name server", &|run| Some(format!("{} MiB", run.memory_mib)));
         row("in a restore", &|run| run.restore.as_ref().map(|restore| format!("{} MiB", restore.memory_mib)));
-        row("with a server that has returned empty", &|run| run.empty_return.as_ref().map(|is| format!("{} MiB", is.memory_mib)));
+        row("with a server that has returned empty", &|run| {
+            run.empty_return.as_ref().map(|is| format!("{} MiB", is.memory_mib))
+        });
         row("filling", &|run| Some(seconds(run.fill_seconds)));
         row("load of the machine, before and after", &|run| Some(format!("{:.1}, {:.1}", run.load.0, run.load.1)));
     }
@@ -125,22 +133,45 @@ pub fn drawing(figures: &Figures) -> String {
         let x = |files: usize| left + WIDTH * ((files as f64).log10() - 3.5) / 4.0;
         let _ = writeln!(svg, "<text x=\"{left:.0}\" y=\"24\" font-weight=\"bold\">{name}</text>");
         for power in low as i32..=high as i32 {
-            let (at, label) = (y(10f64.powi(power)), if power < 0 { format!("{:.*}", -power as usize, 10f64.powi(power)) } else { format!("{:.0}", 10f64.powi(power)) });
+            let (at, label) = (
+                y(10f64.powi(power)),
+                if power < 0 {
+                    format!("{:.*}", -power as usize, 10f64.powi(power))
+                } else {
+                    format!("{:.0}", 10f64.powi(power))
+                },
+            );
             let end = left + WIDTH;
-            let _ = writeln!(svg, "<line x1=\"{left:.0}\" x2=\"{end:.0}\" y1=\"{at:.1}\" y2=\"{at:.1}\" stroke=\"#ddd\"/>");
-            let _ = writeln!(svg, "<text x=\"{:.0}\" y=\"{:.1}\" text-anchor=\"end\">{label} ms</text>", left - 6.0, at + 4.0);
+            let _ =
+                writeln!(svg, "<line x1=\"{left:.0}\" x2=\"{end:.0}\" y1=\"{at:.1}\" y2=\"{at:.1}\" stroke=\"#ddd\"/>");
+            let _ = writeln!(
+                svg,
+                "<text x=\"{:.0}\" y=\"{:.1}\" text-anchor=\"end\">{label} ms</text>",
+                left - 6.0,
+                at + 4.0
+            );
         }
         for run in runs {
             let at = x(run.files);
             let below = TOP + HEIGHT + 20.0;
-            let _ = writeln!(svg, "<text x=\"{at:.1}\" y=\"{below:.0}\" text-anchor=\"middle\">{}</text>", size(run.files));
+            let _ =
+                writeln!(svg, "<text x=\"{at:.1}\" y=\"{below:.0}\" text-anchor=\"middle\">{}</text>", size(run.files));
         }
-        let _ = writeln!(svg, "<text x=\"{:.0}\" y=\"{:.0}\" text-anchor=\"middle\">files</text>", left + WIDTH / 2.0, TOP + HEIGHT + 42.0);
+        let _ = writeln!(
+            svg,
+            "<text x=\"{:.0}\" y=\"{:.0}\" text-anchor=\"middle\">files</text>",
+            left + WIDTH / 2.0,
+            TOP + HEIGHT + 42.0
+        );
         for (name, colour) in DRAWN.iter().zip(COLOURS) {
             let points: Vec<(f64, f64)> =
                 runs.iter().filter_map(|run| Some((x(run.files), y(run.costs.get(*name)?.median_ms)))).collect();
             let line: Vec<String> = points.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
-            let _ = writeln!(svg, "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>", line.join(" "));
+            let _ = writeln!(
+                svg,
+                "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>",
+                line.join(" ")
+            );
             for (x, y) in points {
                 let _ = writeln!(svg, "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\" fill=\"{colour}\"/>");
             }

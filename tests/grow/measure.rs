@@ -128,7 +128,8 @@ pub async fn passes_and_metrics(cluster: &Cluster, client: &NameServerClient) ->
         }
         tokio::time::sleep(LOOK_INTERVAL).await;
     }
-    let mut costs: Costs = passes.into_iter().map(|(name, seconds)| (format!("pass of {name}"), Cost::of(seconds))).collect();
+    let mut costs: Costs =
+        passes.into_iter().map(|(name, seconds)| (format!("pass of {name}"), Cost::of(seconds))).collect();
     costs.insert("/metrics".into(), cost(scrapes, 1));
     costs
 }

@@ -4,8 +4,8 @@ use std::panic::catch_unwind;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use holdfast::types::api::ListQuery;
 use holdfast::types::DfsPath;
+use holdfast::types::api::ListQuery;
 
 use crate::draw::{drawing, table};
 use crate::figures::{Cost, Figures, Run};
@@ -23,8 +23,12 @@ const TESTS: [(&str, fn()); 4] = [
 
 /// Runs the tests that the arguments select, as the usual harness does.
 pub fn run_tests(args: &[String]) -> ExitCode {
-    let is_value = |before: Option<&String>| before.is_some_and(|word| ["--test-threads", "--format"].contains(&&word[..]));
-    let words = args.iter().enumerate().filter(|(at, word)| !word.starts_with('-') && !is_value(at.checked_sub(1).and_then(|at| args.get(at))));
+    let is_value =
+        |before: Option<&String>| before.is_some_and(|word| ["--test-threads", "--format"].contains(&&word[..]));
+    let words = args
+        .iter()
+        .enumerate()
+        .filter(|(at, word)| !word.starts_with('-') && !is_value(at.checked_sub(1).and_then(|at| args.get(at))));
     let filters: Vec<&String> = words.map(|(_, word)| word).collect();
     let wanted = |name: &str| filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str()));
     let selected: Vec<_> = TESTS.into_iter().filter(|(name, _)| wanted(name)).collect();
@@ -78,13 +82,7 @@ fn a_filled_cluster_is_a_real_one(database: &str) {
         let bytes = study.cluster.ok(&["cat", path.as_str()]);
         assert!(bytes.into_bytes() == content(path, *size), "{path}");
     }
-    let mut query = ListQuery {
-        path: DfsPath::root(),
-        after: None,
-        limit: None,
-        recursive: true,
-        locations: false,
-    };
+    let mut query = ListQuery { path: DfsPath::root(), after: None, limit: None, recursive: true, locations: false };
     let mut entries = 0;
     loop {
         let page = study.runtime.block_on(study.client.list(&query)).unwrap();

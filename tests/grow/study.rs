@@ -13,8 +13,8 @@ use tokio::runtime::Runtime;
 use crate::common::cluster::{Cluster, Plan};
 use crate::common::postgres::Postgres;
 use crate::common::wait_for;
-use crate::fill::{Filled, Shelf, counts_are_true, empty_index, fill};
 use crate::figures::{EmptyReturn, Restored, Run, round};
+use crate::fill::{Filled, Shelf, counts_are_true, empty_index, fill};
 use crate::measure;
 
 /// Storage servers.
@@ -115,7 +115,10 @@ impl Study {
         });
         let seconds = |elapsed: Option<Duration>| round(elapsed.unwrap_or_default().as_secs_f64());
         (run.compare_seconds, run.snapshot_seconds) = (seconds(compared), seconds(copied));
-        say(run, &format!("compared after {} s, the journal copied after {} s", run.compare_seconds, run.snapshot_seconds));
+        say(
+            run,
+            &format!("compared after {} s, the journal copied after {} s", run.compare_seconds, run.snapshot_seconds),
+        );
     }
 
     /// Whether as many storage servers as keep the journal have a snapshot: what the fill has left out of the journal is in it.

@@ -11,8 +11,22 @@ const DEPTH_MAX: usize = 12;
 /// A directory has this share of all files at most.
 const SHARE_MAX: usize = 20;
 const WORDS: [&str; 16] = [
-    "invoices", "Fotos 2024", "src", "measurements", "archive", "Büro", "отчёты", "project-aurora", "node_modules", "raw",
-    "日記", "backup", "letters", "music", "v2", "Müller & Co",
+    "invoices",
+    "Fotos 2024",
+    "src",
+    "measurements",
+    "archive",
+    "Büro",
+    "отчёты",
+    "project-aurora",
+    "node_modules",
+    "raw",
+    "日記",
+    "backup",
+    "letters",
+    "music",
+    "v2",
+    "Müller & Co",
 ];
 const STEMS: [&str; 8] = ["IMG", "report", "scan", "data", "Überblick", "index", "notes", "запись"];
 const ENDS: [&str; 8] = ["jpg", "pdf", "txt", "parquet", "rs", "csv", "json", "flac"];
