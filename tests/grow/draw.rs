@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::Path;
 
-use crate::figures::{Cost, Figures, Run};
+use crate::figures::{BASE_FILES, Figures, Run};
 
 /// Where the table goes in the page.
 const BEGIN: &str = "<!-- figures -->";
@@ -66,7 +66,7 @@ pub fn table(figures: &Figures) -> String {
         let line = "---|".repeat(runs.len());
         let _ = write!(
             text,
-            "\n### {name}\n\nMedian and (95th percentile) in milliseconds.\n\n| files |{head}\n|---|{line}\n"
+            "\n### {name}\n\nMedian and (95th percentile) in milliseconds; × is how many times as much as with ten thousand files, asked in turns.\n\n| files |{head}\n|---|{line}\n"
         );
         let names: BTreeSet<&String> = runs.iter().flat_map(|run| run.costs.keys()).collect();
         let (passes, requests): (Vec<&String>, Vec<&String>) =
@@ -75,11 +75,15 @@ pub fn table(figures: &Figures) -> String {
         let mut requests = requests;
         requests.sort_by_key(drawn);
         for name in requests.into_iter().chain(passes) {
-            let cell = |cost: Option<&Cost>| match cost {
-                Some(cost) => format!(" {} ({}) |", ms(cost.median_ms), tenth(cost.p95_ms)),
+            let cell = |run: &Run| match run.costs.get(name) {
+                Some(cost) => {
+                    let ratio = run.ratio(name).filter(|_| DRAWN.contains(&name.as_str()));
+                    let ratio = ratio.map(|ratio| format!(", × {ratio:.2}")).unwrap_or_default();
+                    format!(" {} ({}){ratio} |", ms(cost.median_ms), tenth(cost.p95_ms))
+                }
                 None => " |".into(),
             };
-            let cells: String = runs.iter().map(|run| cell(run.costs.get(name))).collect();
+            let cells: String = runs.iter().map(|run| cell(run)).collect();
             let _ = writeln!(text, "| {name} |{cells}");
         }
         let mut row = |what: &str, of: &dyn Fn(&Run) -> Option<String>| {
@@ -114,68 +118,20 @@ fn tenth(number: f64) -> String {
     if number >= 10.0 { format!("{number:.0}") } else { format!("{number:.1}") }
 }
 
-/// Milliseconds by files, both in powers of ten.
+/// How many times as much as with [`BASE_FILES`], by files in powers of ten.
 pub fn drawing(figures: &Figures) -> String {
     let databases = databases(figures);
     let width = LEFT + databases.len() as f64 * (WIDTH + GAP) + LEGEND;
     let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width:.0} {:.0}\" font-family=\"sans-serif\" font-size=\"12\">\n\
-         <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n",
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width:.0} {:.0}\" font-family=\"sans-serif\" \
+         font-size=\"12\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n",
         TOP + HEIGHT + 60.0
     );
-    let all = figures.runs.iter().flat_map(|run| DRAWN.iter().filter_map(|name| run.costs.get(*name)));
-    let medians: Vec<f64> = all.map(|cost| cost.median_ms.max(0.001)).collect();
-    let low = medians.iter().copied().fold(f64::MAX, f64::min).log10().floor();
-    let high = medians.iter().copied().fold(0.001, f64::max).log10().ceil().max(low + 1.0);
-    let y = |ms: f64| TOP + HEIGHT * (1.0 - (ms.max(0.001).log10() - low) / (high - low));
+    let ratios = figures.runs.iter().flat_map(|run| DRAWN.iter().filter_map(|name| run.ratio(name)));
+    let highest = ratios.fold(1.5, f64::max).ceil();
     for (panel, (name, runs)) in databases.iter().enumerate() {
         let left = LEFT + panel as f64 * (WIDTH + GAP);
-        let x = |files: usize| left + WIDTH * ((files as f64).log10() - 3.5) / 4.0;
-        let _ = writeln!(svg, "<text x=\"{left:.0}\" y=\"24\" font-weight=\"bold\">{name}</text>");
-        for power in low as i32..=high as i32 {
-            let (at, label) = (
-                y(10f64.powi(power)),
-                if power < 0 {
-                    format!("{:.*}", -power as usize, 10f64.powi(power))
-                } else {
-                    format!("{:.0}", 10f64.powi(power))
-                },
-            );
-            let end = left + WIDTH;
-            let _ =
-                writeln!(svg, "<line x1=\"{left:.0}\" x2=\"{end:.0}\" y1=\"{at:.1}\" y2=\"{at:.1}\" stroke=\"#ddd\"/>");
-            let _ = writeln!(
-                svg,
-                "<text x=\"{:.0}\" y=\"{:.1}\" text-anchor=\"end\">{label} ms</text>",
-                left - 6.0,
-                at + 4.0
-            );
-        }
-        for run in runs {
-            let at = x(run.files);
-            let below = TOP + HEIGHT + 20.0;
-            let _ =
-                writeln!(svg, "<text x=\"{at:.1}\" y=\"{below:.0}\" text-anchor=\"middle\">{}</text>", size(run.files));
-        }
-        let _ = writeln!(
-            svg,
-            "<text x=\"{:.0}\" y=\"{:.0}\" text-anchor=\"middle\">files</text>",
-            left + WIDTH / 2.0,
-            TOP + HEIGHT + 42.0
-        );
-        for (name, colour) in DRAWN.iter().zip(COLOURS) {
-            let points: Vec<(f64, f64)> =
-                runs.iter().filter_map(|run| Some((x(run.files), y(run.costs.get(*name)?.median_ms)))).collect();
-            let line: Vec<String> = points.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
-            let _ = writeln!(
-                svg,
-                "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>",
-                line.join(" ")
-            );
-            for (x, y) in points {
-                let _ = writeln!(svg, "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\" fill=\"{colour}\"/>");
-            }
-        }
+        draw_panel(&mut svg, name, runs, left, highest);
     }
     for (number, (name, colour)) in DRAWN.iter().zip(COLOURS).enumerate() {
         let (x, y) = (width - LEGEND, TOP + 10.0 + 20.0 * number as f64);
@@ -183,4 +139,44 @@ pub fn drawing(figures: &Figures) -> String {
         let _ = writeln!(svg, "<text x=\"{:.0}\" y=\"{y:.0}\">{name}</text>", x + 18.0);
     }
     svg + "</svg>\n"
+}
+
+fn draw_panel(svg: &mut String, name: &str, runs: &[&Run], left: f64, highest: f64) {
+    let y = |ratio: f64| TOP + HEIGHT * (1.0 - ratio / highest);
+    // From ten thousand to ten million, with some room on both sides.
+    let x = |files: usize| left + WIDTH * ((files as f64).log10() - 3.6) / 3.8;
+    let (end, bottom) = (left + WIDTH, TOP + HEIGHT);
+    let _ = writeln!(svg, "<text x=\"{left:.0}\" y=\"24\" font-weight=\"bold\">{name}</text>");
+    for half in 0..=(highest * 2.0) as usize {
+        let (at, label) = (y(half as f64 / 2.0), half as f64 / 2.0);
+        let colour = if half == 2 { "#888" } else { "#ddd" };
+        let _ = writeln!(
+            svg,
+            "<line x1=\"{left:.0}\" x2=\"{end:.0}\" y1=\"{at:.1}\" y2=\"{at:.1}\" stroke=\"{colour}\"/>\n\
+             <text x=\"{:.0}\" y=\"{:.1}\" text-anchor=\"end\">× {label}</text>",
+            left - 6.0,
+            at + 4.0
+        );
+    }
+    for files in [10_000, 100_000, 1_000_000, 10_000_000] {
+        let (at, below, label) = (x(files), bottom + 20.0, size(files));
+        let _ = writeln!(
+            svg,
+            "<line x1=\"{at:.1}\" x2=\"{at:.1}\" y1=\"{TOP:.0}\" y2=\"{bottom:.0}\" stroke=\"#eee\"/>\n\
+             <text x=\"{at:.1}\" y=\"{below:.0}\" text-anchor=\"middle\">{label}</text>"
+        );
+    }
+    let middle = left + WIDTH / 2.0;
+    let _ = writeln!(svg, "<text x=\"{middle:.0}\" y=\"{:.0}\" text-anchor=\"middle\">files</text>", bottom + 42.0);
+    for (name, colour) in DRAWN.iter().zip(COLOURS) {
+        let asked = runs.iter().filter_map(|run| Some((run.files, run.ratio(name)?)));
+        let points: Vec<(f64, f64)> =
+            std::iter::once((BASE_FILES, 1.0)).chain(asked).map(|(files, ratio)| (x(files), y(ratio))).collect();
+        let line: Vec<String> = points.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
+        let line = line.join(" ");
+        let _ = writeln!(svg, "<polyline points=\"{line}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>");
+        for (x, y) in points {
+            let _ = writeln!(svg, "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\" fill=\"{colour}\"/>");
+        }
+    }
 }

@@ -5,6 +5,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+/// Files of the cluster that others are compared with.
+pub const BASE_FILES: usize = 10_000;
+
 /// All runs, each of one database and one number of files.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Figures {
@@ -28,6 +31,9 @@ pub struct Run {
     pub snapshot_seconds: f64,
     /// Of requests and actors' passes.
     pub costs: BTreeMap<String, Cost>,
+    /// The same of a cluster with [`BASE_FILES`] that was asked in turns with this one; none for that size itself.
+    #[serde(default)]
+    pub base_costs: BTreeMap<String, Cost>,
     /// Of the name server at its highest, until the costs were measured.
     pub memory_mib: u64,
     pub fsck_seconds: Option<f64>,
@@ -61,6 +67,14 @@ pub struct Restored {
     /// Of that, writing the tables.
     pub writing_seconds: f64,
     pub memory_mib: u64,
+}
+
+impl Run {
+    /// How many times as much something costs as with [`BASE_FILES`].
+    pub fn ratio(&self, name: &str) -> Option<f64> {
+        let (here, there) = (self.costs.get(name)?, self.base_costs.get(name)?);
+        (there.median_ms > 0.0).then(|| here.median_ms / there.median_ms)
+    }
 }
 
 impl Cost {

@@ -23,7 +23,7 @@ use std::process::ExitCode;
 
 use structopt::StructOpt;
 
-use figures::Figures;
+use figures::{BASE_FILES, Figures};
 use study::Study;
 
 /// Fills a cluster with many files and measures what things cost.
@@ -75,14 +75,25 @@ fn run(sizes: &[usize], databases: &[String], out: &Path, journal_copies: usize,
         std::fs::create_dir_all(directory).unwrap();
     }
     for database in databases {
+        let base = sizes
+            .iter()
+            .any(|files| *files != BASE_FILES)
+            .then(|| Study::begin(database, BASE_FILES, journal_copies).0);
         for files in sizes {
             let (mut study, mut run) = Study::begin(database, *files, journal_copies);
+            // What is measured only once of this size stays.
+            let before =
+                Figures::load(out).runs.into_iter().find(|other| (&other.database, other.files) == (database, *files));
+            if let Some(before) = before {
+                (run.fsck_seconds, run.restore, run.empty_return) =
+                    (before.fsck_seconds, before.restore, before.empty_return);
+            }
             let keep = |run: &figures::Run| {
                 let mut figures = Figures::load(out);
                 figures.put(run.clone());
                 figures.save(out);
             };
-            study.costs(&mut run);
+            study.costs(base.as_ref().filter(|_| *files != BASE_FILES), &mut run);
             keep(&run);
             if disasters {
                 study.fsck(&mut run);

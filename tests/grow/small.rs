@@ -8,7 +8,7 @@ use holdfast::types::DfsPath;
 use holdfast::types::api::ListQuery;
 
 use crate::draw::{drawing, table};
-use crate::figures::{Cost, Figures, Run};
+use crate::figures::{BASE_FILES, Cost, Figures, Run};
 use crate::study::Study;
 use crate::tree::{Tree, content};
 
@@ -59,15 +59,17 @@ fn a_tree_is_the_same_again() {
 }
 
 fn figures_become_a_table_and_a_drawing() {
+    let costs = |ms: f64| [("stat".to_string(), Cost { median_ms: ms, p95_ms: ms * 2.0, times: 9 })].into();
     let run = |files: usize, ms: f64| Run {
         database: "sqlite".into(),
         files,
-        costs: [("stat".to_string(), Cost { median_ms: ms, p95_ms: ms * 2.0, times: 9 })].into(),
+        costs: costs(ms),
+        base_costs: if files > BASE_FILES { costs(0.5) } else { Default::default() },
         ..Run::default()
     };
     let figures = Figures { runs: vec![run(10_000, 0.5), run(1_000_000, 0.55)] };
     let table = table(&figures);
-    assert!(table.contains("| stat | 0.50 (1.0) | 0.55 (1.1) |"), "{table}");
+    assert!(table.contains("| stat | 0.50 (1.0) | 0.55 (1.1), × 1.10 |"), "{table}");
     let svg = drawing(&figures);
     assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>") && svg.contains(">stat<"), "{svg}");
 }

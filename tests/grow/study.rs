@@ -131,12 +131,18 @@ impl Study {
         (0..SERVERS).filter(|number| has_one(*number)).count() >= self.journal_copies
     }
 
-    /// What requests and passes cost.
-    pub fn costs(&mut self, run: &mut Run) {
+    /// What requests and passes cost, and those of a smaller cluster that is asked in turns with this one.
+    pub fn costs(&mut self, base: Option<&Self>, run: &mut Run) {
         run.load.0 = load();
-        run.costs = self.runtime.block_on(measure::requests(&self.cluster, &self.client, &self.filled));
-        let passes = self.runtime.block_on(measure::passes_and_metrics(&self.cluster, &self.client));
-        run.costs.extend(passes);
+        let mut all = self.runtime.block_on(async {
+            let mut asked = vec![measure::Asked::new(&self.cluster, &self.client, &self.filled).await];
+            if let Some(base) = base {
+                asked.push(measure::Asked::new(&base.cluster, &base.client, &base.filled).await);
+            }
+            measure::costs(&mut asked).await
+        });
+        run.costs = all.remove(0);
+        run.base_costs = all.pop().unwrap_or_default();
         run.load.1 = load();
         run.memory_mib = self.cluster.name_server.peak_memory_mib();
         say(run, &format!("{:#?}, {} MiB", run.costs, run.memory_mib));
