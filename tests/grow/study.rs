@@ -244,8 +244,8 @@ impl Study {
         assert!(objects >= self.filled.files as i64, "{objects} objects are left");
     }
 
-    fn until<T>(&self, what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
-        wait_for(what, LIMIT.as_secs(), || condition())
+    fn until<T>(&self, what: &str, condition: impl FnMut() -> Option<T>) -> T {
+        wait_for(what, LIMIT.as_secs(), condition)
     }
 }
 
