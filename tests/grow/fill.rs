@@ -96,6 +96,7 @@ pub async fn fill(database: &str, shelves: &[Shelf], files: usize, seed: u64) ->
     drop(senders);
     writers.into_iter().for_each(|writer| writer.join().unwrap());
     db.write(settle).await.unwrap();
+    clean_up(&url);
     filled.took = began.elapsed();
     filled
 }
@@ -203,14 +204,19 @@ fn copied(connection: &mut AnyConnection) -> Step<()> {
     Ok(())
 }
 
-/// The numbers are summed up, as the `Auditor` does each minute, and the planner knows what there is, as after a night.
+/// The numbers are summed up, as the `Auditor` does each minute.
 fn settle(connection: &mut AnyConnection) -> Step<()> {
     dialect::take_time(connection)?;
     counts::fold(connection)?;
-    if let AnyConnection::Postgres(connection) = connection {
-        connection.batch_execute("ANALYZE")?;
-    }
     Ok(())
+}
+
+/// What Postgres does by itself within the next minutes, and would do while things are measured: the planner knows what
+/// there is, and the rows of the journal that went are really gone.
+fn clean_up(url: &DatabaseUrl) {
+    if let DatabaseUrl::Postgres(url) = url {
+        PgConnection::establish(url).unwrap().batch_execute("VACUUM ANALYZE").unwrap();
+    }
 }
 
 /// Writes what comes into an index, as the storage server would in the end have it.

@@ -47,12 +47,14 @@ pub struct Asked<'a> {
 /// What one after the other costs, asked of all clusters in turns: what else the machine does meanwhile, it does to all of
 /// them. Answers the costs of each.
 pub async fn costs(asked: &mut [Asked<'_>]) -> Vec<Costs> {
+    let clusters = asked.len();
     for number in 0..TIMES + WARM_UP {
-        for one in &mut *asked {
-            one.read().await;
+        // Another one begins each time.
+        for turn in number..number + clusters {
+            asked[turn % clusters].read().await;
         }
-        for one in &mut *asked {
-            one.change(number).await;
+        for turn in number..number + clusters {
+            asked[turn % clusters].change(number).await;
         }
     }
     asked.iter_mut().flat_map(|one| one.seconds.values_mut()).for_each(|seconds| drop(seconds.drain(..WARM_UP)));
