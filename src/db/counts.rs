@@ -8,9 +8,12 @@
 //! The *audit* counts everything anew, a page of objects at a time, and puts right what differs. It has a tally of its
 //! own, to which the triggers add as well what changes of objects that it has passed. So both tallies are of the same
 //! rows when it is through, however much was changed meanwhile and however often it was interrupted.
+//!
+//! A restore, which writes all rows anew in one transaction, switches the triggers off and counts at its end ([`stop`]).
 
 use std::collections::{BTreeMap, HashMap};
 
+use diesel::connection::SimpleConnection;
 use diesel::expression::SqlLiteral;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Bool, Integer, Text};
@@ -280,6 +283,30 @@ fn sentence(differences: usize, kept: &BTreeMap<Key, Numbers>, audited: &BTreeMa
          files themselves are not concerned",
         parts.join("; ")
     )
+}
+
+/// Counting is switched off in this transaction, which writes all rows anew; a row costs several more with it. If the
+/// transaction ends in any other way than by [`Stopped::count`] and its commit, nothing has happened: the triggers and the
+/// numbers are those of before.
+#[must_use = "the triggers are to be switched on again"]
+pub struct Stopped {
+    /// Statements.
+    resume: Vec<String>,
+}
+
+/// Switches counting off. Nobody else writes until the transaction ends.
+pub fn stop(connection: &mut AnyConnection) -> Step<Stopped> {
+    Ok(Stopped { resume: dialect::stop_counting(connection)? })
+}
+
+impl Stopped {
+    /// Switches counting on again, and counts what was written.
+    pub fn count(self, connection: &mut AnyConnection) -> Step<()> {
+        for statement in &self.resume {
+            connection.batch_execute(statement)?;
+        }
+        recount(connection)
+    }
 }
 
 /// Counts everything anew at once, in one statement: for whoever has written all rows anew. Nobody else writes meanwhile.

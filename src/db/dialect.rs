@@ -231,6 +231,38 @@ pub fn end_load(connection: &mut AnyConnection) -> QueryResult<()> {
     Ok(())
 }
 
+/// Switches the triggers off that keep the counts, and answers the statements that switch them on again. Whatever ends the
+/// transaction before its commit undoes it: both backends change their catalogue in transactions. On Postgres nobody else
+/// writes the tables until the transaction ends.
+pub fn stop_counting(connection: &mut AnyConnection) -> QueryResult<Vec<String>> {
+    #[derive(QueryableByName)]
+    struct Trigger {
+        #[diesel(sql_type = Text)]
+        off: String,
+        #[diesel(sql_type = Text)]
+        on: String,
+    }
+    let triggers: Vec<Trigger> = match connection {
+        AnyConnection::Postgres(connection) => diesel::sql_query(
+            "SELECT format('ALTER TABLE %s DISABLE TRIGGER %I', tgrelid::regclass, tgname) AS off,
+                    format('ALTER TABLE %s ENABLE TRIGGER %I', tgrelid::regclass, tgname) AS \"on\"
+             FROM pg_trigger WHERE NOT tgisinternal AND starts_with(tgname, 'counts_') AND tgenabled <> 'D'
+               AND pg_table_is_visible(tgrelid)
+             ORDER BY tgrelid, tgname",
+        )
+        .load(connection)?,
+        AnyConnection::Sqlite(connection) => diesel::sql_query(
+            "SELECT 'DROP TRIGGER ' || name AS off, sql AS \"on\" FROM sqlite_master
+             WHERE type = 'trigger' AND substr(name, 1, 7) = 'counts_' ORDER BY name",
+        )
+        .load(connection)?,
+    };
+    for trigger in &triggers {
+        connection.batch_execute(&trigger.off)?;
+    }
+    Ok(triggers.into_iter().map(|trigger| trigger.on).collect())
+}
+
 /// Locks objects by id, in the order of their ids, until the end of the transaction. SQLite has one writer.
 pub fn lock_objects(connection: &mut AnyConnection, ids: &[i64]) -> QueryResult<()> {
     if let AnyConnection::Postgres(connection) = connection {

@@ -32,7 +32,7 @@ use super::connection::AnyConnection;
 use super::error::Step;
 use super::rows::*;
 use super::schema::*;
-use super::{dialect, events};
+use super::{counts, dialect, events};
 use crate::journal::{ENTRIES, OBJECTS, SERVERS, Staging, TOKENS};
 use crate::types::api::RestoreStatus;
 use crate::types::limits::COMPONENT_BYTES_MAX;
@@ -113,6 +113,7 @@ pub fn rebuild(
     }
     dialect::take_time(connection)?;
     dialect::begin_load(connection)?;
+    let counting = counts::stop(connection)?;
     let now = dialect::clock(connection)?.max(cluster.clock_floor);
     clear(connection)?;
     let (objects, entries, copies) = (staging.count(OBJECTS)?, staging.count(ENTRIES)?, staging.count(INVENTORY)?);
@@ -131,6 +132,7 @@ pub fn rebuild(
     rebuild.changes_lost()?;
     rebuild.count()?;
     rebuild.lost()?;
+    counting.count(rebuild.connection)?;
     let last = rebuild.last.max(plan.known.version).max(cluster.last_version);
     finish(connection, plan, last, now, &status)?;
     crate::types::failpoint::RESTORE_WRITTEN.passed();

@@ -7,6 +7,7 @@
 //! - `workload`, `client`, `content`, `history`: what clients do, and what is written down of it
 //! - `nemesis`: the faults, one file each
 //! - `check`: the judgement
+//! - `preload`: files that nobody touches
 //! - `run`, `summary`, `options`: a run from its start to its last line
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -21,6 +22,7 @@ mod inside;
 mod nemesis;
 mod network;
 mod options;
+mod preload;
 mod run;
 mod selection;
 mod server;

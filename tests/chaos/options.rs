@@ -37,6 +37,9 @@ pub struct Options {
     /// Groups of six paths each; fewer of them collide more
     #[structopt(long, default_value = "4")]
     pub groups: u8,
+    /// Small files that are there before the faults begin; they are all read at the end
+    #[structopt(long, default_value = "0")]
+    pub preload: usize,
     /// More arguments of the name servers, in one word
     #[structopt(long, default_value = "", allow_hyphen_values = true)]
     pub name_server_args: String,

@@ -16,6 +16,7 @@ use crate::client::{Client, Shared};
 use crate::history::{self, Op, Recorder, dir_path};
 use crate::nemesis::{self, Kind};
 use crate::options::Options;
+use crate::preload;
 use crate::world::World;
 
 /// How long the cluster may take to come back to full replication.
@@ -51,6 +52,8 @@ pub struct Summary {
     pub outages: (f64, f64),
     /// Files that came to the file system below a mount point.
     pub strays: usize,
+    /// Files that were there before and are not as they were.
+    pub preloaded: Vec<String>,
     pub healed: Healed,
     pub fsck: Fsck,
     /// Where logs and history are, if they were kept.
@@ -77,6 +80,7 @@ impl Summary {
         self.judgement.is_clean()
             && self.ok > 0
             && self.strays == 0
+            && self.preloaded.is_empty()
             && !matches!(self.healed, Healed::Not(_))
             && !matches!(self.fsck, Fsck::Findings(_))
     }
@@ -100,10 +104,13 @@ pub fn run(options: &Options, kinds: &[Kind], heal_check: HealCheck) -> Summary 
         lies: options.lie,
     });
     runtime.block_on(make_directories(&shared, options.groups));
+    preload::fill(&world, options.preload);
     world.begin();
     let clients = rage(options, kinds, &world, &shared, &runtime);
-    let healed = heal(&world, heal_check);
-    let fsck = if matches!(healed, Healed::After(_)) { fsck(&world) } else { Fsck::NotAsked };
+    let healed = heal(&world, heal_check, preload::healing(options.preload));
+    let more = preload::checking(options.preload);
+    let fsck = if matches!(healed, Healed::After(_)) { fsck(&world, FSCK_TIMEOUT + more) } else { Fsck::NotAsked };
+    let preloaded = preload::findings(&world, options.preload);
     runtime.block_on(async {
         futures_util::future::join_all(clients.into_iter().map(Client::read_all)).await;
     });
@@ -123,6 +130,7 @@ pub fn run(options: &Options, kinds: &[Kind], heal_check: HealCheck) -> Summary 
         judgement,
         outages: check::outages(&ops),
         strays: world.strays(),
+        preloaded,
         healed,
         fsck,
         kept: None,
@@ -179,10 +187,10 @@ fn rage(options: &Options, kinds: &[Kind], world: &World, shared: &Arc<Shared>, 
 }
 
 /// Heals all that was done and waits for what the cluster has to do itself.
-fn heal(world: &World, check: HealCheck) -> Healed {
+fn heal(world: &World, check: HealCheck, more: Duration) -> Healed {
     let started = Instant::now();
     world.note("everything is healed".into());
-    let limit = if check == HealCheck::Off { Duration::from_secs(30) } else { HEAL_TIMEOUT };
+    let limit = if check == HealCheck::Off { Duration::from_secs(30) } else { HEAL_TIMEOUT + more };
     let mut why = String::from("nobody answers");
     while started.elapsed() < limit {
         world.revive();
@@ -226,15 +234,15 @@ fn troubles(world: &World) -> Vec<String> {
 }
 
 /// Asks for a check of the metadata against the inventories.
-fn fsck(world: &World) -> Fsck {
+fn fsck(world: &World, limit: Duration) -> Fsck {
     let answer = world.runtime.block_on(async {
         let request = FsckRequest::default();
         let fsck = world.client.fsck(&request, |_| ());
-        match tokio::time::timeout(FSCK_TIMEOUT, fsck).await {
+        match tokio::time::timeout(limit, fsck).await {
             Ok(Ok(report)) => Ok(Some(report)),
             Ok(Err(error)) if error.code() == ErrorCode::NotFound => Ok(None),
             Ok(Err(error)) => Err(error.chain()),
-            Err(_) => Err(format!("it took longer than {FSCK_TIMEOUT:?}")),
+            Err(_) => Err(format!("it took longer than {limit:?}")),
         }
     });
     match answer {
@@ -273,6 +281,7 @@ fn explain(summary: &Summary, options: &Options, ops: &[Op], diary: &[(f64, Stri
     if let Fsck::Findings(what) = &summary.fsck {
         println!("fsck: {what}");
     }
+    summary.preloaded.iter().for_each(|finding| println!("preloaded: {finding}"));
     if summary.strays > 0 {
         println!("{} files came to where a disk was not mounted", summary.strays);
     }
@@ -281,14 +290,15 @@ fn explain(summary: &Summary, options: &Options, ops: &[Op], diary: &[(f64, Stri
     }
     let more = if options.no_heal_check { " --no-heal-check" } else { "" };
     println!(
-        "to repeat: scripts/chaos --seed {} --seconds {} --nemesis {} --database {} --clients {} --servers {} --groups {}{more}",
+        "to repeat: scripts/chaos --seed {} --seconds {} --nemesis {} --database {} --clients {} --servers {} --groups {} --preload {}{more}",
         options.seed,
         options.seconds,
         summary.nemeses,
         options.database,
         options.clients,
         options.servers,
-        options.groups
+        options.groups,
+        options.preload
     );
     if let Some(dir) = &summary.kept {
         println!("kept: {}; the history again: scripts/chaos --judge {0}/history.jsonl", dir.display());

@@ -71,7 +71,7 @@ fn short(words: &str) -> crate::run::Summary {
 }
 
 fn storage_servers_are_killed_and_paused_on_sqlite() {
-    assert!(short("--seed 1 --seconds 8 --nemesis kill-storage,pause").is_good());
+    assert!(short("--seed 1 --seconds 8 --nemesis kill-storage,pause --preload 600").is_good());
 }
 
 fn name_server_and_database_are_killed_on_postgres() {

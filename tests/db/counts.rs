@@ -321,60 +321,84 @@ impl Walk {
         format!("{} copies lost", lost.len())
     }
 
-    /// All rows are written anew, from the database's own and from what servers would say that they have.
+    /// All rows are written anew, from the database's own and from what servers would say that they have. Before it is done it
+    /// ends early: counting is switched off meanwhile, and must be on again whenever it ends.
     async fn restore(&mut self, db: &TestDb) -> String {
         self.under_way.clear();
-        let state = db.db.read(holdfast::db::cluster::state).await.unwrap();
-        let id = ObjectId::generate().0;
-        let epoch = db.db.write(move |c| restores::begin(c, id, state.cluster, state.epoch)).await.unwrap();
-        db.db
-            .write(move |connection| {
-                let mut staging = Staging::create(None)?;
-                restores::stage_own(connection, &mut staging)?;
-                let rows: Vec<(ReplicaRow, ObjectRow)> = schema::replicas::table
-                    .inner_join(schema::objects::table.on(schema::objects::id.eq(schema::replicas::object)))
-                    .filter(schema::replicas::state.eq("present"))
-                    .select((ReplicaRow::as_select(), ObjectRow::as_select()))
-                    .load(connection)?;
-                for (copy, object) in rows {
-                    let replica = ReplicaKey { object: ObjectId(object.id), generation: Generation(copy.generation) };
-                    let now = chrono::Utc::now();
-                    let line = InventoryLine {
-                        replica,
-                        size: object.size as u64,
-                        sha256: Sha256::from_slice(&object.sha256)?,
-                        label: object.label,
-                        epoch: 1,
-                        version: Some(object.version),
-                        ticket_expires: now,
-                        verified: now,
-                        gone: false,
-                    };
-                    let key = format!("{}/{replica}", ServerId(copy.server));
-                    staging.apply(INVENTORY, &key, Some(&serde_json::to_string(&line).unwrap()))?;
-                }
-                let plan = Plan {
-                    cluster: state.cluster,
-                    epoch,
-                    head: state.version,
-                    told: state.version,
-                    known: Known { version: state.version, by: String::new(), rows: Vec::new() },
-                    servers: schema::servers::table.select(ServerRow::as_select()).load(connection)?,
-                    superuser: schema::tokens::table.select(TokenRow::as_select()).first(connection)?,
-                    by_first_token: false,
-                    copies: 2,
-                    progress: Default::default(),
-                };
-                rebuild(connection, &mut staging, &plan, RestoreStatus::default())
-            })
-            .await
-            .unwrap();
+        for end in [End::AtTheFirstRow, End::BeforeTheCommit] {
+            assert!(write_anew(db, end).await.is_err());
+            compare(db, &format!("a restore that ended early, {end:?}")).await;
+        }
+        write_anew(db, End::Never).await.unwrap();
         db.servers(self.servers.len() as u128).await;
         for server in self.servers.clone() {
             set_health(db, server, "live").await;
         }
         "restore".into()
     }
+}
+
+/// When a restore ends before its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Never,
+    AtTheFirstRow,
+    BeforeTheCommit,
+}
+
+/// The one transaction of a restore.
+async fn write_anew(db: &TestDb, end: End) -> holdfast::types::Result<()> {
+    let state = db.db.read(holdfast::db::cluster::state).await.unwrap();
+    let id = ObjectId::generate().0;
+    let epoch = db.db.write(move |c| restores::begin(c, id, state.cluster, state.epoch)).await.unwrap();
+    db.db
+        .write(move |connection| {
+            let mut staging = Staging::create(None)?;
+            restores::stage_own(connection, &mut staging)?;
+            let rows: Vec<(ReplicaRow, ObjectRow)> = schema::replicas::table
+                .inner_join(schema::objects::table.on(schema::objects::id.eq(schema::replicas::object)))
+                .filter(schema::replicas::state.eq("present"))
+                .select((ReplicaRow::as_select(), ObjectRow::as_select()))
+                .load(connection)?;
+            for (copy, object) in rows {
+                let replica = ReplicaKey { object: ObjectId(object.id), generation: Generation(copy.generation) };
+                let now = chrono::Utc::now();
+                let line = InventoryLine {
+                    replica,
+                    size: object.size as u64,
+                    sha256: Sha256::from_slice(&object.sha256)?,
+                    label: object.label,
+                    epoch: 1,
+                    version: Some(object.version),
+                    ticket_expires: now,
+                    verified: now,
+                    gone: false,
+                };
+                let key = format!("{}/{replica}", ServerId(copy.server));
+                staging.apply(INVENTORY, &key, Some(&serde_json::to_string(&line).unwrap()))?;
+            }
+            let plan = Plan {
+                cluster: state.cluster,
+                epoch,
+                head: state.version,
+                told: state.version,
+                known: Known { version: state.version, by: String::new(), rows: Vec::new() },
+                servers: schema::servers::table.select(ServerRow::as_select()).load(connection)?,
+                superuser: schema::tokens::table.select(TokenRow::as_select()).first(connection)?,
+                by_first_token: false,
+                copies: 2,
+                progress: Default::default(),
+            };
+            if end == End::AtTheFirstRow {
+                plan.progress.stop();
+            }
+            rebuild(connection, &mut staging, &plan, RestoreStatus::default())?;
+            if end == End::BeforeTheCommit {
+                return Err(Error::unavailable("it ended before its commit").into());
+            }
+            Ok(())
+        })
+        .await
 }
 
 async fn set_health(db: &TestDb, server: ServerId, health: &'static str) {
