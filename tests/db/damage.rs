@@ -134,7 +134,7 @@ both_backends! {
         let place = db.db.begin_anew(&secret()).await.unwrap().unwrap();
         assert!(db.db.soundness().trouble().is_none());
         let state = db.db.read(cluster::state).await.unwrap();
-        assert_eq!((state.mode.as_str(), state.version), ("restoring", 0), "an empty one waits");
+        assert_eq!((state.mode.word(), state.version), ("restoring", 0), "an empty one waits");
         let find = |head: JournalPosition| former::find(db.db.url(), &head);
         let former = find(head.clone()).unwrap();
         assert_eq!((&former.place, former.reach, former.knows), (&place, last, last));

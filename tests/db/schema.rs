@@ -187,11 +187,11 @@ async fn an_empty_database_waits_and_one_that_is_newer_or_taken_is_refused() {
     let db = Db::open(&url).unwrap();
     migrate::prepare(&url, false, &secret(), 2).unwrap();
     let state = db.read(holdfast::db::cluster::state).await.unwrap();
-    assert_eq!((state.mode.as_str(), state.cluster, state.epoch), ("restoring", uuid::Uuid::nil(), 0));
+    assert_eq!((state.mode.word(), state.cluster, state.epoch), ("restoring", uuid::Uuid::nil(), 0));
     assert!(state.mode_reason.unwrap().contains("--initialize"));
     migrate::prepare(&url, true, &secret(), 2).unwrap();
     let state = db.read(holdfast::db::cluster::state).await.unwrap();
-    assert_eq!((state.mode.as_str(), state.epoch), ("normal", 1));
+    assert_eq!((state.mode.word(), state.epoch), ("normal", 1));
     assert!(Db::open(&url).err().unwrap().message().contains("another name server"));
     let stranger = holdfast::security::ClusterSecret::from_text(&"t".repeat(40)).unwrap();
     assert_eq!(migrate::prepare(&url, true, &stranger, 2).unwrap_err().code(), ErrorCode::InvalidRequest);

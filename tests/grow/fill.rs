@@ -13,7 +13,7 @@ use diesel::prelude::*;
 use holdfast::db::change::Changes;
 use holdfast::db::rows::{EntryRow, ObjectRow, ReplicaRow};
 use holdfast::db::{AnyConnection, DatabaseUrl, Db, Step, counts, dialect, journal, schema};
-use holdfast::storage::store::index;
+use holdfast::storage::store::{index, opening};
 use holdfast::types::{DfsPath, EventKind, Generation, ObjectId, ServerId, Sha256};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -222,7 +222,7 @@ fn clean_up(url: &DatabaseUrl) {
 /// Writes what comes into an index, as the storage server would in the end have it.
 fn write_index(path: &Path, batches: &Receiver<Vec<Copy>>) {
     use index::{replicas, small_bytes};
-    let mut connection = index::open_writer(path).unwrap();
+    let mut connection = opening::open_writer(path).unwrap();
     connection.batch_execute("PRAGMA synchronous = OFF").unwrap();
     for batch in batches {
         let write = |connection: &mut index::IndexConnection| -> QueryResult<()> {
@@ -243,7 +243,7 @@ fn write_index(path: &Path, batches: &Receiver<Vec<Copy>>) {
 
 /// Takes everything out of an index: the server comes back with an empty disk.
 pub fn empty_index(path: &Path) {
-    let mut connection = index::open_writer(path).unwrap();
+    let mut connection = opening::open_writer(path).unwrap();
     connection.batch_execute("DELETE FROM small_bytes; DELETE FROM replicas").unwrap();
 }
 
