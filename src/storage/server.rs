@@ -15,6 +15,7 @@ use super::collector::Collect;
 use super::condition::Condition;
 use super::heard::{self, Heard};
 use super::identity::Identity;
+use super::merger::MergeJournal;
 use super::options::{Action, Command, JournalAction, OptionalOptions, Options, announced, checked};
 use super::prober::ProveWrites;
 use super::readiness::Readiness;
@@ -375,6 +376,7 @@ async fn serve(typed: OptionalOptions) -> Result<()> {
     }
     PassActor::supervise(&supervisor, &board, "Registrar", Register::TIMING, Register { shared: shared.clone() });
     PassActor::supervise(&supervisor, &board, "Collector", Collect::TIMING, Collect::new(shared.clone()));
+    PassActor::supervise(&supervisor, &board, "Merger", MergeJournal::TIMING, MergeJournal { shared: shared.clone() });
     let timing = Scrub::timing(shared.options.scrub.period);
     let scrubber = PassActor::supervise(&supervisor, &board, "Scrubber", timing, Scrub::new(shared.clone(), started));
     shared.suspects.serve_by(scrubber);
