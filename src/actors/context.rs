@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use chrono::TimeDelta;
 use uuid::Uuid;
 
+use super::journal_holders::JournalHolders;
 use super::pass::PassReport;
 use super::standing::Standing;
 use crate::client::StorageClient;
@@ -96,13 +97,23 @@ pub struct Context {
     pub settings: Arc<Settings>,
     /// Cluster, epoch, lease.
     pub standing: Standing,
+    /// What is known of the journal's holders.
+    pub journal: JournalHolders,
     servers: Arc<Mutex<Option<Seen>>>,
 }
 
 impl Context {
     /// A context over its parts; `standing` is shared with the credentials inside `storage`.
     pub fn new(db: Db, storage: StorageClient, signer: Signer, settings: Settings, standing: Standing) -> Self {
-        Self { db, storage, signer, settings: Arc::new(settings), standing, servers: Arc::default() }
+        Self {
+            db,
+            storage,
+            signer,
+            settings: Arc::new(settings),
+            standing,
+            journal: JournalHolders::default(),
+            servers: Arc::default(),
+        }
     }
 
     /// The same for the actors, whose turns at the database do not depend on how many users wait.

@@ -1,45 +1,40 @@
 //! The `JournalKeeper`: copies the metadata's journal to storage servers, so that the database is disposable.
 //!
-//! Progress is asked from the servers, never remembered. A holder gets the changes behind its tip as segments; one
-//! that cannot go on from its tip gets a snapshot. A holder that knows more than the database, or something else,
-//! is the evidence that the database was set back: the cluster goes read-only.
+//! Progress is asked from the servers, never remembered. A holder gets the changes behind its tip as segments; that one
+//! cannot go on from its tip, or has outgrown its last snapshot, is noted for the [`super::snapshot_sender`], and holds up
+//! nobody. A holder that knows more than the database, or something else, is the evidence that the database was set back:
+//! the cluster goes read-only.
 //!
 //! Deletions wait for the journal's copies, and in the end changes do. So nothing waits for a holder that cannot keep its
 //! copy: one that says so ([`ServerView::can_keep`]) is none, and one that fails again and again is set aside
-//! ([`Trials`]). What `--journal-copies` others have, or all others that there are, is enough then.
+//! ([`crate::decisions::journal::Trials`]). What `--journal-copies` others have, or all others that there are, is enough
+//! then. One that is being filled is waited for only where the others are fewer than two ([`copied`]).
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, join_all};
-use tokio::sync::mpsc;
 
 use super::context::Context;
+use super::journal_holders::Want;
 use super::pass::{PassReport, Timing, Work};
 use crate::db::cluster::{self, ClusterState};
 use crate::db::rows::EventRow;
 use crate::db::server::ServerView;
 use crate::db::{dialect, events, journal};
-use crate::decisions::journal::{FAILED_PASSES_MAX, Head, Holder, Send, Trials, choose, copied, next};
-use crate::journal::{ENTRIES, OBJECTS, Origin, SERVERS, SnapshotWriter, TOKENS, format};
+use crate::decisions::journal::{
+    Able, FAILED_PASSES_MAX, Head, Holder, SNAPSHOT_FLOOR_BYTES, Send, choose, copied, next, snapshot_is_due,
+};
+use crate::journal::{Origin, format};
 use crate::types::api::AdminState;
-use crate::types::storage_api::{JournalPosition, JournalStatus, Peer};
+use crate::types::failpoint;
+use crate::types::storage_api::{JournalPosition, JournalStatus};
 use crate::types::{Error, ErrorCode, EventKind, Mode, Result, ServerId, Sha256, Version};
 
 /// Rows of one segment; a single change may have more.
 const SEGMENT_ROWS: i64 = 5_000;
 /// Segments that one holder is sent in one pass.
 const SEGMENTS_MAX: usize = 20;
-/// Rows that are read at once for a snapshot.
-const SNAPSHOT_PAGE_ROWS: i64 = 1_000;
-/// Pieces of a snapshot that wait to be sent.
-const SNAPSHOT_PIECES_MAX: usize = 4;
-/// A holder gets a new snapshot when the segments since its last one have more bytes than this, and twice as many as
-/// the snapshot has.
-const SEGMENT_BYTES_MIN: u64 = 32 << 20;
-/// As many segments since the last snapshot are enough too.
-const SEGMENTS_SINCE_SNAPSHOT_MAX: usize = 5_000;
 /// How often it is looked for better holders while the present ones answer.
 const CHOOSE_INTERVAL: Duration = Duration::from_secs(20);
 /// How long a server may take to say how far its copy reaches.
@@ -52,30 +47,21 @@ const TRIM_VERSIONS: i64 = 20_000;
 /// The work of the actor.
 pub struct KeepJournal {
     context: Context,
-    memory: Arc<Mutex<Memory>>,
-}
-
-#[derive(Default)]
-struct Memory {
-    holders: Vec<ServerId>,
-    chosen: Option<Instant>,
-    trimmed: Option<Instant>,
-    trials: Trials,
 }
 
 impl KeepJournal {
     /// The interval is what a lost database takes with it.
-    pub const TIMING: Timing = Timing { interval: Duration::from_millis(700), deadline: Duration::from_secs(3_600) };
+    pub const TIMING: Timing = Timing { interval: Duration::from_millis(700), deadline: Duration::from_secs(300) };
 
     /// Without holders yet.
     pub fn new(context: Context) -> Self {
-        Self { context, memory: Arc::default() }
+        Self { context }
     }
 }
 
 impl Work for KeepJournal {
     fn pass(&self) -> BoxFuture<'static, Result<PassReport>> {
-        Box::pin(pass(self.context.clone(), self.memory.clone()))
+        Box::pin(pass(self.context.clone()))
     }
 }
 
@@ -96,13 +82,13 @@ fn by_holder(server: &ServerView) -> impl Fn(Error) -> Fault {
 struct Served {
     reached: Option<Version>,
     segments: usize,
-    snapshots: usize,
+    want: Option<Want>,
     more: bool,
 }
 
-async fn pass(context: Context, memory: Arc<Mutex<Memory>>) -> Result<PassReport> {
+async fn pass(context: Context) -> Result<PassReport> {
     if context.standing.held().is_none() {
-        *lock(&memory) = Memory::default();
+        context.journal.forget();
         return Ok(context.standby());
     }
     let state = context.db.read(cluster::state).await?;
@@ -112,22 +98,35 @@ async fn pass(context: Context, memory: Arc<Mutex<Memory>>) -> Result<PassReport
     }
     let servers = context.servers().await?;
     let able: Vec<&ServerView> = servers.iter().filter(|server| server.can_keep()).collect();
-    let holders = holders(&context, &memory, &state, &able).await;
+    let holders = holders(&context, &state, &able).await;
     let chosen: Vec<&ServerView> =
         able.iter().copied().filter(|server| holders.contains(&ServerId(server.row.id))).collect();
+    let asked = Instant::now();
     let outcomes = join_all(chosen.iter().map(|server| serve(&context, server))).await;
-    let (mut served, mut failed, mut unable) = (Vec::new(), None, Vec::new());
+    let (mut served, mut failed, mut unable, mut filling) = (Vec::new(), None, Vec::new(), 0);
     for (server, outcome) in chosen.into_iter().zip(outcomes) {
-        let now = Instant::now();
-        let is_news = |succeeded| lock(&memory).trials.note(ServerId(server.row.id), succeeded, now);
+        let (id, now) = (ServerId(server.row.id), Instant::now());
         match outcome {
             Ok(one) => {
-                is_news(true);
+                let mut memory = context.journal.lock();
+                memory.served(id, asked, one.reached, one.want);
+                match one.reached {
+                    Some(_) => drop(memory.trials.note(id, true, now)),
+                    // Whether it does its part its snapshot will show.
+                    None if memory.has_no_room(id) => unable.push(server.row.id),
+                    None if memory.trials.is_set_aside(id) => {}
+                    None => filling += 1,
+                }
                 served.push(one);
             }
             Err(Fault::Own(error)) => failed = Some(error),
             Err(Fault::Holder(error)) => {
-                if is_news(false) {
+                let is_news = {
+                    let mut memory = context.journal.lock();
+                    memory.not_served(id, &error);
+                    memory.trials.note(id, false, now)
+                };
+                if is_news {
                     tell_set_aside(&context, server, &error).await?;
                 }
                 // A full disk must not hold up the deletions that would make room on it.
@@ -139,36 +138,33 @@ async fn pass(context: Context, memory: Arc<Mutex<Memory>>) -> Result<PassReport
         }
     }
     let needed = able.iter().filter(|server| {
-        !unable.contains(&server.row.id) && !lock(&memory).trials.is_set_aside(ServerId(server.row.id))
+        let is_set_aside = || context.journal.lock().trials.is_set_aside(ServerId(server.row.id));
+        !unable.contains(&server.row.id) && !is_set_aside()
     });
     let reached = served.iter().filter_map(|one| one.reached).collect();
-    let copied = copied(reached, context.settings.journal_copies, needed.count());
+    let copied = copied(reached, context.settings.journal_copies, Able { servers: needed.count(), filling });
     if copied > state.journal_copied {
-        crate::types::failpoint::JOURNAL_SENT.passed();
+        failpoint::JOURNAL_SENT.passed();
         let history = state.history.to_string();
         context.act(move |connection| Ok(journal::note_copied(connection, &history, copied)?)).await?;
     }
-    let trimmed = trim(&context, &memory).await?;
+    let trimmed = trim(&context).await?;
     if let Some(error) = failed {
-        lock(&memory).chosen = None;
+        context.journal.lock().chosen = None;
         return Err(error);
     }
     Ok(PassReport {
         counts: vec![
             ("copies", served.len()),
             ("segments sent", served.iter().map(|one| one.segments).sum()),
-            ("snapshots sent", served.iter().map(|one| one.snapshots).sum()),
+            ("waiting for snapshots", served.iter().filter(|one| one.want == Some(Want::Filled)).count()),
             ("old rows trimmed", trimmed),
         ],
         more: served.iter().any(|one| one.more),
     })
 }
 
-fn lock(memory: &Mutex<Memory>) -> MutexGuard<'_, Memory> {
-    memory.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-async fn tell_set_aside(context: &Context, server: &ServerView, error: &Error) -> Result<()> {
+pub(super) async fn tell_set_aside(context: &Context, server: &ServerView, error: &Error) -> Result<()> {
     let (id, why) = (server.row.id, error.chain());
     let detail = format!(
         "{} failed {FAILED_PASSES_MAX} times to take the journal of the metadata ({why}): other servers keep it, and \
@@ -186,16 +182,11 @@ async fn tell_set_aside(context: &Context, server: &ServerView, error: &Error) -
 }
 
 /// The servers that keep copies: those of before while they answer, newly chosen ones from time to time.
-async fn holders(
-    context: &Context,
-    memory: &Mutex<Memory>,
-    state: &ClusterState,
-    able: &[&ServerView],
-) -> Vec<ServerId> {
+async fn holders(context: &Context, state: &ClusterState, able: &[&ServerView]) -> Vec<ServerId> {
     let now = Instant::now();
     let candidates: Vec<(&ServerView, bool)> = {
-        let mut memory = lock(memory);
-        memory.trials.retain(|server| able.iter().any(|view| view.row.id == server.0));
+        let mut memory = context.journal.lock();
+        memory.retain(|server| able.iter().any(|view| view.row.id == server.0));
         let is_able = |holder: &ServerId| able.iter().any(|server| server.row.id == holder.0);
         let all_able = memory.holders.iter().all(is_able);
         let may_be_tried = |server: &&&ServerView| memory.trials.may_be_tried(ServerId(server.row.id), now);
@@ -223,24 +214,29 @@ async fn holders(
     });
     let candidates: Vec<Holder> = join_all(asked).await.into_iter().flatten().collect();
     let chosen = choose(&candidates, context.settings.journal_copies);
-    let mut memory = lock(memory);
+    let mut memory = context.journal.lock();
     memory.holders.clone_from(&chosen);
     memory.chosen = Some(now);
     chosen
 }
 
-/// Brings one holder up to date.
+/// Brings one holder up to date, as far as segments can.
 async fn serve(context: &Context, server: &ServerView) -> Result<Served, Fault> {
     let (peer, by_holder) = (&server.row.peer(), by_holder(server));
     let status = context.storage.journal_status(peer).await.map_err(&by_holder)?;
-    let (mut position, mut complete) = (status.position.clone(), status.complete);
-    let mut served = Served { reached: None, segments: 0, snapshots: 0, more: false };
-    let mut due = snapshot_due(&status);
+    let want = has_outgrown(&status).then_some(Want::Renewed);
+    let (mut position, mut complete) = (status.position, status.complete);
+    let mut served = Served { reached: None, segments: 0, want, more: false };
     loop {
         let (judged, what) = decide(context, position.clone()).await.map_err(Fault::Own)?;
-        let what = if due && !matches!(what, Send::Diverged(_)) { Send::Snapshot } else { what };
         match what {
-            Send::Nothing => break,
+            Send::Nothing => {
+                if !complete {
+                    // It has every change, and no snapshot of its own leads to them.
+                    served.want = Some(Want::Filled);
+                }
+                break;
+            }
             Send::Diverged(why) => return protect(context, server, judged, &why).await.map_err(Fault::Own),
             Send::After(..) if served.segments == SEGMENTS_MAX => {
                 served.more = true;
@@ -252,22 +248,11 @@ async fn serve(context: &Context, server: &ServerView) -> Result<Served, Fault> 
                 (position, complete) = (Some(accepted.position), accepted.complete);
                 served.segments += 1;
             }
-            Send::Snapshot if served.snapshots > 0 => {
-                return Err(by_holder(Error::internal("it took a snapshot and asks for another one")));
-            }
             Send::Snapshot => {
-                match snapshot(context, peer).await {
-                    Ok(accepted) => {
-                        (position, complete) = (Some(accepted.position), accepted.complete);
-                        served.snapshots += 1;
-                    }
-                    // It has outgrown its last snapshot and can go on without a new one: changes must not wait.
-                    Err(error) if due => {
-                        log::warn!("{} took no new snapshot of the metadata: {}", server.row.name, error.chain());
-                    }
-                    Err(error) => return Err(by_holder(error)),
-                }
-                due = false;
+                served.want = Some(Want::Filled);
+                // What it has is of no use for what is to come.
+                complete = false;
+                break;
             }
         }
     }
@@ -275,10 +260,9 @@ async fn serve(context: &Context, server: &ServerView) -> Result<Served, Fault> 
     Ok(served)
 }
 
-fn snapshot_due(status: &JournalStatus) -> bool {
-    let bytes = status.bytes_since_snapshot;
-    bytes > SEGMENT_BYTES_MIN && bytes / 2 > status.snapshot_bytes
-        || status.segments_since_snapshot > SEGMENTS_SINCE_SNAPSHOT_MAX
+fn has_outgrown(status: &JournalStatus) -> bool {
+    let floor = failpoint::limit("snapshot-floor-bytes", SNAPSHOT_FLOOR_BYTES);
+    snapshot_is_due(status.bytes_since_snapshot, status.snapshot_bytes, floor)
 }
 
 /// The database's head is read after the holder's position, so that the holder cannot be ahead of it by chance. Answers
@@ -312,7 +296,7 @@ async fn protect<T>(context: &Context, server: &ServerView, judged: ClusterState
     Err(Error::new(ErrorCode::ReadOnly, reason))
 }
 
-fn origin(state: &ClusterState) -> Origin {
+pub(super) fn origin(state: &ClusterState) -> Origin {
     Origin { cluster: state.cluster, history: state.history, epoch: state.epoch }
 }
 
@@ -328,68 +312,19 @@ async fn segment(context: &Context, version: Version, tip: Sha256) -> Result<Byt
         .await
 }
 
-/// Streams a snapshot: short pages, while changes go on.
-async fn snapshot(context: &Context, peer: &Peer) -> Result<crate::types::storage_api::JournalAccepted> {
-    let (pieces, queue) = mpsc::channel::<std::io::Result<Bytes>>(SNAPSHOT_PIECES_MAX);
-    let reading = context.clone();
-    let writer = tokio::spawn(async move {
-        if let Err(error) = write_snapshot(&reading, &pieces).await {
-            log::warn!("a snapshot of the metadata was broken off: {}", error.chain());
-            // The receiver may be gone already; then the request has failed.
-            let _ = pieces.send(Err(std::io::Error::other("the snapshot was broken off"))).await;
-        }
-    });
-    let body = futures_util::stream::unfold(queue, |mut queue| async move { Some((queue.recv().await?, queue)) });
-    let accepted = context.storage.journal_send_stream(peer, body).await;
-    writer.abort();
-    accepted
-}
-
-async fn write_snapshot(context: &Context, pieces: &mpsc::Sender<std::io::Result<Bytes>>) -> Result<()> {
-    let gone = |_| Error::unavailable("nobody takes the snapshot any more");
-    let state = context.db.read(cluster::state).await?;
-    let mut bytes = Vec::new();
-    let mut writer =
-        SnapshotWriter::start(&origin(&state), state.version, Sha256::from_slice(&state.tip)?, &mut bytes)?;
-    for table in [SERVERS, TOKENS, OBJECTS, ENTRIES] {
-        let mut after: Option<String> = None;
-        loop {
-            let from = after.take();
-            let rows = context
-                .db
-                .read(move |connection| journal::page(connection, table, from.as_deref(), SNAPSHOT_PAGE_ROWS))
-                .await?;
-            for (key, content) in &rows {
-                writer.row(table, key, content, &mut bytes)?;
-            }
-            pieces.send(Ok(Bytes::from(std::mem::take(&mut bytes)))).await.map_err(gone)?;
-            match rows.into_iter().last() {
-                Some((key, _)) => after = Some(key),
-                None => break,
-            }
-        }
-    }
-    let end = context.db.read(cluster::state).await?;
-    if (end.history, end.epoch) != (state.history, state.epoch) {
-        return Err(Error::unavailable("the cluster was restored meanwhile"));
-    }
-    writer.finish(end.version, Sha256::from_slice(&end.tip)?, &mut bytes)?;
-    pieces.send(Ok(Bytes::from(bytes))).await.map_err(gone)
-}
-
-async fn trim(context: &Context, memory: &Mutex<Memory>) -> Result<usize> {
+async fn trim(context: &Context) -> Result<usize> {
     {
-        let mut memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut memory = context.journal.lock();
         if memory.trimmed.is_some_and(|at| at.elapsed() < TRIM_INTERVAL) {
             return Ok(0);
         }
         memory.trimmed = Some(Instant::now());
     }
-    let keep = context.settings.journal_keep;
+    let (keep, needed) = (context.settings.journal_keep, context.journal.needed());
     context
         .act(move |connection| {
             let before = crate::db::dialect::clock(connection)? - keep;
-            Ok(journal::trim(connection, before, TRIM_VERSIONS)?)
+            Ok(journal::trim(connection, before, needed, TRIM_VERSIONS)?)
         })
         .await
 }

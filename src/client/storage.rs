@@ -254,7 +254,15 @@ impl StorageClient {
         send_json(request, self.to(peer)).await.map_err(error)
     }
 
-    /// One file of its copy of the journal, by a name from [`JournalStatus::files`].
+    /// One page of the files of its copy of the journal, after a name.
+    pub async fn journal_files(&self, peer: &Peer, after: Option<&str>) -> Result<JournalFiles> {
+        let mut query = vec![("list", "true")];
+        query.extend(after.map(|after| ("after", after)));
+        let request = self.http.raw().get(format!("{peer}/journal")).query(&query).timeout(REQUEST_TIMEOUT);
+        send_json(request, self.to(peer)).await.map_err(error)
+    }
+
+    /// One file of its copy of the journal, by a name from [`JournalFiles::files`].
     pub async fn journal_file(&self, peer: &Peer, name: &str) -> Result<Download> {
         let request = self.http.raw().get(format!("{peer}/journal")).query(&[("file", name)]);
         let response = send(request, self.to(peer)).await.map_err(error)?;

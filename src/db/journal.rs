@@ -93,8 +93,14 @@ pub fn note_copied(connection: &mut AnyConnection, history: &str, version: i64) 
         .execute(connection)
 }
 
-/// Removes rows that are on the required copies, older than `before`, and not the newest. Answers how many.
-pub fn trim(connection: &mut AnyConnection, before: NaiveDateTime, versions: i64) -> QueryResult<usize> {
+/// Removes rows that are on the required copies, older than `before`, and not the newest: nothing from version `needed` on,
+/// with which a snapshot under way will be gone on from. Answers how many.
+pub fn trim(
+    connection: &mut AnyConnection,
+    before: NaiveDateTime,
+    needed: Option<Version>,
+    versions: i64,
+) -> QueryResult<usize> {
     use super::schema::cluster;
     let (copied, last): (i64, i64) =
         cluster::table.select((cluster::journal_copied, cluster::last_version)).first(connection)?;
@@ -105,7 +111,7 @@ pub fn trim(connection: &mut AnyConnection, before: NaiveDateTime, versions: i64
         .select(dsl::version)
         .first(connection)
         .optional()?;
-    let end = (copied + 1).min(last).min(young.unwrap_or(last)).min(first + versions);
+    let end = (copied + 1).min(last).min(needed.unwrap_or(last)).min(young.unwrap_or(last)).min(first + versions);
     diesel::delete(dsl::journal.filter(dsl::version.lt(end))).execute(connection)
 }
 

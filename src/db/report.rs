@@ -168,5 +168,6 @@ pub fn journal_health(connection: &mut AnyConnection) -> Result<JournalHealth> {
     Ok(JournalHealth {
         copied_version: state.journal_copied,
         lag_seconds: oldest.map_or(0.0, |oldest| seconds(state.now.naive_utc() - oldest)),
+        holders: Vec::new(),
     })
 }

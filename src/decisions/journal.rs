@@ -137,17 +137,43 @@ impl Trials {
     }
 }
 
+/// How many servers could keep a copy, and how many of them are being filled with their first snapshot.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Able {
+    /// All that can keep one.
+    pub servers: usize,
+    /// Those of them that have nothing to go on from yet: a snapshot is on its way to them.
+    pub filling: usize,
+}
+
+/// Nothing counts as copied before it is on as many copies, where there are as many servers: one that is being filled
+/// makes nobody wait, but it is waited for when the others are fewer.
+const FILLED_MIN: usize = 2;
+
 /// The version that the required number of copies has reached: as many as wanted, or all that there can be. `complete` are
-/// the versions of complete copies, `able` is how many servers can keep one. With none nothing is on a copy.
-pub fn copied(mut complete: Vec<Version>, copies: usize, able: usize) -> Version {
+/// the versions of complete copies. With none nothing is on a copy.
+pub fn copied(mut complete: Vec<Version>, copies: usize, able: Able) -> Version {
     complete.sort_unstable_by(|one, other| other.cmp(one));
-    let required = copies.min(able).max(1);
+    let all = copies.min(able.servers);
+    let required = all.saturating_sub(able.filling).max(FILLED_MIN.min(all)).max(1);
     complete.get(required - 1).copied().unwrap_or(0)
+}
+
+/// Segments since the last snapshot that are too few for a new one, in bytes.
+pub const SNAPSHOT_FLOOR_BYTES: u64 = 32 << 20;
+
+/// Whether a holder that can go on without one is to get a new snapshot: when replaying the changes since the last one
+/// costs as much as the last one itself, and not for a trifle. So a snapshot is read once for each time that the metadata
+/// has changed as much as it has; a holder keeps two and the segments since the older one, which makes at most about
+/// four times the metadata.
+pub fn snapshot_is_due(since_bytes: u64, snapshot_bytes: u64, floor_bytes: u64) -> bool {
+    since_bytes > snapshot_bytes.max(floor_bytes)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use uuid::Uuid;
 
     fn holder(server: i64, host: &str, in_service: bool, version: Option<Version>) -> Holder {
@@ -216,14 +242,62 @@ mod tests {
 
     #[test]
     fn enough_copies_count() {
-        assert_eq!(copied(vec![5, 9, 7], 3, 5), 5);
-        assert_eq!(copied(vec![5, 9, 7], 2, 5), 7);
-        assert_eq!(copied(vec![9], 3, 1), 9, "there is only one server");
-        assert_eq!(copied(vec![9], 3, 2), 0);
+        let copied = |complete: &[Version], copies, servers, filling| {
+            super::copied(complete.to_vec(), copies, Able { servers, filling })
+        };
+        assert_eq!(copied(&[5, 9, 7], 3, 5, 0), 5);
+        assert_eq!(copied(&[5, 9, 7], 2, 5, 0), 7);
+        assert_eq!(copied(&[9], 3, 1, 0), 9, "there is only one server");
+        assert_eq!(copied(&[9], 3, 2, 0), 0);
         // Three servers, one of which fails: the other two are all that can have it.
-        assert_eq!((copied(vec![9, 8], 3, 3), copied(vec![9, 8], 3, 2)), (0, 8));
+        assert_eq!((copied(&[9, 8], 3, 3, 0), copied(&[9, 8], 3, 2, 0)), (0, 8));
         // Four servers, of which one fails: as many as wanted.
-        assert_eq!(copied(vec![9, 8, 7], 3, 3), 7);
-        assert_eq!(copied(Vec::new(), 3, 0), 0);
+        assert_eq!(copied(&[9, 8, 7], 3, 3, 0), 7);
+        assert_eq!(copied(&[], 3, 0, 0), 0);
+        // One of three is being filled: the two others go on. Two of three: a second one is waited for.
+        assert_eq!((copied(&[9, 8], 3, 3, 1), copied(&[9], 3, 3, 2), copied(&[9, 4], 3, 3, 2)), (8, 0, 4));
+        assert_eq!(copied(&[9, 8], 3, 10, 1), 8, "the others are no holders");
+        assert_eq!((copied(&[9], 3, 2, 1), copied(&[], 3, 3, 3), copied(&[9], 1, 3, 2)), (0, 0, 9));
+    }
+
+    #[test]
+    fn snapshots_come_by_the_amount_of_change() {
+        for (since, snapshot, due) in [
+            (0, 0, false),
+            (SNAPSHOT_FLOOR_BYTES, 0, false),
+            (SNAPSHOT_FLOOR_BYTES + 1, 0, true),
+            (SNAPSHOT_FLOOR_BYTES + 1, SNAPSHOT_FLOOR_BYTES + 1, false),
+            (SNAPSHOT_FLOOR_BYTES + 2, SNAPSHOT_FLOOR_BYTES + 1, true),
+            (5 << 30, 6 << 30, false),
+            (7 << 30, 6 << 30, true),
+            (u64::MAX, u64::MAX, false),
+        ] {
+            assert_eq!(snapshot_is_due(since, snapshot, SNAPSHOT_FLOOR_BYTES), due, "{since} since {snapshot}");
+        }
+    }
+
+    proptest! {
+        /// Whatever is written and however large the metadata is: what is written in snapshots and what a holder keeps
+        /// are bounded by what was written in segments and by the metadata.
+        #[test]
+        fn snapshots_cost_no_more_than_the_changes(
+            steps in prop::collection::vec((1_u64..40 << 20, 0_u64..2), 1..400),
+            metadata in 1_u64..1 << 30,
+        ) {
+            let (mut metadata, mut snapshot, mut before, mut since) = (metadata, 0, 0, 0);
+            let (mut segments, mut snapshots, mut largest) = (0, 0, metadata);
+            for (bytes, grows) in steps {
+                (since, segments) = (since + bytes, segments + bytes);
+                metadata += bytes * grows;
+                largest = largest.max(metadata);
+                if snapshot_is_due(since, snapshot, SNAPSHOT_FLOOR_BYTES) {
+                    (before, snapshot, since) = (since, metadata, 0);
+                    snapshots += snapshot;
+                }
+                let held = 2 * largest + before + since;
+                prop_assert!(held <= 4 * largest + 2 * (SNAPSHOT_FLOOR_BYTES + (40 << 20)), "{held} of {largest}");
+            }
+            prop_assert!(snapshots <= 2 * segments + 2 * largest, "{snapshots} for {segments}");
+        }
     }
 }

@@ -6,6 +6,7 @@ pub mod counts;
 pub mod health;
 pub mod journal;
 pub mod leaving;
+pub mod merging;
 pub mod placement;
 pub mod rebalance;
 pub mod repair;

@@ -16,10 +16,10 @@ use crate::db::rows::{RebalanceRow, ServerHealthRow};
 use crate::db::server::ServerView;
 use crate::decisions::certificate;
 use crate::decisions::verdict::{
-    Counted, Database, Facts, Failing, Knocking, Rebalancing, Server, begins_in, judge, pause, problems, word,
+    Counted, Database, Facts, Failing, Knocking, Rebalancing, Server, begins_in, judge, pause, problems, span, word,
 };
 use crate::types::api::*;
-use crate::types::{Error, Mode, Result, ServerId};
+use crate::types::{Error, Mode, Result, ServerId, Version};
 
 /// The mode of a cluster whose database is damaged: read-only, and nothing says more than that there is a way out.
 pub(super) const DAMAGED: &str = "damaged";
@@ -121,7 +121,9 @@ fn facts(app: &App, seen: &Result<Seen>, counted: Result<(&Counts, &[String]), &
         allow_same_host: context.settings.allow_same_host,
         write_needs: context.settings.min_write_copies_of(copies),
         copies_wanted: copies,
-        counted: counted.map(|(counted, labels)| count(counted, labels, state)).map_err(Error::chain),
+        counted: counted
+            .map(|(counted, labels)| count(counted, labels, state, &journal_holders(app, views)))
+            .map_err(Error::chain),
         mass_down_share: context.settings.mass_down_share,
         leaderless,
         rebalance: lately.rebalance.as_ref().map(|row| rebalancing(row, lately.now)),
@@ -138,6 +140,29 @@ fn facts(app: &App, seen: &Result<Seen>, counted: Result<(&Counts, &[String]), &
         no_room: context.db.room().trouble().map(|sentence| sentence.to_string()),
         disk: context.db.disk(),
         counts_mended: lately.mended.map(|mended| lately.now - mended),
+    }
+}
+
+/// Those that keep the journal's copies, as far as this name server serves them.
+fn journal_holders(app: &App, views: &[ServerView]) -> Vec<JournalHolder> {
+    app.context.journal.told(|server| {
+        let view = views.iter().find(|view| view.row.id == server.0);
+        view.map_or_else(|| server.to_string(), |view| view.row.name.clone())
+    })
+}
+
+/// What holds the journal's copies up on a server, if anything does.
+fn behind(holder: &JournalHolder, copied: Version) -> Option<String> {
+    let name = &holder.name;
+    match (&holder.error, holder.snapshot_seconds, holder.version) {
+        (Some(error), ..) => Some(format!("{name} does not take it ({error})")),
+        (None, Some(seconds), None) => Some(format!(
+            "{name} has had the first snapshot of the metadata on its way for {}",
+            span(TimeDelta::milliseconds((seconds * 1e3) as i64))
+        )),
+        (None, None, None) => Some(format!("{name} waits for a snapshot of the metadata")),
+        (None, _, Some(version)) if version <= copied => Some(format!("{name} has it up to change {version}")),
+        _ => None,
     }
 }
 
@@ -160,7 +185,7 @@ fn failing(actor: ActorInfo) -> Option<Failing> {
     })
 }
 
-fn count(counted: &Counts, labels: &[String], state: Option<&ClusterState>) -> Counted {
+fn count(counted: &Counts, labels: &[String], state: Option<&ClusterState>, holders: &[JournalHolder]) -> Counted {
     let seconds = |seconds: f64| TimeDelta::try_milliseconds((seconds * 1e3) as i64).unwrap_or_default();
     let version = state.map_or(0, |state| state.version);
     Counted {
@@ -175,6 +200,7 @@ fn count(counted: &Counts, labels: &[String], state: Option<&ClusterState>) -> C
         stuck: counted.repair.stuck.first().map(|one| (counted.repair.stuck.len() as u64, one.last_error.clone())),
         journal_lag: seconds(counted.journal.lag_seconds),
         journal_changes: (version - counted.journal.copied_version).max(0) as u64,
+        journal_behind: holders.iter().filter_map(|holder| behind(holder, counted.journal.copied_version)).collect(),
         deletions: counted.outbox,
         deletions_age: seconds(counted.outbox_oldest_seconds),
     }
@@ -233,6 +259,7 @@ fn told(app: &App, facts: &Facts, seen: &Result<Seen>, counted: Option<Counts>) 
         (Database::Damaged(_), _) => DAMAGED.into(),
         (Database::Unreachable(_), _) => "unknown".into(),
     };
+    let holders = journal_holders(app, seen.as_ref().map_or(&[], |(.., views)| views));
     let is_counted = counted.is_some();
     let counted = counted.unwrap_or_default();
     let mut repair = counted.repair;
@@ -257,7 +284,7 @@ fn told(app: &App, facts: &Facts, seen: &Result<Seen>, counted: Option<Counts>) 
         outbox: counted.outbox,
         repair,
         lost_if_died: counted.lost_if_died,
-        journal: counted.journal,
+        journal: JournalHealth { holders, ..counted.journal },
         version: seen.as_ref().map_or(0, |(state, ..)| state.version),
         mode,
     }

@@ -20,6 +20,7 @@ use crate::actors::metadata_writer::WriteChanges;
 use crate::actors::pass::Work;
 use crate::actors::reaper::Reap;
 use crate::actors::replication_manager::Replicate;
+use crate::actors::snapshot_sender::SendSnapshots;
 use crate::actors::sync_actor::Sync;
 use crate::actors::transfers::Transfers;
 use crate::actors::{Batcher, Board, PassActor, Standing, Supervisor, certificate_keeper};
@@ -197,6 +198,8 @@ pub async fn run(options: Options) -> Result<()> {
         PassActor::supervise(&supervisor, &board, "HealthMonitor", timing, CheckServers::new(context.clone()));
     PassActor::supervise(&supervisor, &board, "LeaseKeeper", KeepLease::TIMING, KeepLease::new(context.clone()));
     PassActor::supervise(&supervisor, &board, "JournalKeeper", KeepJournal::TIMING, KeepJournal::new(context.clone()));
+    let work = SendSnapshots { context: context.clone() };
+    PassActor::supervise(&supervisor, &board, "SnapshotSender", SendSnapshots::TIMING, work);
     PassActor::supervise(&supervisor, &board, "SyncActor", Sync::TIMING, Sync::new(context.clone()));
     PassActor::supervise(&supervisor, &board, "Auditor", Audit::TIMING, Audit::new(context.clone()));
     PassActor::supervise(&supervisor, &board, "Reaper", Reap::TIMING, Reap { context: context.clone() });

@@ -47,7 +47,7 @@ impl Collection {
     pub fn add(&mut self, path: &Path) -> Result<Added, Defect> {
         let reader = open(path, self.cluster)?;
         // The same range with the same tips is the same lines.
-        if reader.header().kind == Kind::Segment && self.known.contains(&(reader.header().clone(), None)) {
+        if reader.header().kind == Kind::Segment && self.has_lines_of(reader.header()) {
             return Ok(Added::Known);
         }
         match reader.verify()? {
@@ -68,6 +68,11 @@ impl Collection {
             }
         }
         Ok(Added::Kept)
+    }
+
+    /// Whether a segment that is here has all lines of another one: servers merge theirs at other places.
+    fn has_lines_of(&self, header: &Header) -> bool {
+        self.known.contains(&(header.clone(), None)) || self.segments.iter().any(|segment| segment.has_lines_of(header))
     }
 
     /// The cluster, once it is known.

@@ -200,6 +200,64 @@ pub fn segment(origin: &Origin, tip_before: Sha256, lines: &[JournalLine]) -> Re
     Ok((header, bytes))
 }
 
+/// Makes the bytes of a segment piece by piece, of lines that come from segments which continue each other.
+pub struct MergedWriter {
+    header: Header,
+    chain: Follower,
+    hasher: Hasher,
+    lines: u64,
+}
+
+impl MergedWriter {
+    /// Begins the segment that has what the segments of these headers have. Appends its first bytes to `bytes`, as the
+    /// others do with theirs. Refused unless each continues the one before it.
+    pub fn start(parts: &[Header], bytes: &mut Vec<u8>) -> Result<Self> {
+        let continues = |pair: &[Header]| {
+            let of = |header: &Header| (header.kind, header.cluster, header.history, header.epoch);
+            of(&pair[0]) == of(&pair[1]) && (pair[0].last + 1, pair[0].tip_after) == (pair[1].first, pair[1].tip_before)
+        };
+        let (Some(first), Some(last)) = (parts.first(), parts.last()) else {
+            return Err(Error::internal("a segment of no segments"));
+        };
+        if first.kind != Kind::Segment || !parts.windows(2).all(continues) {
+            return Err(Error::internal("segments that are to be merged do not continue each other"));
+        }
+        let header = Header { format: FORMAT, last: last.last, tip_after: last.tip_after, ..first.clone() };
+        let chain = Follower::new(header.first, header.tip_before);
+        let mut writer = Self { chain, header, hasher: Hasher::default(), lines: 0 };
+        let header = writer.header.clone();
+        writer.push(bytes, &header)?;
+        Ok(writer)
+    }
+
+    /// The first line.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// The next line of the parts.
+    pub fn line(&mut self, line: &JournalLine, bytes: &mut Vec<u8>) -> Result<()> {
+        self.chain.take(line)?;
+        self.lines += 1;
+        self.push(bytes, line)
+    }
+
+    /// The end, when all lines have come.
+    pub fn finish(self, bytes: &mut Vec<u8>) -> Result<()> {
+        if (self.chain.version, self.chain.tip) != (self.header.last, self.header.tip_after) {
+            return Err(Error::internal("the lines of merged segments do not lead to their end"));
+        }
+        Trailer { lines: self.lines, v1: None, tip1: None }.seal(self.hasher, bytes)
+    }
+
+    fn push(&mut self, bytes: &mut Vec<u8>, value: &impl Serialize) -> Result<()> {
+        let start = bytes.len();
+        push_line(bytes, value)?;
+        self.hasher.update(&bytes[start..]);
+        Ok(())
+    }
+}
+
 fn push_line(bytes: &mut Vec<u8>, value: &impl Serialize) -> Result<()> {
     let start = bytes.len();
     serde_json::to_writer(&mut *bytes, value)

@@ -29,7 +29,7 @@ use sha2::{Digest, Sha256 as Sha256Hasher};
 
 pub use chain::{Base, Chain, Conflict, Gap, Merged, Piece};
 pub use collection::Collection;
-pub use format::{Defect, Header, Kind, Origin, SnapshotLine, SnapshotWriter};
+pub use format::{Defect, Header, Kind, MergedWriter, Origin, SnapshotLine, SnapshotWriter};
 pub use reader::{Contents, Ends, Reader, Segment, Snapshot};
 pub use staging::Staging;
 

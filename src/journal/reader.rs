@@ -28,6 +28,13 @@ pub struct Segment {
 }
 
 impl Segment {
+    /// Whether it has the very lines of another segment: the same tips are the same past.
+    pub fn has_lines_of(&self, other: &Header) -> bool {
+        (self.header.history, self.header.epoch) == (other.history, other.epoch)
+            && self.tip_at(other.first - 1) == Some(other.tip_before)
+            && self.tip_at(other.last) == Some(other.tip_after)
+    }
+
     /// The tip after a version that it has, or after the one right before it.
     pub fn tip_at(&self, version: Version) -> Option<Sha256> {
         if version + 1 == self.header.first {

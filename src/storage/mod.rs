@@ -13,6 +13,7 @@
 //! | [`readiness`] | how far the server has come since its start, for `/status` |
 //! | [`heard`] | what the server has heard of the cluster, for a restore |
 //! | [`scrubber`] | the `Scrubber`: reads everything again and puts aside what is corrupt |
+//! | `merger` | the `Merger`: makes few files of the many segments of the journal's copy |
 //! | [`suspects`] | copies that looked wrong when they were sent, on their way to the `Scrubber` |
 //! | [`http`] | the endpoints |
 //! | [`salvage`] | writes a data directory's files out with no server running |
@@ -30,6 +31,7 @@ mod gauges;
 pub mod heard;
 pub mod http;
 pub mod identity;
+mod merger;
 pub mod offline;
 pub mod options;
 pub mod prober;

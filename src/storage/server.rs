@@ -15,6 +15,7 @@ use super::gauges::Gauges;
 use super::heard::{self, Heard};
 use super::http;
 use super::identity::Identity;
+use super::merger::MergeJournal;
 use super::options::{OptionalOptions, announced, checked};
 use super::prober::ProveWrites;
 use super::readiness::Readiness;
@@ -140,6 +141,7 @@ pub(super) async fn serve(typed: OptionalOptions) -> Result<()> {
     }
     PassActor::supervise(&supervisor, &board, "Registrar", Register::TIMING, Register { shared: shared.clone() });
     PassActor::supervise(&supervisor, &board, "Collector", Collect::TIMING, Collect::new(shared.clone()));
+    PassActor::supervise(&supervisor, &board, "Merger", MergeJournal::TIMING, MergeJournal { shared: shared.clone() });
     let timing = Scrub::timing(shared.options.scrub.period);
     let scrubber = PassActor::supervise(&supervisor, &board, "Scrubber", timing, Scrub::new(shared.clone(), started));
     shared.suspects.serve_by(scrubber);

@@ -17,6 +17,8 @@ use std::time::Duration;
 pub enum Area {
     /// A storage server receives and reports bytes.
     Upload,
+    /// A storage server merges segments of its copy of the journal.
+    Merge,
     /// A storage server carries out deletions.
     Delete,
     /// A storage server is source or target of a repair.
@@ -96,6 +98,9 @@ points! {
     UPLOAD_ANSWERING = "upload-answering", Upload, "the upload is committed, the client is not answered";
     JOURNAL_RECEIVED = "journal-received", Upload, "a piece of the journal is fsynced in `incoming/`";
     JOURNAL_RENAMED = "journal-renamed", Upload, "a piece of the journal has its name, the directory is not fsynced";
+    MERGE_WRITTEN = "merge-written", Merge, "a merged segment is fsynced in `incoming/`, its parts are in their places";
+    MERGE_RENAMED = "merge-renamed", Merge, "a merged segment has its name, the directory is not fsynced";
+    MERGE_PART_REMOVED = "merge-part-removed", Merge, "a part of a merged segment is removed, others are still there";
     DELETE_ROWS_GONE = "delete-rows-gone", Delete, "the rows of deleted copies are gone, a file is still there";
     DELETE_FILE_GONE = "delete-file-gone", Delete, "a deleted copy's file is gone, nobody was answered";
     TRANSFER_STARTING = "transfer-starting", Transfer, "the source has opened the copy, the target has nothing";
@@ -168,6 +173,16 @@ pub fn deadline(_actor: &str, deadline: Duration) -> Duration {
         return Duration::from_millis(milliseconds);
     }
     deadline
+}
+
+/// A limit that a test may lower: `NAME=return(NUMBER)`.
+#[inline(always)]
+pub fn limit(_name: &str, limit: u64) -> u64 {
+    #[cfg(feature = "failpoints")]
+    if let Some(lower) = armed::returns(_name).and_then(|text| text.parse().ok()) {
+        return lower;
+    }
+    limit
 }
 
 /// In the middle of work that can be left: with `FAILPOINTS="NAME=return"` it never goes on.

@@ -39,6 +39,8 @@ pub const JOURNAL_SEGMENT_BYTES_MAX: u64 = 64 << 20;
 pub const JOURNAL_SNAPSHOT_BYTES_MAX: u64 = 1 << 40;
 /// Segments since the newest snapshot that a storage server keeps; after them it wants a snapshot.
 pub const JOURNAL_SEGMENTS_MAX: usize = 20_000;
+/// Files of a server's copy of the journal that are listed in one answer.
+pub const JOURNAL_PAGE_FILES_MAX: usize = 1_000;
 /// Bytes of one object.
 pub const OBJECT_BYTES_MAX: u64 = 1 << 44;
 

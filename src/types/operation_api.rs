@@ -310,6 +310,26 @@ pub struct JournalHealth {
     pub copied_version: Version,
     /// Age of the oldest change that is not, in seconds.
     pub lag_seconds: f64,
+    /// The servers that keep the copies, as far as the name server that acts has asked them.
+    #[serde(default)]
+    pub holders: Vec<JournalHolder>,
+}
+
+/// A server that keeps a copy of the metadata's journal.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct JournalHolder {
+    /// The server.
+    pub server: ServerId,
+    /// What people call it.
+    pub name: String,
+    /// How far its copy reaches; none while it does not suffice to bring the metadata back.
+    pub version: Option<Version>,
+    /// For how long a snapshot has been on its way to it, if one is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot_seconds: Option<f64>,
+    /// Why it is behind, if it did not do its part last time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// Sets copies wanted.

@@ -365,7 +365,7 @@ pub struct JournalFile {
     pub bytes: u64,
 }
 
-/// The answer to `GET /journal`.
+/// The answer to `GET /journal`. It has the same size whatever the copy has.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct JournalStatus {
     /// Where the copy ends, and so what it continues with.
@@ -379,9 +379,26 @@ pub struct JournalStatus {
     pub segments_since_snapshot: usize,
     /// Bytes of the newest snapshot.
     pub snapshot_bytes: u64,
-    /// All files of this history, in the order of their names; those of the history before, too, as long as this one
-    /// is not complete.
+    /// The version at which reading the newest snapshot began.
+    #[serde(default)]
+    pub snapshot_version: Option<Version>,
+    /// Number of files of this history.
+    #[serde(default)]
+    pub files: usize,
+    /// Their bytes.
+    #[serde(default)]
+    pub bytes: u64,
+}
+
+/// The answer to `GET /journal?list=true`: one page of the files of this history, in the order of their names; those of
+/// the history before follow, as long as this one is not complete.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct JournalFiles {
+    /// At most `JOURNAL_PAGE_FILES_MAX`.
     pub files: Vec<JournalFile>,
+    /// The name after which the next page begins; none when this is the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
 }
 
 /// The answer to `POST /journal`.

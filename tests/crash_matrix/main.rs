@@ -12,6 +12,7 @@ mod actors;
 mod arena;
 mod model;
 mod restores;
+mod snapshots;
 mod workloads;
 
 use std::collections::VecDeque;

@@ -41,14 +41,16 @@ const TOO_LATE: &[&[Op]] =
 /// Who dies of an area's points.
 pub fn who(area: Area) -> Who {
     match area {
-        Area::Upload | Area::Delete | Area::Transfer | Area::Aside | Area::Join | Area::Collect => Who::Storage,
+        Area::Upload | Area::Merge | Area::Delete | Area::Transfer | Area::Aside | Area::Join | Area::Collect => {
+            Who::Storage
+        }
         _ => Who::NameServer,
     }
 }
 
 fn scripts(area: Area) -> Vec<&'static [Op]> {
     let sets: &[&[&'static [Op]]] = match area {
-        Area::Upload | Area::Commit | Area::Collect | Area::Join => &[WRITES],
+        Area::Upload | Area::Merge | Area::Commit | Area::Collect | Area::Join => &[WRITES],
         Area::Change => &[WRITES, MOVES, REMOVALS, COPIES],
         Area::Move => &[MOVES],
         Area::Remove | Area::Delete | Area::Reap => &[REMOVALS],

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use diesel::prelude::*;
 use holdfast::db::reap::{empty_detached, forget_objects};
 use holdfast::db::rows::*;
-use holdfast::db::{namespace, schema};
-use holdfast::journal::{GENESIS_TIP, JournalLine};
+use holdfast::db::{journal, namespace, schema};
+use holdfast::journal::{ENTRIES, GENESIS_TIP, JournalLine, OBJECTS, SERVERS, TOKENS};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::Value;
@@ -109,5 +109,66 @@ both_backends! {
         assert!(journal.len() > 200, "{} rows", journal.len());
         check_chain(&journal, db.last_version().await);
         assert_eq!(to_microseconds(replay(&journal)), to_microseconds(tables(&db).await));
+    }
+    // As the `SnapshotSender` reads one: in short pages while changes go on.
+    async fn a_snapshot_that_is_read_while_changes_go_on_is_right_with_the_lines_since(db: TestDb) {
+        db.servers(3).await;
+        for number in 0..4 {
+            db.mkdirs(&format!("/{number}")).await;
+        }
+        for number in 0..40 {
+            db.commit_one(upload(&format!("/{}/{number}", number % 4), "x")).await.unwrap();
+        }
+        let begin = db.last_version().await;
+        let (mut read, mut number) = (Tables::new(), 0);
+        for table in [SERVERS, TOKENS, OBJECTS, ENTRIES] {
+            let mut after: Option<String> = None;
+            loop {
+                let from = after.take();
+                let rows = db.sql(move |connection| Ok(journal::page(connection, table, from.as_deref(), 3).unwrap())).await;
+                for (key, content) in &rows {
+                    read.insert((table.into(), key.clone()), serde_json::from_str(content).unwrap());
+                }
+                // Rows that were read go and change, others come before and behind.
+                number += 1;
+                let _ = match number % 4 {
+                    0 => db.rm(&format!("/0/{number}"), true).await,
+                    1 => db.mv(&format!("/1/{number}"), &format!("/m{number}")).await,
+                    2 => db.commit_one(upload(&format!("/2/{number}"), "y")).await.map(drop),
+                    _ => db.cp(&format!("/3/{number}"), &format!("/c{number}")).await,
+                };
+                match rows.into_iter().last() {
+                    Some((key, _)) => after = Some(key),
+                    None => break,
+                }
+            }
+        }
+        let since: Vec<_> = db.journal().await.into_iter().filter(|row| row.version > begin).collect();
+        assert!(since.len() > 20, "{} rows", since.len());
+        for row in since {
+            let key = (row.table_name, row.row_key);
+            match row.content {
+                Some(content) => drop(read.insert(key, serde_json::from_str(&content).unwrap())),
+                None => drop(read.remove(&key)),
+            }
+        }
+        assert_eq!(to_microseconds(read), to_microseconds(tables(&db).await));
+    }
+
+    async fn what_a_snapshot_under_way_needs_is_not_trimmed(db: TestDb) {
+        for number in 0..6 {
+            db.mkdir(&format!("/{number}")).await.unwrap();
+        }
+        let last = db.last_version().await;
+        let later = chrono::Utc::now().naive_utc() + chrono::TimeDelta::hours(1);
+        db.sql(move |connection| {
+            diesel::update(schema::cluster::table).set(schema::cluster::journal_copied.eq(last)).execute(connection)
+        })
+        .await;
+        for (needed, first) in [(Some(0), 1), (Some(last - 3), last - 3), (Some(last - 3), last - 3), (None, last)] {
+            db.sql(move |connection| journal::trim(connection, later, needed, 100)).await;
+            let kept = db.sql(journal::first_version).await;
+            assert_eq!(kept, Some(first), "needed from {needed:?} on");
+        }
     }
 }

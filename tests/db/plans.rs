@@ -391,7 +391,7 @@ fn passes(connection: &mut AnyConnection, ids: &[ServerId]) {
         let after = journal::page(connection, table, None, 1).unwrap().pop();
         journal::page(connection, table, after.as_ref().map(|(key, _)| key.as_str()), 1).unwrap();
     }
-    journal::trim(connection, Utc::now().naive_utc(), 5).unwrap();
+    journal::trim(connection, Utc::now().naive_utc(), Some(1), 5).unwrap();
     // A server that is back.
     let page = sync::Page { after: None, last: None, lines: Vec::new() };
     let (_, differences) = sync::compare(connection, one, page).unwrap();

@@ -200,7 +200,7 @@ fn copied(connection: &mut AnyConnection) -> Step<()> {
     let (history, last): (String, i64) = dsl::cluster.select((dsl::history_id, dsl::last_version)).first(connection)?;
     journal::note_copied(connection, &history, last)?;
     let later = dialect::clock(connection)? + chrono::TimeDelta::days(1);
-    journal::trim(connection, later, i64::MAX / 2)?;
+    journal::trim(connection, later, None, i64::MAX / 2)?;
     Ok(())
 }
 

@@ -127,6 +127,7 @@ fn operation_endpoints_and_the_description() {
             "MetadataWriter",
             "Reaper",
             "ReplicationManager",
+            "SnapshotSender",
             "SyncActor"
         ]
     );

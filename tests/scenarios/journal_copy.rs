@@ -132,7 +132,12 @@ fn a_storage_server_keeps_and_returns_the_journal_for_name_servers_only() {
         assert_eq!(status.heard_version, 6_000_000);
         let listed = name_server.journal_status(&url).await.unwrap();
         assert_eq!((listed.segments_since_snapshot, listed.bytes_since_snapshot), (1, bytes.len() as u64));
-        for (file, want) in listed.files.iter().zip([&bytes, &snapshot]) {
+        assert_eq!((listed.files, listed.bytes), (2, (bytes.len() + snapshot.len()) as u64));
+        assert_eq!(listed.snapshot_version, Some(5_000_000));
+        let files = name_server.journal_files(&url, None).await.unwrap().files;
+        let after = name_server.journal_files(&url, Some(&files[0].name)).await.unwrap();
+        assert_eq!((after.files.as_slice(), after.next), (&files[1..], None));
+        for (file, want) in files.iter().zip([&bytes, &snapshot]) {
             let mut download = name_server.journal_file(&url, &file.name).await.unwrap();
             let mut read = Vec::new();
             while let Some(piece) = download.chunk().await.unwrap() {

@@ -17,8 +17,13 @@ use crate::journal::Collection;
 use crate::journal::collection::Added;
 use crate::types::api::RestoreStatus;
 use crate::types::error::IoContext;
-use crate::types::storage_api::JournalPosition;
+use crate::types::storage_api::{JournalFile, JournalPosition};
 use crate::types::{Error, ErrorCode, Result, ServerId, Version};
+
+/// Files of one server's copy of the journal that are read: it merges them, so there are far fewer.
+const FILES_MAX: usize = 1_000_000;
+/// How often the files of one server are listed.
+const LISTINGS_MAX: usize = 10;
 
 impl Run {
     /// Fetches the journal's files of all members; defective ones are told and left out.
@@ -30,35 +35,84 @@ impl Run {
         status: &mut RestoreStatus,
     ) -> Result<Collection> {
         let mut collection = Collection::new(Some(cluster));
-        let mut all = Vec::new();
+        let mut bytes = 0;
         for member in members {
-            all.push((member, self.context.storage.journal_status(&member.row.peer()).await?));
+            bytes += self.listed(member).await?.iter().map(|file| file.bytes).sum::<u64>();
         }
-        let bytes: u64 = all.iter().flat_map(|(_, held)| &held.files).map(|file| file.bytes).sum();
         require_room(dir, bytes)?;
         self.shared.progress.enter("bytes", bytes);
-        for (member, held) in all {
-            for file in held.files {
-                let path = dir.join(format!("{}-{}", ServerId(member.row.id), file.name));
-                self.fetch(member, &file.name, &path).await?;
-                let added = tokio::task::spawn_blocking(move || {
-                    let added = collection.add(&path);
-                    if !matches!(added, Ok(Added::Kept)) {
-                        // It is not needed any more; the directory goes anyway.
-                        let _ = std::fs::remove_file(&path);
-                    }
-                    (collection, added)
-                });
-                let (back, added) =
-                    added.await.map_err(|error| Error::internal("reading the journal panicked").with_source(error))?;
-                collection = back;
-                if let Err(defect) = added {
-                    let sentence = format!("the journal's file {} on {} is left out: {defect}", file.name, member.name);
-                    say(&mut status.conflicts, &mut status.conflicts_total, sentence);
+        for member in members {
+            let (mut fetched, mut tries) = (HashSet::new(), 0);
+            // Files that were merged or given up since they were listed are listed anew, with what took their place.
+            while !self.collect_of(member, dir, &mut collection, &mut fetched, status).await? {
+                tries += 1;
+                if tries == LISTINGS_MAX {
+                    let message = format!("the files of the journal on {} change again and again", member.name);
+                    return Err(Error::unavailable(message));
                 }
             }
         }
         Ok(collection)
+    }
+
+    /// The files of a member's copy of the journal.
+    async fn listed(&self, member: &Member) -> Result<Vec<JournalFile>> {
+        let (peer, mut files, mut after) = (member.row.peer(), Vec::new(), None);
+        loop {
+            let page = self.context.storage.journal_files(&peer, after.as_deref()).await?;
+            files.extend(page.files);
+            if files.len() > FILES_MAX {
+                let message = format!("the copy of the journal on {} has more than {FILES_MAX} files", member.name);
+                return Err(Error::new(ErrorCode::TooLarge, message));
+            }
+            match page.next {
+                Some(next) => after = Some(next),
+                None => return Ok(files),
+            }
+        }
+    }
+
+    /// Fetches the files of one member that were not yet. Answers whether all that are listed were still there.
+    async fn collect_of(
+        &self,
+        member: &Member,
+        dir: &Path,
+        collection: &mut Collection,
+        fetched: &mut HashSet<String>,
+        status: &mut RestoreStatus,
+    ) -> Result<bool> {
+        let mut all_there = true;
+        for file in self.listed(member).await? {
+            if fetched.contains(&file.name) {
+                continue;
+            }
+            let path = dir.join(format!("{}-{}", ServerId(member.row.id), file.name.replace('/', "-")));
+            match self.fetch(member, &file.name, &path).await {
+                Err(error) if error.code() == ErrorCode::NotFound => {
+                    all_there = false;
+                    continue;
+                }
+                outcome => outcome?,
+            }
+            fetched.insert(file.name.clone());
+            let mut taken = std::mem::take(collection);
+            let added = tokio::task::spawn_blocking(move || {
+                let added = taken.add(&path);
+                if !matches!(added, Ok(Added::Kept)) {
+                    // It is not needed any more; the directory goes anyway.
+                    let _ = std::fs::remove_file(&path);
+                }
+                (taken, added)
+            });
+            let (back, added) =
+                added.await.map_err(|error| Error::internal("reading the journal panicked").with_source(error))?;
+            *collection = back;
+            if let Err(defect) = added {
+                let sentence = format!("the journal's file {} on {} is left out: {defect}", file.name, member.name);
+                say(&mut status.conflicts, &mut status.conflicts_total, sentence);
+            }
+        }
+        Ok(all_there)
     }
 
     async fn fetch(&self, member: &Member, name: &str, path: &Path) -> Result<()> {

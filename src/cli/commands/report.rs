@@ -9,7 +9,7 @@ use crate::cli::output::{Output, human_bytes, human_count, human_counted, human_
 use crate::client::NameServerClient;
 use crate::decisions::verdict::of_several;
 use crate::types::Result;
-use crate::types::api::{JournalHealth, LossIfDied, RepairProgress, Report, Severity, StuckObject};
+use crate::types::api::{JournalHealth, JournalHolder, LossIfDied, RepairProgress, Report, Severity, StuckObject};
 
 /// Moves to the upper left corner and clears what is there.
 const REDRAW: &str = "\u{1b}[H\u{1b}[2J";
@@ -193,10 +193,18 @@ fn repair(repair: &RepairProgress) -> String {
 
 fn journal(journal: &JournalHealth) -> String {
     let version = journal.copied_version;
+    let under_way = |holder: &JournalHolder| {
+        holder.snapshot_seconds.map(|seconds| format!("{} for {}", holder.name, human_span(seconds)))
+    };
+    let under_way: Vec<String> = journal.holders.iter().filter_map(under_way).collect();
+    let snapshots = match under_way.is_empty() {
+        true => String::new(),
+        false => format!("; snapshots on their way to {}", under_way.join(", ")),
+    };
     if journal.lag_seconds == 0.0 {
-        return format!("on its copies up to version {version}, the last one");
+        return format!("on its copies up to version {version}, the last one{snapshots}");
     }
-    format!("on its copies up to version {version}, {} behind", human_span(journal.lag_seconds))
+    format!("on its copies up to version {version}, {} behind{snapshots}", human_span(journal.lag_seconds))
 }
 
 fn print_losses(output: &mut Output, losses: &[LossIfDied]) -> Result<()> {

@@ -168,6 +168,8 @@ pub struct Counted {
     pub journal_lag: TimeDelta,
     /// How many changes are not.
     pub journal_changes: u64,
+    /// Which of the servers that keep the journal's copies are behind, and why; sentences.
+    pub journal_behind: Vec<String>,
     /// Deletions that wait.
     pub deletions: u64,
     /// Age of the oldest of them.
@@ -688,6 +690,7 @@ fn journal(facts: &Facts, counted: &Counted) -> Option<Trouble> {
     let sick: Vec<&Server> = facts.servers.iter().filter(sick).collect();
     let because = match error {
         Some(error) => format!(", because of this: {error}"),
+        None if !counted.journal_behind.is_empty() => format!(": {}", counted.journal_behind.join("; ")),
         None if sick.is_empty() => String::new(),
         None => format!(", perhaps because of {}", names(&sick)),
     };
@@ -732,7 +735,7 @@ pub(super) fn bytes(bytes: u64) -> String {
 }
 
 /// `21 s`, `4 min`, `3 h`, `5 days`.
-pub(super) fn span(time: TimeDelta) -> String {
+pub fn span(time: TimeDelta) -> String {
     let seconds = time.num_seconds().max(0);
     match seconds {
         0..120 => format!("{seconds} s"),

@@ -6,17 +6,18 @@ use std::sync::Arc;
 use actix_web::body::SizedStream;
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
-use serde::Deserialize;
-use utoipa::IntoParams;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use super::upload::next_piece;
 use crate::security::credential::{BodySeal, SEAL_BYTES, Sealed};
+use crate::storage::identity::Standing;
 use crate::storage::room::UNKNOWN_SIZE_BYTES;
 use crate::storage::state::{Daemon, Shared};
 use crate::storage::store::incoming::not_stored;
 use crate::storage::store::{Content, Dir, Incoming, TempFile};
 use crate::types::limits::JOURNAL_SNAPSHOT_BYTES_MAX;
-use crate::types::storage_api::{JournalAccepted, JournalStatus};
+use crate::types::storage_api::{JournalAccepted, JournalFiles, JournalStatus};
 use crate::types::{Error, ErrorCode, Result};
 use crate::web::body::SignedDigest;
 
@@ -30,24 +31,46 @@ const RESERVED_BYTES_MAX: u64 = 8 << 20;
 pub(super) struct FileQuery {
     /// A file's name.
     file: Option<String>,
+    /// Whether the names of the files are wanted, a page at a time.
+    #[serde(default)]
+    list: bool,
+    /// The name after which a page of names begins.
+    after: Option<String>,
 }
 
-/// The state of the copy of the journal; with a name, that file.
+/// The state of the copy of the journal; with `list`, a page of its files; with a name, that file.
 #[utoipa::path(
     get, path = "/journal", tag = "name servers", params(FileQuery), responses(
-        (status = 200, description = "The state, or the file", content(
-            (JournalStatus = "application/json"), (String = "application/x-ndjson")
+        (status = 200, description = "The state, a page of the files, or a file", content(
+            (JournalAnswer = "application/json"), (String = "application/x-ndjson")
         ))
     )
 )]
 pub(super) async fn read(query: web::Query<FileQuery>, daemon: Daemon) -> Result<HttpResponse> {
     let shared: Arc<Shared> = daemon.get_ref().clone();
-    let Some(name) = query.into_inner().file else {
-        return Ok(HttpResponse::Ok().json(blocking(move || Ok(shared.journal.status())).await?));
+    let FileQuery { file, list, after } = query.into_inner();
+    let Some(name) = file else {
+        let answer = blocking(move || {
+            Ok(match list {
+                false => JournalAnswer::Status(shared.journal.status()),
+                true => JournalAnswer::Files(shared.journal.files_after(after.as_deref().unwrap_or_default())),
+            })
+        });
+        return Ok(HttpResponse::Ok().json(answer.await?));
     };
     let (file, bytes) = blocking(move || shared.journal.open_file(&name)).await?;
     let pieces = tokio_util::io::ReaderStream::with_capacity(tokio::fs::File::from_std(file), READ_BYTES);
     Ok(HttpResponse::Ok().content_type("application/x-ndjson").body(SizedStream::new(bytes, pieces)))
+}
+
+/// What `GET /journal` answers.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+pub(super) enum JournalAnswer {
+    /// The state.
+    Status(JournalStatus),
+    /// A page of the files.
+    Files(JournalFiles),
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -71,7 +94,12 @@ pub(super) async fn receive(
 ) -> Result<HttpResponse> {
     let shared: Arc<Shared> = daemon.get_ref().clone();
     let (cluster, _) = shared.identity.require_cluster()?;
-    let permit = shared.journal.permits.clone().try_acquire_owned().map_err(|_| {
+    // Who sends it was judged when the request began; a snapshot takes long.
+    let fence = |standing: Standing| (standing.cluster, standing.epoch, standing.term);
+    let judged = fence(shared.identity.standing());
+    let is_snapshot = !SignedDigest::is_there(&request);
+    let permits = if is_snapshot { &shared.journal.snapshot_permits } else { &shared.journal.segment_permits };
+    let permit = permits.clone().try_acquire_owned().map_err(|_| {
         Error::new(ErrorCode::Busy, "this storage server receives as many files of the journal as it takes; try again")
     })?;
     // Either the credential covers the body, or the body ends with what does.
@@ -90,6 +118,11 @@ pub(super) async fn receive(
             let shared = shared.clone();
             let accept = blocking(move || {
                 let _permit = permit;
+                if fence(shared.identity.standing()) != judged {
+                    let message =
+                        "another name server has taken over while this file of the journal came: it is refused";
+                    return Err(Error::new(ErrorCode::Forbidden, message));
+                }
                 shared.journal.accept(file, cluster)
             });
             accept.await

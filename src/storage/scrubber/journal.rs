@@ -17,6 +17,9 @@ const ROUND_MAX: Duration = Duration::from_secs(24 * 3_600);
 impl Pass<'_> {
     /// Reads the next files, if it is time, as many as there is credit for.
     pub(super) async fn check_journal(&mut self) -> Result<()> {
+        for damaged in self.shared.journal.take_damaged() {
+            self.note_damage(damaged);
+        }
         while self.state.credit > 0 && self.began.elapsed() < PASS_TIME_MAX && Instant::now() >= self.state.journal.next
         {
             let cluster = self.shared.identity.standing().cluster;
@@ -37,13 +40,16 @@ impl Pass<'_> {
 
     fn note_journal(&mut self, checked: Checked) {
         self.state.credit = self.state.credit.saturating_sub(i64::try_from(checked.bytes).unwrap_or(i64::MAX));
-        if let Some(reason) = checked.damage {
-            log::error!("the file {} of the metadata's journal is damaged on this server: {reason}", checked.name);
-            self.journal_damaged += 1;
-            self.count_bad();
-            self.state.journal.untold.push(CorruptJournalFile { name: checked.name.clone(), reason });
-        }
-        self.state.journal.after = checked.name;
+        self.state.journal.after.clone_from(&checked.name);
+        self.note_damage(checked);
+    }
+
+    fn note_damage(&mut self, checked: Checked) {
+        let Some(reason) = checked.damage else { return };
+        log::error!("the file {} of the metadata's journal is damaged on this server: {reason}", checked.name);
+        self.journal_damaged += 1;
+        self.count_bad();
+        self.state.journal.untold.push(CorruptJournalFile { name: checked.name, reason });
     }
 
     async fn tell_journal(&mut self) -> Result<()> {

@@ -26,7 +26,7 @@ const UUID: &str = "00000000-0000-0000-0000-000000000001";
 const TIME: &str = "2026-01-02T03:04:05.678901234Z";
 
 /// Requests of each kind to either server, and the answers that are believed. ID, SHA, UUID and TIME stand for values.
-const BODIES: [Body; 26] = bodies! { json:
+const BODIES: [Body; 27] = bodies! { json:
     CommitRequest r#"{"reports":[{"ticket":"a.b","size":5,"sha256":"SHA","holders":["ID"]}]}"#
     PendingRequest r#"{"server":"ID","replicas":[{"object":"ID","generation":"ID","ticket_expires":"TIME","epoch":1}]}"#
     CorruptRequest r#"{"server":"ID","replicas":[{"object":"ID","generation":"ID","reason":"r","aside":true}],"alarm":true}"#
@@ -47,7 +47,8 @@ const BODIES: [Body; 26] = bodies! { json:
     CorruptResponse r#"{"fates":["quarantine","quarantine_for_good","wait","leave"]}"#
     ListResponse r#"{"entries":[{"path":"a","kind":"file","size":5,"sha256":"SHA","object":"ID","version":7,"created":"TIME","modified":"TIME","copies_wanted":2,"copies":1,"replicas":[{"server":"ID","name":"n","host":"h","url":"u","state":"present","health":"live","since":"TIME","verified":null}]}],"next":"a"}"#
     StorageStatus r#"{"status":"ok","identity":"UUID","cluster":null,"server":"ID","epoch":1,"term":2,"journal":{"history":"UUID","epoch":1,"version":7,"tip":"SHA"},"boot_id":"UUID","capacity_bytes":2,"free_bytes":1,"objects":0,"bytes":0,"program_version":"0"}"#
-    JournalStatus r#"{"position":null,"complete":false,"bytes_since_snapshot":1,"segments_since_snapshot":1,"snapshot_bytes":1,"files":[{"name":"n","kind":"segment","first":1,"last":2,"bytes":3}]}"#
+    JournalFiles r#"{"files":[{"name":"n","kind":"segment","first":1,"last":2,"bytes":3}],"next":"n"}"#
+    JournalStatus r#"{"position":null,"complete":false,"bytes_since_snapshot":1,"segments_since_snapshot":1,"snapshot_bytes":1,"snapshot_version":1,"files":1,"bytes":1}"#
     CopyStored r#"{"object":"ID","generation":"ID","size":5,"sha256":"SHA"}"#
     Changed r#"{"version":7}"#
     ErrorBody r#"{"code":"not_found","message":"m","request_id":null}"#

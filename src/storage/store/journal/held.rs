@@ -1,6 +1,7 @@
 //! Which files of the journal a server holds, and what follows from them: the position, and what can go. Apart from
 //! reading a segment where boundaries do not meet, all of it is decided from the files' headers.
 
+use crate::decisions::merging;
 use crate::journal::{Ends, GENESIS_TIP, Header, Kind};
 use crate::types::limits::JOURNAL_SEGMENTS_MAX;
 use crate::types::storage_api::{JournalFile, JournalPosition, JournalStatus};
@@ -104,8 +105,51 @@ impl Held {
             bytes_since_snapshot: since.iter().map(|file| file.bytes).sum(),
             segments_since_snapshot: since.len(),
             snapshot_bytes: newest.map_or(0, |file| file.bytes),
-            files: self.files.iter().map(HeldFile::listed).collect(),
+            snapshot_version: newest.map(|file| file.header().last),
+            files: self.files.len(),
+            bytes: self.files.iter().map(|file| file.bytes).sum(),
         }
+    }
+
+    /// The next segments to merge into one, from old to new. Those before and after the beginning of a snapshot stay
+    /// apart: with a later snapshot the former are not needed any more.
+    pub fn next_merge(&self) -> Option<Vec<HeldFile>> {
+        let beginnings: Vec<Version> = self.snapshots().map(|file| file.header().last).collect();
+        let together = |one: &&HeldFile, other: &&HeldFile| {
+            let (a, b) = (one.header(), other.header());
+            (a.last + 1, a.tip_after, a.epoch) == (b.first, b.tip_before, b.epoch)
+                && !beginnings.iter().any(|v0| (a.last..b.last).contains(v0))
+        };
+        let segments: Vec<&HeldFile> = self.segments().collect();
+        segments.chunk_by(together).find_map(|run| {
+            let bytes: Vec<u64> = run.iter().map(|file| file.bytes).collect();
+            let range = merging::next(&bytes)?;
+            Some(run[range].iter().map(|file| (*file).clone()).collect())
+        })
+    }
+
+    /// Segments that another one seems to have the lines of, by their versions: that one, and those. What a merge leaves
+    /// that was interrupted before it had removed the last of its parts. `known` are pairs of which it was found out that
+    /// they are not.
+    pub fn seem_covered(&self, known: impl Fn(&HeldFile, &HeldFile) -> bool) -> Option<(HeldFile, Vec<HeldFile>)> {
+        let mut segments: Vec<&HeldFile> = self.segments().collect();
+        segments.sort_by_key(|file| (file.header().first, std::cmp::Reverse(file.header().last)));
+        segments.iter().enumerate().find_map(|(place, cover)| {
+            let within = |file: &&&HeldFile| {
+                let (held, of) = (file.header(), cover.header());
+                !known(cover, file) && held.last <= of.last && (held.history, held.epoch) == (of.history, of.epoch)
+            };
+            let behind = segments[place + 1..].iter().take_while(|file| file.header().first <= cover.header().last);
+            let covered: Vec<HeldFile> = behind.filter(within).map(|file| (*file).clone()).collect();
+            (!covered.is_empty()).then(|| ((*cover).clone(), covered))
+        })
+    }
+
+    /// Puts a merged file in the place of its parts.
+    pub fn replace(&mut self, parts: &[HeldFile], merged: HeldFile, inside: Inside<'_>) {
+        self.files.retain(|file| !parts.contains(file));
+        self.insert(merged);
+        self.settle(inside);
     }
 
     /// Whether the very same lines are here already, so that nothing needs to be stored. Of two snapshots that were

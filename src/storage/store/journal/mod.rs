@@ -3,14 +3,19 @@
 //! A segment is accepted only when it continues the position; a snapshot begins a new one. So the files of a server
 //! are one journal without a gap, unless a disk loses some: then the position falls back to what is still linked,
 //! and files beyond stay, because together with another server's they may be worth something.
+//!
+//! Segments that follow each other are merged ([`merge`]), so that files stay few: nothing that is asked or told each second
+//! looks into the directory.
 
 mod held;
+mod merge;
 
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{BufReader, Write};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use tokio::sync::Semaphore;
 use uuid::Uuid;
@@ -22,12 +27,12 @@ use super::{quarantine, verify};
 use crate::journal::reader::{Reader, ends};
 use crate::journal::{Contents, Defect, Ends, Header, Kind, Segment, collection};
 use crate::types::error::IoContext;
-use crate::types::limits::JOURNAL_SEGMENT_BYTES_MAX;
-use crate::types::storage_api::{JournalAccepted, JournalFile, JournalPosition, JournalStatus};
+use crate::types::limits::{JOURNAL_PAGE_FILES_MAX, JOURNAL_SEGMENT_BYTES_MAX};
+use crate::types::storage_api::{JournalAccepted, JournalFile, JournalFiles, JournalPosition, JournalStatus};
 use crate::types::{Error, ErrorCode, Result, Sha256, Version};
 use held::{Held, HeldFile, file_name};
 
-/// Files that are received at the same time.
+/// Segments that are received at the same time, and snapshots: these take long, and must hold up no segment.
 const RECEIVED_AT_ONCE_MAX: usize = 2;
 /// Where the files of the history before are.
 const PREVIOUS: &str = "previous";
@@ -38,8 +43,16 @@ pub struct Journal {
     held: Mutex<Held>,
     /// Told to whoever asks, also while a file is being put in its place.
     position: Mutex<Option<JournalPosition>>,
-    /// For receiving files.
-    pub permits: Arc<Semaphore>,
+    /// For receiving segments.
+    pub segment_permits: Arc<Semaphore>,
+    /// For receiving snapshots.
+    pub snapshot_permits: Arc<Semaphore>,
+    /// What merging remembers; locked while it is under way.
+    merging: Mutex<merge::Memory>,
+    /// When the names of files were last asked for, or a file.
+    read: Mutex<Option<Instant>>,
+    /// Files that were found damaged while they were merged, until the scrubber tells of them.
+    damaged: Mutex<Vec<Checked>>,
 }
 
 impl Journal {
@@ -65,7 +78,11 @@ impl Journal {
             layout,
             held: Mutex::new(held),
             position: Mutex::default(),
-            permits: Arc::new(Semaphore::new(RECEIVED_AT_ONCE_MAX)),
+            segment_permits: Arc::new(Semaphore::new(RECEIVED_AT_ONCE_MAX)),
+            snapshot_permits: Arc::new(Semaphore::new(RECEIVED_AT_ONCE_MAX)),
+            merging: Mutex::default(),
+            read: Mutex::default(),
+            damaged: Mutex::default(),
         };
         journal.check_last(cluster)?;
         journal.note_position(&journal.held());
@@ -98,21 +115,30 @@ impl Journal {
     pub fn check_after(&self, after: &str, cluster: Option<Uuid>) -> Result<Option<Checked>> {
         let next = self.held().files().iter().find(|file| file.name.as_str() > after).cloned();
         let Some(file) = next else { return Ok(None) };
+        self.check(&file, cluster).map(Some)
+    }
+
+    /// Files that were found damaged since this was last asked.
+    pub fn take_damaged(&self) -> Vec<Checked> {
+        std::mem::take(&mut self.damaged.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn check(&self, file: &HeldFile, cluster: Option<Uuid>) -> Result<Checked> {
         let dir = self.layout.journal();
         let read = || open(dir, &file.name, cluster).and_then(|reader| reader.verify());
         let mut checked = Checked { name: file.name.clone(), bytes: file.bytes, damage: None };
         // Not under the lock: it takes a while, and files come meanwhile.
         if read().is_ok() {
-            return Ok(Some(checked));
+            return Ok(checked);
         }
         let Err(defect) = read() else {
             log::warn!("{} looked damaged, and was right the second time", file.name);
-            return Ok(Some(checked));
+            return Ok(checked);
         };
         let mut held = self.held();
-        if !held.files().contains(&file) {
+        if !held.files().contains(file) {
             // It was trimmed or replaced meanwhile.
-            return Ok(Some(checked));
+            return Ok(checked);
         }
         match &defect {
             Defect::Failed(error) if is_absent(error) => {}
@@ -122,7 +148,7 @@ impl Journal {
         held.remove(&file.name, &|file, version| tip_inside(dir, file, version));
         self.note_position(&held);
         checked.damage = Some(defect.to_string());
-        Ok(Some(checked))
+        Ok(checked)
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
@@ -138,14 +164,33 @@ impl Journal {
         self.position.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Everything that is told of it. As long as the copy does not suffice, the files of the history before are told
-    /// too: a restore that has nothing better takes them. May wait for a disk.
+    /// What is told of it. It is known in memory.
     pub fn status(&self) -> JournalStatus {
-        let mut status = self.held().status();
-        if !status.complete {
-            status.files.extend(self.previous());
+        self.held().status()
+    }
+
+    /// One page of the files, after a name. As long as the copy does not suffice, the files of the history before are told
+    /// too: a restore that has nothing better takes them. May wait for a disk.
+    pub fn files_after(&self, after: &str) -> JournalFiles {
+        self.note_read();
+        let is_behind = after.starts_with(PREVIOUS);
+        let mut files: Vec<JournalFile> = Vec::new();
+        let complete = {
+            let held = self.held();
+            let here = held.files().iter().filter(|file| !is_behind && file.name.as_str() > after);
+            files.extend(here.take(JOURNAL_PAGE_FILES_MAX + 1).map(HeldFile::listed));
+            held.is_complete()
+        };
+        if !complete && files.len() <= JOURNAL_PAGE_FILES_MAX {
+            files.extend(self.previous().into_iter().filter(|file| !is_behind || file.name.as_str() > after));
         }
-        status
+        let more = files.len() > JOURNAL_PAGE_FILES_MAX;
+        files.truncate(JOURNAL_PAGE_FILES_MAX);
+        JournalFiles { next: files.last().filter(|_| more).map(|file| file.name.clone()), files }
+    }
+
+    fn note_read(&self) {
+        *self.read.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
     fn previous(&self) -> Vec<JournalFile> {
@@ -155,8 +200,9 @@ impl Journal {
         files.map(|file| JournalFile { name: format!("{PREVIOUS}/{}", file.name), ..file.listed() }).collect()
     }
 
-    /// Opens a file that [`Journal::status`] lists, with its size.
+    /// Opens a file that [`Journal::files_after`] lists, with its size.
     pub fn open_file(&self, name: &str) -> Result<(File, u64)> {
+        self.note_read();
         // Under the lock, so that it is not removed in between.
         let held = self.held();
         let known = held.files().iter().any(|file| file.name == name)

@@ -56,8 +56,12 @@ impl Server {
         self.journal().position().map(|position| position.version)
     }
 
+    fn listed(&self) -> Vec<JournalFile> {
+        self.journal().files_after("").files
+    }
+
     fn files(&self) -> Vec<String> {
-        let mut listed: Vec<_> = self.journal().status().files.into_iter().map(|file| file.name).collect();
+        let mut listed: Vec<_> = self.listed().into_iter().map(|file| file.name).collect();
         listed.retain(|name| !name.starts_with("previous/"));
         assert_eq!(
             listed,
@@ -138,7 +142,10 @@ fn a_snapshot_begins_a_new_position_and_counts_from_its_end_on() {
     assert_eq!(status.segments_since_snapshot, 2);
     assert_eq!(status.bytes_since_snapshot, (seg(21, 22).len() + seg(23, 25).len()) as u64);
     assert_eq!(status.snapshot_bytes, snap(&ORIGIN, 20, 23).len() as u64);
-    let snapshot = status.files.last().unwrap();
+    assert_eq!((status.files, status.snapshot_version), (3, Some(20)));
+    assert_eq!(status.bytes, status.bytes_since_snapshot + status.snapshot_bytes);
+    let listed = server.listed();
+    let snapshot = listed.last().unwrap();
     assert_eq!((snapshot.first, snapshot.last), (20, 23));
     // One that was begun inside a segment that is here loses nothing.
     assert_eq!(server.sent(&snap(&ORIGIN, 24, 26)), (25, true), "the older snapshot counts already");
@@ -146,7 +153,7 @@ fn a_snapshot_begins_a_new_position_and_counts_from_its_end_on() {
     let epoch_0 = Origin { epoch: 0, ..ORIGIN };
     assert!(server.refused(&snap(&epoch_0, 30, 30)).contains("epoch"));
     assert_eq!(server.sent(&snap(&ORIGIN, 24, 27)), (26, true), "a worse one of the same beginning changes nothing");
-    assert_eq!(server.journal().status().files.iter().filter(|file| file.last == 27).count(), 0);
+    assert_eq!(server.listed().iter().filter(|file| file.last == 27).count(), 0);
 }
 
 #[test]
@@ -188,13 +195,13 @@ fn a_new_history_puts_the_one_before_aside_and_no_older_one() {
     assert_eq!((server.files().len(), previous(&server).len()), (1, 1));
     server.restart();
     assert_eq!(server.version(), Some(1000));
-    assert_eq!(server.journal().status().files.len(), 1);
+    assert_eq!(server.listed().len(), 1);
     let third = Origin { history: Uuid::from_u128(4), epoch: 3, ..ORIGIN };
     server.sent(&snap(&third, 2000, 2001));
     assert_eq!(previous(&server).len(), 1);
     assert!(previous(&server)[0].contains("1000"));
     // Until the new one suffices, the one before is told too.
-    let listed = server.journal().status().files;
+    let listed = server.listed();
     assert!(listed.len() == 2 && listed[1].name.starts_with("previous/"), "{listed:?}");
     assert_eq!(server.journal().open_file(&listed[1].name).unwrap().1, listed[1].bytes);
     // As if it had been interrupted: the file of the history before is still, or again, among the others.
@@ -214,7 +221,7 @@ fn damage_at_the_end_goes_into_quarantine_and_the_position_falls_back() {
     for (first, last) in [(1, 3), (4, 6), (7, 9)] {
         server.sent(&seg(first, last));
     }
-    let names: Vec<String> = server.journal().status().files.into_iter().map(|file| file.name).collect();
+    let names: Vec<String> = server.listed().into_iter().map(|file| file.name).collect();
     // Cut off.
     let text = fs::read(server.path(&names[2])).unwrap();
     fs::write(server.path(&names[2]), &text[..text.len() / 2]).unwrap();
@@ -247,7 +254,7 @@ fn a_hole_in_the_middle_is_noticed_and_filled_with_a_snapshot_or_segments() {
     for (first, last) in [(1, 3), (4, 6), (7, 9)] {
         server.sent(&seg(first, last));
     }
-    let names: Vec<String> = server.journal().status().files.into_iter().map(|file| file.name).collect();
+    let names: Vec<String> = server.listed().into_iter().map(|file| file.name).collect();
     fs::remove_file(server.path(&names[1])).unwrap();
     server.restart();
     assert_eq!((server.version(), server.files().len()), (Some(3), 2), "what is beyond stays");
@@ -265,9 +272,194 @@ fn a_hole_in_the_middle_is_noticed_and_filled_with_a_snapshot_or_segments() {
 fn files_are_opened_by_their_listed_names_only() {
     let server = Server::new();
     server.sent(&seg(1, 3));
-    let name = server.journal().status().files[0].name.clone();
+    let name = server.listed()[0].name.clone();
     assert_eq!(server.journal().open_file(&name).unwrap().1, seg(1, 3).len() as u64);
     for name in ["../server.json", "previous", "previous/../../server.json", "", "segment-1-3.jsonl", "/etc/passwd"] {
         assert_eq!(server.journal().open_file(name).unwrap_err().code(), ErrorCode::NotFound);
     }
+}
+
+impl Server {
+    /// Merges until there is nothing to merge, as the actor does. Answers how often.
+    fn merge_all(&self) -> usize {
+        let journal = self.journal();
+        *journal.read.lock().unwrap() = None;
+        let mut merges = 0;
+        while let Some(merge) = journal.next_merge() {
+            assert!(journal.merge(&merge, Some(ORIGIN.cluster)).unwrap());
+            merges += 1;
+        }
+        merges
+    }
+
+    fn remove_covered(&self) -> usize {
+        *self.journal().read.lock().unwrap() = None;
+        self.journal().remove_covered(Some(ORIGIN.cluster)).unwrap()
+    }
+
+    /// What a restore makes of the files alone: the version of its head, and all lines to it in order.
+    fn restored(&self) -> (Version, Vec<JournalLine>) {
+        let mut collection = Collection::new(None);
+        for path in paths(&self.journal().layout).unwrap() {
+            collection.add(&path).unwrap();
+        }
+        let chain = collection.merge().chain.unwrap();
+        let mut lines = Vec::new();
+        let taken = collection.each_line(chain.pieces.clone(), |line| {
+            lines.push(line);
+            Ok(())
+        });
+        taken.unwrap();
+        (chain.head.version, lines)
+    }
+
+    fn fill(&self, versions: std::ops::RangeInclusive<Version>) {
+        for version in versions {
+            self.sent(&seg(version, version));
+        }
+    }
+}
+
+#[test]
+fn segments_are_merged_and_nothing_of_them_is_lost() {
+    let mut server = Server::new();
+    server.fill(1..=200);
+    let before = server.journal().status();
+    assert_eq!(before.files, 200);
+    assert!(server.merge_all() > 0);
+    let after = server.journal().status();
+    assert!(after.files < 40 && after.bytes < before.bytes, "{after:?}");
+    assert_eq!((after.position, after.complete), (before.position, true));
+    server.files();
+    assert_eq!(server.restored(), (200, lines(1, 200)));
+    server.restart();
+    assert_eq!((server.version(), server.journal().status().complete), (Some(200), true));
+    assert_eq!(server.remove_covered(), 0);
+    // It goes on, also with a snapshot that was begun inside a merged file.
+    server.fill(201..=203);
+    assert_eq!(server.sent(&snap(&ORIGIN, 50, 60)), (203, true));
+    assert_eq!(server.sent(&snap(&ORIGIN, 150, 203)), (203, true));
+    let status = server.journal().status();
+    assert!(status.files < 40 && status.complete, "{status:?}");
+    server.restart();
+    assert_eq!((server.version(), server.journal().status().complete), (Some(203), true));
+    let (head, rest) = server.restored();
+    assert_eq!(head, 203);
+    assert!(lines(1, 203).ends_with(&rest) && rest.len() >= 2 * 153, "{}", rest.len());
+}
+
+#[test]
+fn segments_on_both_sides_of_a_snapshot_stay_apart() {
+    let server = Server::new();
+    server.fill(1..=20);
+    server.sent(&snap(&ORIGIN, 20, 20));
+    server.fill(21..=40);
+    server.merge_all();
+    let files = server.listed();
+    let across = files.iter().filter(|file| file.first <= 20 && file.last > 20);
+    assert_eq!((across.count(), server.version()), (0, Some(40)));
+    assert!(server.journal().status().files < 20);
+    server.sent(&snap(&ORIGIN, 40, 40));
+    assert!(server.listed().iter().all(|file| file.first > 20 || file.last == 20), "the older segments are gone");
+}
+
+/// At whatever step a merge was interrupted: the parts are there, or some of them, and the merged file.
+#[test]
+fn a_merge_that_was_interrupted_is_finished_by_the_next_start() {
+    let last = crate::decisions::merging::PER_LEVEL_MAX as Version;
+    let name = |first: Version, last: Version| format!("segment-{first:019}-{last:019}.jsonl");
+    for removed in 0..=last {
+        let mut server = Server::new();
+        server.fill(1..=last);
+        fs::write(server.path(&name(1, last)), seg(1, last)).unwrap();
+        for version in 1..=removed {
+            fs::remove_file(server.path(&name(version, version))).unwrap();
+        }
+        // What was not renamed yet.
+        fs::write(server.dir.path().join("incoming/merge-x"), "half").unwrap();
+        server.restart();
+        assert_eq!((server.version(), server.journal().status().complete), (Some(last), true), "{removed}");
+        assert_eq!(server.restored(), (last, lines(1, last)));
+        assert_eq!(server.remove_covered() as Version, last - removed);
+        assert_eq!(server.files().len(), 1, "{removed}");
+        assert_eq!(server.restored(), (last, lines(1, last)));
+        assert_eq!(server.sent(&seg(last + 1, last + 1)), (last + 1, true));
+    }
+}
+
+#[test]
+fn nothing_is_removed_for_a_file_that_is_damaged_or_tells_something_else() {
+    let name = "segment-0000000000000000001-0000000000000000004.jsonl";
+    let mut server = Server::new();
+    server.fill(1..=4);
+    let mut bytes = seg(1, 4);
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(server.path(name), &bytes).unwrap();
+    // It ends at the position, so the start reads it; a second time it is damaged while the server runs.
+    server.restart();
+    assert_eq!((server.version(), server.files().len()), (Some(4), 4));
+    fs::write(server.path(name), seg(1, 4)).unwrap();
+    server.restart();
+    fs::write(server.path(name), &bytes).unwrap();
+    assert_eq!(server.remove_covered(), 0);
+    let damaged = server.journal().take_damaged();
+    assert!(damaged.len() == 1 && damaged[0].name == name && damaged[0].damage.is_some(), "{damaged:?}");
+    assert_eq!((server.version(), server.files().len()), (Some(4), 4));
+    // Of another branch.
+    let other = |version: Version| JournalLine { content: None, ..lines(version, version)[0].clone() };
+    let other: Vec<_> = (1..=4).map(other).collect();
+    fs::write(server.path(name), segment(&ORIGIN, GENESIS_TIP, &other).unwrap().1).unwrap();
+    server.restart();
+    assert_eq!((server.remove_covered(), server.remove_covered(), server.files().len()), (0, 0, 5));
+}
+
+#[test]
+fn a_part_that_is_damaged_ends_in_quarantine_and_not_in_a_merged_file() {
+    let server = Server::new();
+    let last = crate::decisions::merging::PER_LEVEL_MAX as Version;
+    server.fill(1..=last);
+    let name = "segment-0000000000000000003-0000000000000000003.jsonl";
+    let mut bytes = seg(3, 3);
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(server.path(name), bytes).unwrap();
+    let merge = server.journal().next_merge().unwrap();
+    assert_eq!((merge.files() as Version, merge.bytes() > 0), (last, true));
+    assert!(!server.journal().merge(&merge, Some(ORIGIN.cluster)).unwrap());
+    assert_eq!(server.journal().take_damaged().len(), 1);
+    assert_eq!((server.version(), server.files().len() as Version), (Some(2), last - 1));
+    assert_eq!(server.sent(&seg(3, 3)), (3, true), "the name server sends anew what is missing");
+    assert!(server.journal().next_merge().is_none(), "somebody has asked for names just now");
+}
+
+#[test]
+fn names_come_in_pages() {
+    let server = Server::new();
+    let mut held = server.journal().held();
+    for version in 1..=2 * JOURNAL_PAGE_FILES_MAX as Version + 5 {
+        let header = Header { first: version, last: version, ..seg_header() };
+        let ends = Ends { end: (version, header.tip_after), header };
+        held.add_segment(HeldFile { name: file_name(&ends.header), ends, bytes: 1 });
+    }
+    drop(held);
+    let (mut after, mut names, mut pages) = (String::new(), Vec::new(), 0);
+    loop {
+        let page = server.journal().files_after(&after);
+        assert!(page.files.len() <= JOURNAL_PAGE_FILES_MAX);
+        names.extend(page.files.into_iter().map(|file| file.name));
+        pages += 1;
+        match page.next {
+            Some(next) => after = next,
+            None => break,
+        }
+    }
+    assert_eq!((pages, names.len()), (3, 2 * JOURNAL_PAGE_FILES_MAX + 5));
+    assert!(names.is_sorted());
+    let size = serde_json::to_string(&server.journal().status()).unwrap().len();
+    assert!(size < 500, "the state has the same size whatever is there: {size}");
+}
+
+fn seg_header() -> Header {
+    segment(&ORIGIN, tip(0), &lines(1, 1)).unwrap().0
 }
