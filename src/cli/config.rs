@@ -16,9 +16,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::args::GlobalArgs;
 use super::host::HostDir;
 use super::host::trust::{self, Found};
+use super::options::GlobalArgs;
 use super::progress::say;
 use crate::client::url::normal_base_url;
 use crate::types::error::IoContext;

@@ -3,9 +3,9 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use super::args::GlobalArgs;
 use super::config;
 use super::host::trust;
+use super::options::GlobalArgs;
 use super::output::Output;
 use super::progress::{Progress, Tally, say, tell_waits};
 use super::workspace::{Around, Workspace};

@@ -10,6 +10,7 @@
 
 mod args;
 mod commands;
+mod complaint;
 mod config;
 mod context;
 pub mod daemon;
@@ -18,9 +19,11 @@ mod exit;
 mod export;
 mod failure;
 mod host;
+mod human;
 mod import;
 pub mod inputs;
 mod merge;
+mod options;
 mod output;
 mod parallel;
 mod progress;
@@ -39,6 +42,7 @@ use structopt::StructOpt;
 pub use args::Cli;
 
 use self::args::{Command, TokenCommand};
+use self::complaint::complain;
 use self::context::Context;
 use self::exit::Exit;
 use self::failure::Failure;
@@ -117,12 +121,6 @@ fn finished(result: Result<Exit>) -> Exit {
             Exit::from(error.code())
         }
     }
-}
-
-/// Says what went wrong, and what can be done about it.
-fn complain(error: &Error) {
-    log::debug!("{}", error.chain());
-    progress::tell(&Failure::of(error));
 }
 
 /// Carries a command out until Ctrl-C or a signal to end, which take temporary files away.

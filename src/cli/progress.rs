@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use super::exit::Exit;
 use super::failure::Failure;
-use super::output::{human_bytes, human_count, human_counted, human_duration, safe};
+use super::human::{human_bytes, human_count, human_counted, human_duration, safe};
 use crate::client::Waits;
 use crate::types::{Error, ErrorCode};
 

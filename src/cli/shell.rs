@@ -128,7 +128,7 @@ fn execute(context: &Context, runtime: &Runtime, line: &str) -> Exit {
         Some(words) => words,
         None => {
             let error = Error::invalid("a quote is not closed");
-            super::complain(&error);
+            crate::cli::complaint::complain(&error);
             return Exit::from(error.code());
         }
     };
@@ -146,7 +146,7 @@ fn execute(context: &Context, runtime: &Runtime, line: &str) -> Exit {
             speak_json(line_context.json());
             let result = runtime.block_on(super::interruptible(&line_context, &cli.command));
             if let Err(error) = context.take_cwd_of(&line_context) {
-                super::complain(&error);
+                crate::cli::complaint::complain(&error);
             }
             let exit = super::finished(result);
             speak_json(context.json());

@@ -57,7 +57,7 @@ fn files() -> BTreeMap<Module, File> {
     for path in sources(&src) {
         let place = path.strip_prefix(&src).unwrap().with_extension("");
         let mut module: Module = place.iter().map(|part| part.to_string_lossy().into_owned()).collect();
-        if module[0] == "bin" || module[0] == "cli" || module == ["lib"] {
+        if module[0] == "bin" || module == ["lib"] {
             continue;
         }
         if module.last().is_some_and(|last| last == "mod") {
@@ -93,11 +93,13 @@ fn names(code: &str) -> Vec<(Vec<String>, bool)> {
     }
     for root in ["crate", "super"] {
         for (at, _) in code.match_indices(root) {
-            let begins = !code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':');
+            // `pub(in crate::…)` says who may look, and names nothing; a path before a group was read with its `use`.
+            let begins = !code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':')
+                && !code[..at].ends_with("in ");
             let path: String =
                 code[at..].chars().take_while(|c| c.is_alphanumeric() || *c == '_' || *c == ':').collect();
             let parts: Vec<String> = path.split("::").filter(|part| !part.is_empty()).map(String::from).collect();
-            if begins && parts.len() > 1 {
+            if begins && parts.len() > 1 && !path.ends_with("::") {
                 names.push((parts, false));
             }
         }

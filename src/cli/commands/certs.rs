@@ -19,9 +19,9 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use serde::Serialize;
 use structopt::StructOpt;
 
-use crate::cli::args::GlobalArgs;
 use crate::cli::config::sync_directory_of;
 use crate::cli::exit::Exit;
+use crate::cli::options::GlobalArgs;
 use crate::cli::output::Output;
 use crate::cli::progress::say;
 use crate::security::tls::{Facts, facts_of};

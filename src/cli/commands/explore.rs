@@ -213,7 +213,7 @@ pub(crate) async fn find(context: &Context, args: &FindArgs) -> Result<Exit> {
                 Ok(full) => full,
                 // A path that has become too long is named, and the rest is looked through.
                 Err(error) => {
-                    crate::cli::complain(&error.context(&entry.path));
+                    crate::cli::complaint::complain(&error.context(&entry.path));
                     exit = Exit::Partly;
                     continue;
                 }

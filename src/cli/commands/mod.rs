@@ -38,7 +38,7 @@ impl Each {
             Ok(()) => self.done += 1,
             Err(error) if is_of_output(&error) => return Err(error),
             Err(error) => {
-                super::complain(&error);
+                crate::cli::complaint::complain(&error);
                 // One code is enough to know whether all are the same.
                 let exit = Exit::from(error.code());
                 if !self.failures.contains(&exit) {

@@ -55,7 +55,7 @@ pub(crate) async fn run(context: &Context, args: &TreeArgs) -> Result<Exit> {
                 Ok(path) => levels.push(open(&cluster, path, indent)),
                 // A path that has become too long is named, and the rest is drawn.
                 Err(error) => {
-                    crate::cli::complain(&error.context(&entry.path));
+                    crate::cli::complaint::complain(&error.context(&entry.path));
                     exit = Exit::Partly;
                 }
             }

@@ -8,12 +8,12 @@ mod tree;
 use std::net::TcpListener;
 
 use rand::Rng;
-use structopt::StructOpt;
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::story::Story;
-use super::args::GlobalArgs;
+use super::args::DemoArgs;
 use super::exit::Exit;
+use super::options::GlobalArgs;
 use super::progress::say;
 use super::up::LocalCluster;
 use crate::types::{Error, Result};
@@ -26,17 +26,6 @@ const COPIES: u32 = 2;
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
 /// How often.
 const PORT_TRIES_MAX: usize = 100;
-
-/// Options of `holdfast demo`.
-#[derive(Debug, Clone, StructOpt)]
-pub(crate) struct DemoArgs {
-    /// Port of the name server; the storage servers take the following ones [default: free ones]
-    #[structopt(long)]
-    port: Option<u16>,
-    /// Leave everything in place at the end, with the logs of all members
-    #[structopt(long)]
-    keep: bool,
-}
 
 /// `holdfast demo`.
 pub(crate) async fn run(global: &GlobalArgs, args: &DemoArgs) -> Result<Exit> {

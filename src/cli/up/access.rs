@@ -7,7 +7,8 @@
 use std::path::Path;
 
 use super::cluster::{ClusterConfig, ClusterDir};
-use super::{Ready, write_private};
+use super::life::Ready;
+use super::private_file::write_private;
 use crate::cli::config::ClientConfig;
 use crate::client::{Credentials, HttpClient, NameServerClient};
 use crate::types::{DfsPath, Error, ErrorCode, Result};

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::process::Recorded;
-use super::{TEMPORARY, write_private};
+use super::private_file::{TEMPORARY, write_private};
+use super::recorded::Recorded;
 use crate::cli::config::without_values;
 use crate::cli::output::human_counted;
 use crate::db::DatabaseUrl;
@@ -314,7 +314,7 @@ impl ClusterDir {
     pub(super) fn all_running(&self) -> Result<Vec<Recorded>> {
         let Some(config) = self.config()? else { return Ok(Vec::new()) };
         let mut running = Vec::new();
-        for name in super::member::names(config.storage_servers) {
+        for name in names(config.storage_servers) {
             running.extend(self.running(&name)?);
         }
         Ok(running)
@@ -352,6 +352,11 @@ fn check(config: &ClusterConfig) -> Result<()> {
         )));
     }
     Ok(())
+}
+
+/// The names of all members.
+pub(super) fn names(storage_servers: u16) -> impl Iterator<Item = String> {
+    std::iter::once("name-server".to_string()).chain((1..=storage_servers).map(|number| format!("storage-{number}")))
 }
 
 #[cfg(test)]

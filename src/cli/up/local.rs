@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use super::access;
 use super::cluster::ClusterDir;
+use super::life::{LOG_BYTES_MAX, POLL_INTERVAL, Ready, start_all, stop, wait_until_ready};
 use super::member::{self, Member, Timings};
 use super::process::{self, Running};
-use super::{LOG_BYTES_MAX, POLL_INTERVAL, Ready, start_all, stop, wait_until_ready};
 use crate::types::{Error, Result};
 
 /// The members; they end with this process, also when it is killed.

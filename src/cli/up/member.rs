@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use super::cluster::{ClusterConfig, ClusterDir};
+use super::cluster::{ClusterConfig, ClusterDir, names};
 use crate::types::{Error, ErrorCode, Hidden, Result};
 
 /// What a member is.
@@ -45,11 +45,6 @@ impl Timings {
             }
         }
     }
-}
-
-/// The names of all members.
-pub(super) fn names(storage_servers: u16) -> impl Iterator<Item = String> {
-    std::iter::once("name-server".to_string()).chain((1..=storage_servers).map(|number| format!("storage-{number}")))
 }
 
 /// All members, the name server first.

@@ -5,66 +5,18 @@ use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 
-use rustix::process::{Pid, Signal, kill_process};
-use serde::{Deserialize, Serialize};
+use rustix::process::{Pid, Signal};
 
 use super::cluster::ClusterDir;
 use super::logs;
 use super::member::{Member, Role};
+use super::recorded::Recorded;
 use crate::cli::exit::Exit;
 use crate::types::error::IoContext;
 use crate::types::{Error, Result};
 
 /// How much of a log's end is searched for its last error, in bytes.
 const LOG_TAIL_BYTES: u64 = 16 << 10;
-
-/// A member's process as it is noted in `run/`. Process ids are used again by the system; together with the
-/// time of its start one names a process for good.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(in crate::cli) struct Recorded {
-    pub(super) name: String,
-    pub(super) pid: i32,
-    started: u64,
-}
-
-impl Recorded {
-    fn of(name: &str, pid: i32) -> Self {
-        Self { name: name.into(), pid, started: start_time(pid).unwrap_or(0) }
-    }
-
-    /// Whether this very process still runs.
-    pub(super) fn is_alive(&self) -> bool {
-        start_time(self.pid).is_some_and(|started| started == self.started)
-    }
-
-    pub(super) fn terminate(&self) {
-        self.signal(Signal::TERM);
-    }
-
-    pub(super) fn kill(&self) {
-        self.signal(Signal::KILL);
-    }
-
-    fn signal(&self, signal: Signal) {
-        // First: no process that lives has a number that means several of them.
-        if self.is_alive()
-            && let Some(pid) = Pid::from_raw(self.pid)
-        {
-            // It may have ended just now.
-            let _ = kill_process(pid, signal);
-        }
-    }
-}
-
-/// When a process was started, in ticks since the system's start (field 22 of proc(5)'s stat); `None` when it
-/// has ended, also as a zombie.
-fn start_time(pid: i32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name in the second field is in parentheses and may hold anything.
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
-    let state = fields.next()?;
-    if state == "Z" { None } else { fields.nth(18)?.parse().ok() }
-}
 
 /// A member that this process has started.
 pub(super) struct Running {

@@ -5,8 +5,8 @@ use rustix::io::Errno;
 
 use super::decide::Decision;
 use super::rows::{Local, Seen};
+use super::run::Shared;
 use super::state::Known;
-use super::sync::Shared;
 use crate::cli::host::{self, Expect, HostPath, folded_error, folded_twin, is_folded, is_meanwhile_changed};
 use crate::cli::progress::Meter;
 use crate::cli::transfer::{FileTarget, hash_file};

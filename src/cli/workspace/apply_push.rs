@@ -4,8 +4,8 @@
 use futures_util::FutureExt;
 
 use super::rows::{Local, Seen};
+use super::run::{Ready, Shared, Sync, TWIN};
 use super::state::Known;
-use super::sync::{Ready, Shared, Sync};
 use crate::cli::context::Cluster;
 use crate::cli::progress::Meter;
 use crate::cli::transfer::{Facts, Source, hash_file};
@@ -13,8 +13,6 @@ use crate::types::api::{Condition, Entry};
 use crate::types::{DfsPath, Error, ErrorCode, Result, Version};
 
 const RACE: &str = "it was changed in the cluster meanwhile";
-/// Said of a name that a folding file system shows under another one, or not at all.
-pub(super) const TWIN: &str = "this file system takes it and another name for one; it is neither sent nor deleted";
 
 /// Whether an error means that the cluster is not what it was seen to be.
 fn is_race(error: &Error) -> bool {

@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use super::apply_push::TWIN;
 use super::decide::{Decider, Decision, Direction, Verdict};
 use super::rows::{Rows, Seen};
-use super::sync::{check_met, what};
+use super::run::{TWIN, check_met, what};
 use crate::cli::args::SyncArgs;
 use crate::cli::context::Context;
 use crate::cli::exit::Exit;

@@ -9,8 +9,8 @@ use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::Workspace;
 use super::decide::{Content, status_word};
+use super::place::Workspace;
 use super::state::{self, Known, Record};
 use crate::cli::context::Cluster;
 use crate::cli::export::never_written;

@@ -9,33 +9,16 @@
 //! A workspace of an earlier version has no such file. It is bound to the cluster that it meets first, when that is
 //! the one that its own configuration names and knows the versions that its state has.
 
-use std::path::{Path, PathBuf};
-
-use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 
 use super::decide::Direction;
-use super::{Workspace, state};
-use crate::cli::config::write_private;
+use super::place::Workspace;
+use super::sighting::{Sighting, read, write};
+use super::state;
 use crate::cli::context::Cluster;
 use crate::client::url::normal_base_url;
 use crate::types::api::NameServerStatus;
 use crate::types::{Error, ErrorCode, Result, Version};
-
-const FILE: &str = "cluster.json";
-/// What is done about one that cannot be read.
-const REMEDY: &str = "remove it, and the workspace is bound anew to the cluster that its configuration names";
-
-/// A cluster as it was at a moment.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Sighting {
-    cluster: uuid::Uuid,
-    /// The branch of its history; servers of earlier versions do not tell it.
-    #[serde(default)]
-    history: Option<uuid::Uuid>,
-    epoch: i64,
-    /// The highest version.
-    version: Version,
-}
 
 impl Sighting {
     /// Whoever shows no valid token is not told which cluster it is; nor is anybody while tokens cannot be looked up.
@@ -163,14 +146,6 @@ impl Standing {
     }
 }
 
-/// Raises the highest version that was seen, before anything is noted that has it.
-pub(super) fn raise(control: &Path, version: Version) -> Result<()> {
-    match read(control)? {
-        Some(seen) if seen.version < version => write(control, &Sighting { version, ..seen }),
-        _ => Ok(()),
-    }
-}
-
 /// The highest version that the state of a workspace of an earlier version has.
 async fn first_version(workspace: &Workspace, cluster: &Cluster) -> Result<Version> {
     let control = workspace.control();
@@ -197,28 +172,10 @@ async fn first_version(workspace: &Workspace, cluster: &Cluster) -> Result<Versi
     Ok(highest)
 }
 
-fn read(control: &Path) -> Result<Option<Sighting>> {
-    let path = control.join(FILE);
-    let text = match std::fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Error::io(format!("reading {}", path.display()), error).hint(REMEDY)),
-    };
-    serde_json::from_str(&text).map(Some).map_err(|error| {
-        let remedy = REMEDY;
-        Error::internal(format!("{} is damaged: {remedy}", path.display())).with_source(error)
-    })
-}
-
-fn write(control: &Path, seen: &Sighting) -> Result<()> {
-    let text = serde_json::to_string(seen)
-        .map_err(|error| Error::internal("what was seen of the cluster cannot be written").with_source(error))?;
-    write_private(&control.join(FILE), text.as_bytes())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::workspace::sighting::{FILE, raise};
 
     const CLUSTER: uuid::Uuid = uuid::Uuid::from_u128(1);
     const OTHER: uuid::Uuid = uuid::Uuid::from_u128(2);

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
-use super::standing;
+use super::sighting;
 use crate::cli::config::sync_directory_of;
 use crate::cli::host::{FileStat, HostDir};
 use crate::cli::merge::{HasPath, Sorted, is_within};
@@ -310,7 +310,7 @@ impl StateWriter {
         let (control, synced, written) = (self.control.clone(), self.synced.clone(), self.written.clone());
         let task = tokio::task::spawn_blocking(move || {
             let mut written = written.lock().unwrap_or_else(PoisonError::into_inner);
-            standing::raise(&control, batch.highest)?;
+            sighting::raise(&control, batch.highest)?;
             append(&control, synced.as_ref(), &batch.lines)?;
             *written += batch.records;
             if *written >= JOURNAL_RECORDS_MAX {

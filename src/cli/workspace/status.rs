@@ -2,8 +2,8 @@
 
 use super::decide::{Content, Decider, Decision, Verdict, status_word};
 use super::rows::{Rows, What};
+use super::run::{check_met, conflict_below, reason};
 use super::standing::Standing;
-use super::sync::{check_met, conflict_below, reason};
 use crate::cli::args::StatusArgs;
 use crate::cli::context::Context;
 use crate::cli::exit::Exit;

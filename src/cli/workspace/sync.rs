@@ -8,24 +8,22 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use futures_util::future::{BoxFuture, Shared as SharedFuture};
-
-use super::apply_push::TWIN;
-use super::decide::{Decider, Decision, Direction, Verdict, conflict_reason};
+use super::decide::{Decider, Decision, Direction, Verdict};
+use super::place::Workspace;
+use super::preview;
 use super::rows::{Local, Row, Rows, Seen, What};
+use super::run::{Ready, Shared, Sync, TWIN, check_met, conflict_below, reason, what};
 use super::standing::Standing;
 use super::state::{self, Known, StateWriter};
-use super::{Workspace, preview};
 use crate::cli::args::SyncArgs;
 use crate::cli::context::{Cluster, Context};
 use crate::cli::exit::Exit;
-use crate::cli::host::HostDir;
 use crate::cli::merge::is_within;
 use crate::cli::output::human_counted;
 use crate::cli::parallel::Pool;
 use crate::cli::progress::Tally;
 use crate::types::api::Kind;
-use crate::types::{DfsPath, Error, Result, Version};
+use crate::types::{DfsPath, Error, Result};
 
 /// Files that wait to be removed here.
 const REMOVALS_MAX: usize = 512;
@@ -36,50 +34,6 @@ impl Direction {
             Self::Push => "sent",
             Self::Pull => "fetched",
         }
-    }
-}
-
-/// Resolves when a remote directory is there, with its version.
-pub(super) type Ready = SharedFuture<BoxFuture<'static, Result<Version>>>;
-
-/// What the transfers of a run share.
-pub(super) struct Shared {
-    pub(super) cluster: Cluster,
-    /// The workspace's host directory.
-    pub(super) dir: HostDir,
-    pub(super) remote: DfsPath,
-    pub(super) direction: Direction,
-    pub(super) state: StateWriter,
-    pub(super) tally: Arc<Tally>,
-    /// Changes that only the other direction can carry out.
-    left: AtomicU64,
-}
-
-/// One push or pull.
-pub(super) struct Sync {
-    pub(super) shared: Arc<Shared>,
-    pub(super) pool: Pool,
-    standing: Standing,
-    decider: Decider,
-    /// Directories that go, or give way to a file, when the rest is done.
-    deferred: Vec<Seen>,
-    /// Files that go here because the cluster has them no more.
-    removals: Vec<Seen>,
-    /// A directory that could not be made here, or is not to be touched: what is below it is left alone.
-    blocked: Option<String>,
-    /// Directories that are gone through again, because force decides for all of them.
-    again: Vec<String>,
-    /// Directories that are being made in the cluster and that the walk is in, outermost first.
-    pub(super) open: Vec<(String, Ready)>,
-}
-
-/// What a run goes through.
-pub(super) fn what(args: &SyncArgs, direction: Direction, scope: &str) -> What {
-    What {
-        checksum: args.checksum,
-        through_unfit: args.force && direction == Direction::Pull,
-        sweeps: !args.dry_run,
-        ..What::within(scope)
     }
 }
 
@@ -179,14 +133,6 @@ fn mention_aside(workspace: &Workspace, tally: &Tally) {
             human_counted(count as u64, "file")
         ));
     }
-}
-
-/// A path that was typed and is nowhere.
-pub(super) fn check_met(rows: &Rows, scope: &str) -> Result<()> {
-    if scope.is_empty() || rows.met_something() {
-        return Ok(());
-    }
-    Err(Error::not_found(format!("{scope} is neither here nor in the cluster")))
 }
 
 impl Sync {
@@ -434,21 +380,4 @@ impl Shared {
     pub(super) fn remote_path(&self, relative: &str) -> Result<DfsPath> {
         self.remote.join_relative(relative)
     }
-}
-
-/// Why a row is a conflict.
-pub(super) fn reason(seen: &Seen) -> String {
-    let [base, local, remote] = seen.contents();
-    let why = conflict_reason(base, local, remote);
-    match seen.local {
-        Some(Local::Unfit(what, _)) => format!(
-            "it is {what} here: {why}; `holdfast pull --force` puts the cluster's in its place, a push never sends it"
-        ),
-        _ => why.into(),
-    }
-}
-
-/// Why a path below another one is a conflict.
-pub(super) fn conflict_below(above: &str) -> String {
-    format!("it was changed on the one side, and on the other {above} is a file now")
 }
