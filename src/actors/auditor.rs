@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use futures_util::future::BoxFuture;
 
 use super::context::Context;
-use super::pass::{PassReport, Timing, Work};
+use super::pass::{Timing, Work};
+use super::pass_report::PassReport;
 use crate::db::check;
 use crate::db::counts::{self, Audited};
 use crate::types::Result;
@@ -96,7 +97,7 @@ async fn look(context: &Context, looked: &Mutex<Looked>, report: &mut PassReport
     let all_pages = if all_pages { now } else { last.all_pages };
     let mut looked = looked.lock().unwrap_or_else(PoisonError::into_inner);
     (looked.end, looked.all_pages) = (now, all_pages);
-    report.counts.push(("look at the journal's end", 1));
+    report.counts.push(("looks at the journal's end", 1));
     Ok(())
 }
 

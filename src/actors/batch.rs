@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 
 use super::board::Board;
 use super::pass::join_message;
+use super::pass_report::PassReport;
 use super::supervisor::{Handle, Life, OVERDUE, Ping, Supervisor, lost, noting_panics, while_alive};
 use crate::types::{Error, ErrorCode, Result, failpoint};
 
@@ -115,7 +116,7 @@ impl<W: BatchWork> Batcher<W> {
                         // The caller may have gone away; the work is done all the same.
                         let _ = reply.send(answer);
                     }
-                    Ok(format!("{count} done together"))
+                    Ok(PassReport::of(vec![("done together", count)]))
                 }
                 // This shell was replaced: its callers hear that from the channels that end with it.
                 Ok(Ok(None)) => return,
@@ -151,9 +152,9 @@ impl<W: BatchWork> Batcher<W> {
         format!("a batch panicked: {message}")
     }
 
-    fn ended(&mut self, took: Duration, outcome: std::result::Result<String, String>, context: &mut Context<Self>) {
+    fn ended(&mut self, took: Duration, outcome: std::result::Result<PassReport, String>, context: &mut Context<Self>) {
         if self.life.is_alive() {
-            self.board.pass(self.name, took, outcome);
+            self.board.pass(self.name, took, outcome.as_ref().map_err(Clone::clone));
             self.due = None;
             self.flush(context);
         }

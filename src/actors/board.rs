@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::types::api::ActorInfo;
+use super::pass_report::PassReport;
+use crate::types::api::{ActorCount, ActorInfo};
 
 /// A shared board. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -21,6 +22,8 @@ impl Board {
             last_pass: None,
             last_pass_seconds: None,
             last_report: None,
+            counts: Vec::new(),
+            note: None,
             last_error: None,
             failures: 0,
             failing_since: None,
@@ -35,15 +38,19 @@ impl Board {
         self.change(name, |info| info.state = state.into());
     }
 
-    /// A pass has ended.
-    pub fn pass(&self, name: &str, took: Duration, outcome: Result<String, String>) {
+    /// A pass has ended: what it came to, or its error.
+    pub fn pass(&self, name: &str, took: Duration, outcome: Result<&PassReport, String>) {
         self.change(name, |info| {
             info.state = "waiting".into();
             info.last_pass = Some(chrono::Utc::now());
             info.last_pass_seconds = Some(took.as_secs_f64());
             match outcome {
                 Ok(report) => {
-                    info.last_report = Some(report);
+                    info.last_report = Some(report.to_string());
+                    info.note = report.note.map(String::from);
+                    let count =
+                        |(what, count): &(&str, usize)| ActorCount { what: (*what).into(), count: *count as u64 };
+                    info.counts = report.counts.iter().map(count).collect();
                     (info.last_error, info.failures, info.failing_since) = (None, 0, None);
                 }
                 Err(error) => failed(info, error),

@@ -13,7 +13,8 @@ use futures_util::future::BoxFuture;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::board::Board;
-use super::pass::{Nudge, PassActor, PassReport, Timing, Work};
+use super::pass::{Nudge, PassActor, Timing, Work};
+use super::pass_report::PassReport;
 use super::supervisor::Supervisor;
 use crate::decisions::certificate::trouble;
 use crate::security::tls::{Reload, ServerCertificate, Trust};
@@ -85,7 +86,7 @@ impl KeepCertificates {
         let changed = self.look_at_trust(asked);
         let counts =
             vec![("certificates replaced", usize::from(replaced)), ("authorities changed", usize::from(changed))];
-        PassReport { counts, more: false }
+        PassReport::of(counts)
     }
 
     /// Answers whether a new certificate was taken.

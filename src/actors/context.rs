@@ -7,7 +7,7 @@ use chrono::TimeDelta;
 use uuid::Uuid;
 
 use super::journal_holders::JournalHolders;
-use super::pass::PassReport;
+use super::pass_report::PassReport;
 use super::standing::Standing;
 use crate::client::StorageClient;
 use crate::db::change::{Changes, ReleaseTimes};
@@ -129,7 +129,7 @@ impl Context {
     /// What a pass of an acting actor reports when it must not act now: another name server does, the servers were not
     /// asked yet whether they know more than the database, or the cluster takes no changes.
     pub async fn hindrance(&self) -> Result<Option<PassReport>> {
-        let waiting = |why| Some(PassReport { counts: vec![(why, 1)], more: false });
+        let waiting = |why| Some(PassReport::noting(why));
         match self.standing.held() {
             None => return Ok(Some(self.standby())),
             Some(held) if !held.looked_around => return Ok(waiting("waiting: the servers are asked first")),
@@ -142,10 +142,10 @@ impl Context {
     /// What a pass of an acting actor reports when the lease is not held.
     pub fn standby(&self) -> PassReport {
         match self.db.soundness().trouble() {
-            Some(_) => PassReport { counts: vec![("waiting: the database is damaged", 1)], more: false },
+            Some(_) => PassReport::noting("waiting: the database is damaged"),
             // Nobody else has it: it could not be renewed.
             None if self.db.room().trouble().is_some() => {
-                PassReport { counts: vec![("waiting: the disk of the database is full", 1)], more: false }
+                PassReport::noting("waiting: the disk of the database is full")
             }
             None => PassReport::standby(),
         }

@@ -8,7 +8,8 @@ use chrono::{NaiveDateTime, TimeDelta, Utc};
 use futures_util::future::{BoxFuture, join_all};
 
 use super::context::Context;
-use super::pass::{PassReport, Timing, Work};
+use super::pass::{Timing, Work};
+use super::pass_report::PassReport;
 use crate::db::health::Seen;
 use crate::db::rows::{EventRow, ServerHealthRow};
 use crate::db::server::ServerView;
@@ -116,7 +117,7 @@ async fn round(context: Context, memory: Arc<Mutex<Memory>>) -> Result<PassRepor
     let (changed, written) = (rows.iter().filter(|seen| seen.health_changed).count(), rows.len());
     let troubled = servers.iter().filter(|server| server.trouble().is_some()).count();
     let counts = vec![("servers", servers.len()), ("changes of health", changed), ("in trouble", troubled)];
-    let mut report = PassReport { counts, more: false };
+    let mut report = PassReport::of(counts);
     if written > 0 {
         for event in rows.iter().flat_map(|seen| &seen.events) {
             log::warn!("{}", event.detail);

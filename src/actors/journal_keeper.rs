@@ -17,7 +17,8 @@ use futures_util::future::{BoxFuture, join_all};
 
 use super::context::Context;
 use super::journal_holders::Want;
-use super::pass::{PassReport, Timing, Work};
+use super::pass::{Timing, Work};
+use super::pass_report::PassReport;
 use crate::db::cluster::{self, ClusterState};
 use crate::db::rows::EventRow;
 use crate::db::server::ServerView;
@@ -94,7 +95,7 @@ async fn pass(context: Context) -> Result<PassReport> {
     let state = context.db.read(cluster::state).await?;
     if state.mode != Mode::Normal {
         // What the holders have is the evidence.
-        return Ok(PassReport { counts: vec![("waiting for a restore", 1)], more: false });
+        return Ok(PassReport::noting("waiting for a restore"));
     }
     let servers = context.servers().await?;
     let able: Vec<&ServerView> = servers.iter().filter(|server| server.can_keep()).collect();
@@ -161,6 +162,7 @@ async fn pass(context: Context) -> Result<PassReport> {
             ("old rows trimmed", trimmed),
         ],
         more: served.iter().any(|one| one.more),
+        note: None,
     })
 }
 

@@ -7,7 +7,8 @@ use chrono::TimeDelta;
 use futures_util::future::BoxFuture;
 
 use super::context::Context;
-use super::pass::{PassReport, Timing, Work};
+use super::pass::{Timing, Work};
+use super::pass_report::PassReport;
 use super::standing::LEASE_TTL;
 use crate::db::cluster::{self, ClusterState};
 use crate::db::damage::Trouble;
@@ -91,7 +92,7 @@ async fn pass(context: Context, seen: Arc<Mutex<Option<Seen>>>) -> Result<PassRe
             if context.standing.took(term, asked + LEASE_TTL - CAUTION) {
                 announce(&context, term).await?;
             }
-            Ok(PassReport { counts: vec![("holds the lease", 1), ("term", term as usize)], more: false })
+            Ok(PassReport { note: Some("holds the lease"), ..PassReport::of(vec![("term", term as usize)]) })
         }
         None => {
             if context.standing.lost() {

@@ -19,6 +19,7 @@ pub mod journal_keeper;
 pub mod lease_keeper;
 pub mod metadata_writer;
 pub mod pass;
+pub mod pass_report;
 pub mod reaper;
 pub mod rebalance;
 pub mod replication_manager;
@@ -33,6 +34,7 @@ pub mod transfers;
 
 pub use batch::Batcher;
 pub use board::Board;
-pub use pass::{PassActor, PassReport};
+pub use pass::PassActor;
+pub use pass_report::PassReport;
 pub use standing::Standing;
 pub use supervisor::{Handle, Supervisor};

@@ -8,7 +8,6 @@
 //! keeps the shell from answering pings and is replaced with it. A shell whose pass is overdue all the same says so
 //! when it is pinged.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,33 +16,9 @@ use futures_util::future::BoxFuture;
 use rand::Rng;
 
 use super::board::Board;
+use super::pass_report::PassReport;
 use super::supervisor::{Handle, Life, OVERDUE, Ping, Supervisor, noting_panics, panic_message, while_alive};
 use crate::types::{Error, Result, failpoint};
-
-/// What a pass did.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct PassReport {
-    /// Named counts; those of zero are not shown.
-    pub counts: Vec<(&'static str, usize)>,
-    /// There is more to do: the next pass comes at once.
-    pub more: bool,
-}
-
-impl PassReport {
-    /// Another name server holds the lease and does the work.
-    pub fn standby() -> Self {
-        Self { counts: vec![("standing by: another name server acts", 1)], more: false }
-    }
-}
-
-impl fmt::Display for PassReport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shown: Vec<String> =
-            self.counts.iter().filter(|(_, count)| *count > 0).map(|(what, count)| format!("{count} {what}")).collect();
-        f.write_str(if shown.is_empty() { "nothing to do" } else { "" })?;
-        f.write_str(&shown.join(", "))
-    }
-}
 
 /// Runs passes.
 pub trait Work: Send + Sync + 'static {
@@ -183,7 +158,7 @@ impl PassActor {
         match outcome {
             Ok(report) => {
                 log::debug!("{}: {report} in {took:?}", self.name);
-                self.board.pass(self.name, took, Ok(report.to_string()));
+                self.board.pass(self.name, took, Ok(&report));
             }
             Err(error) => {
                 log::warn!("{}: the pass failed: {}", self.name, error.chain());
@@ -264,7 +239,7 @@ mod tests {
             let number = seen.fetch_add(1, Ordering::SeqCst);
             Box::pin(async move {
                 assert_ne!(number, 1, "the second pass panics");
-                Ok(PassReport { counts: vec![("things", number)], more: false })
+                Ok(PassReport::of(vec![("things", number)]))
             })
         };
         let timing = Timing { interval: Duration::from_millis(10), deadline: Duration::from_secs(1) };
@@ -383,12 +358,5 @@ mod tests {
         assert_eq!(waits, [1, 1, 1, 2, 4, 5, 5, 5, 5]);
         assert_eq!(backed_off(Duration::from_secs(600), 9), Duration::from_secs(600));
         assert_eq!(backed_off(Duration::MAX, 9), Duration::MAX);
-    }
-
-    #[test]
-    fn reports_read_well() {
-        let report = PassReport { counts: vec![("deleted", 3), ("failed", 0), ("rows", 2)], more: false };
-        assert_eq!(report.to_string(), "3 deleted, 2 rows");
-        assert_eq!(PassReport::default().to_string(), "nothing to do");
     }
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 use futures_util::future::{BoxFuture, join_all};
 
 use super::context::Context;
-use super::pass::{PassReport, Timing, Work};
+use super::pass::{Timing, Work};
+use super::pass_report::PassReport;
 use crate::db::reap::{empty_detached, forget_objects, has_work};
 use crate::db::rows::OutboxRow;
 use crate::db::server::ServerView;

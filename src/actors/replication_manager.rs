@@ -11,7 +11,8 @@ use chrono::{TimeDelta, Utc};
 use futures_util::future::BoxFuture;
 
 use super::context::Context;
-use super::pass::{PassReport, Timing, Work};
+use super::pass::{Timing, Work};
+use super::pass_report::PassReport;
 use super::rebalance::{self, Rebalancing};
 use super::scans::Scans;
 use super::transfers::{Transfers, carry};
@@ -77,7 +78,7 @@ async fn pass(
     // The health that the database has may be old: a new holder of the lease looks first.
     let watched_for = TimeDelta::from_std(held.since.elapsed()).unwrap_or(TimeDelta::MAX);
     if watched_for < context.settings.down_after {
-        return Ok(PassReport { counts: vec![("look around first", 1)], more: false });
+        return Ok(PassReport::noting("look around first"));
     }
     let rules = rules(&context);
     let views = context.fresh_servers().await?;
@@ -92,7 +93,7 @@ async fn pass(
     })
     .await?;
     report.counts.push(("servers drained", finish_drains(&context, &views).await?));
-    report.counts.push(("PAUSED: too many servers are down", usize::from(pause.is_some())));
+    report.note = pause.is_some().then_some("paused: too many servers are down");
     let moved = rebalance::step(&context, &transfers, &rebalancing, rules, &views, (held.term, pause)).await?;
     report.counts.push(("copies begun to be moved", moved.begun));
     let (queued, scanning) = scanned?;
@@ -192,5 +193,6 @@ async fn work(
             ("objects that have to wait", done.waiting),
         ],
         more: done.more,
+        note: None,
     })
 }

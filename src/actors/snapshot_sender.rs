@@ -25,7 +25,8 @@ use tokio::sync::mpsc;
 use super::context::Context;
 use super::journal_holders::{Claim, Want};
 use super::journal_keeper::{origin, tell_set_aside};
-use super::pass::{PassReport, Timing, Work};
+use super::pass::{Timing, Work};
+use super::pass_report::PassReport;
 use crate::db::server::ServerView;
 use crate::db::{cluster, journal};
 use crate::journal::{ENTRIES, OBJECTS, SERVERS, SnapshotWriter, TOKENS};
@@ -88,7 +89,7 @@ async fn pass(context: Context) -> Result<PassReport> {
     }
     match failed {
         Some(error) => Err(error),
-        None => Ok(PassReport { counts: vec![("snapshots sent", sent)], more: false }),
+        None => Ok(PassReport::of(vec![("snapshots sent", sent)])),
     }
 }
 

@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 use futures_util::future::{BoxFuture, join_all};
 
 use super::context::Context;
-use super::pass::{PassReport, Timing, Work};
+use super::pass::{Timing, Work};
+use super::pass_report::PassReport;
 use crate::db::server::ServerView;
 use crate::db::sync::{self, Applied, Differences, Page};
 use crate::db::{cluster, journal};

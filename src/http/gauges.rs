@@ -192,11 +192,17 @@ mod tests {
         let gauges = Gauges::new(&metrics).unwrap();
         let board = crate::actors::Board::default();
         board.restarted("Reaper");
+        let report = crate::actors::PassReport::of(vec![("copies deleted", 7), ("copies that wait", 0)]);
+        board.pass("Reaper", std::time::Duration::from_millis(2), Ok(&report));
         for _ in 0..2 {
             gauges.show_actors(&board.all());
         }
         let text = metrics.text().unwrap();
         assert!(text.contains("# TYPE holdfast_actor_restarts_total counter"), "{text}");
         assert!(text.contains("holdfast_actor_restarts_total{actor=\"Reaper\"} 1"), "{text}");
+        for (what, count) in [("copies deleted", 7), ("copies that wait", 0)] {
+            let line = format!("holdfast_actor_last_pass_count{{actor=\"Reaper\",what=\"{what}\"}} {count}");
+            assert!(text.contains(&line), "{text}");
+        }
     }
 }

@@ -12,7 +12,8 @@ use futures_util::future::BoxFuture;
 use super::state::Shared;
 use super::store::{ReplicaRow, index};
 use super::writer::{INDEX_DEADLINE, IndexChange};
-use crate::actors::pass::{PassReport, Timing, Work};
+use crate::actors::pass::{Timing, Work};
+use crate::actors::pass_report::PassReport;
 use crate::types::Result;
 use crate::types::api::{PendingFate, PendingReplica, PendingRequest};
 use crate::types::limits::PENDING_BATCH_ITEMS_MAX;
@@ -94,7 +95,7 @@ async fn pass(shared: Arc<Shared>, behind: Arc<Mutex<Option<Place>>>) -> Result<
             break;
         }
     }
-    Ok(PassReport { counts: vec![("kept", kept), ("deleted", deleted), ("waiting", waiting)], more: false })
+    Ok(PassReport::of(vec![("kept", kept), ("deleted", deleted), ("waiting", waiting)]))
 }
 
 fn question(row: &ReplicaRow) -> PendingReplica {

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use futures_util::future::BoxFuture;
 
 use super::state::Shared;
-use crate::actors::pass::{PassReport, Timing, Work};
+use crate::actors::pass::{Timing, Work};
+use crate::actors::pass_report::PassReport;
 use crate::types::{Error, ErrorCode, Result};
 
 /// A merge that writes no more than this may take the room that is reserved for the journal.
@@ -46,6 +47,7 @@ async fn pass(shared: Arc<Shared>) -> Result<PassReport> {
             ("waiting for room", waiting),
         ],
         more,
+        note: None,
     };
     while let Some(merge) = shared.journal.next_merge() {
         if began.elapsed() > PASS_TIME_MAX {

@@ -9,7 +9,8 @@ use rustix::io::Errno;
 
 use super::state::Shared;
 use super::store::{Layout, TempFile};
-use crate::actors::pass::{PassReport, Timing, Work};
+use crate::actors::pass::{Timing, Work};
+use crate::actors::pass_report::PassReport;
 use crate::types::Result;
 use crate::types::storage_api::{Trouble, TroubleCode};
 
@@ -43,8 +44,8 @@ impl Work for ProveWrites {
                     }
                 });
             }
-            let counts = vec![("probe begun", usize::from(due)), ("IN TROUBLE", usize::from(troubled))];
-            Ok(PassReport { counts, more: false })
+            let note = troubled.then_some("the disk is in trouble");
+            Ok(PassReport { note, ..PassReport::of(vec![("probes begun", usize::from(due))]) })
         })
     }
 }

@@ -11,7 +11,8 @@ use super::state::Shared;
 use super::store::ServerFile;
 use super::store::layout::FORMAT_VERSION;
 use super::writer::{INDEX_DEADLINE, IndexChange};
-use crate::actors::pass::{PassReport, Timing, Work};
+use crate::actors::pass::{Timing, Work};
+use crate::actors::pass_report::PassReport;
 use crate::types::api::{RegisterRequest, RegisterResponse};
 use crate::types::{Error, ErrorCode, Result};
 
@@ -100,7 +101,7 @@ async fn pass(shared: Arc<Shared>) -> Result<PassReport> {
     }
     shared.identity.joined(answer.cluster, answer.server, answer.epoch, answer.time);
     shared.note_registration();
-    Ok(PassReport { counts: vec![("registration", 1)], more: false })
+    Ok(PassReport::of(vec![("registration", 1)]))
 }
 
 /// Whether asking again cannot help: the secret or the cluster is another one, or another process is this server.

@@ -220,8 +220,14 @@ pub struct ActorInfo {
     pub last_pass: Option<DateTime<Utc>>,
     /// How long that took, in seconds.
     pub last_pass_seconds: Option<f64>,
-    /// What the last pass did.
+    /// What the last pass that did not fail came to, in words.
     pub last_report: Option<String>,
+    /// The same in numbers; those that are 0 too.
+    #[serde(default)]
+    pub counts: Vec<ActorCount>,
+    /// What it waits for, or how it stands otherwise, where numbers do not say it.
+    #[serde(default)]
+    pub note: Option<String>,
     /// The error of the last pass, if it failed.
     pub last_error: Option<String>,
     /// Passes that failed since the last one that did not.
@@ -234,6 +240,15 @@ pub struct ActorInfo {
     pub restarts: u64,
     /// What its last panic said.
     pub last_panic: Option<String>,
+}
+
+/// A number of an actor's last pass.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ActorCount {
+    /// Of what.
+    pub what: String,
+    /// How many.
+    pub count: u64,
 }
 
 /// All actors.

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
-use prometheus::{Encoder, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry, TextEncoder};
+use prometheus::{
+    Encoder, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
+};
 
 use crate::security::tls::ServerCertificate;
 use crate::types::api::ActorInfo;
@@ -39,10 +41,11 @@ impl Metrics {
     }
 }
 
-/// `holdfast_actor_restarts_total` and `holdfast_actor_last_pass_seconds`.
+/// `holdfast_actor_restarts_total`, `holdfast_actor_last_pass_seconds` and `holdfast_actor_last_pass_count`.
 pub struct ActorGauges {
     restarts: IntCounterVec,
     last_pass: GaugeVec,
+    counts: IntGaugeVec,
 }
 
 impl ActorGauges {
@@ -50,22 +53,30 @@ impl ActorGauges {
     pub fn new(metrics: &Metrics) -> Result<Self> {
         let restarts = Opts::new("holdfast_actor_restarts_total", "Restarts of actors");
         let last_pass = Opts::new("holdfast_actor_last_pass_seconds", "Time that an actor's last pass took");
+        let counts = Opts::new("holdfast_actor_last_pass_count", "Numbers of what an actor's last pass did");
         let gauges = Self {
             restarts: IntCounterVec::new(restarts, &["actor"]).map_err(wrong)?,
             last_pass: GaugeVec::new(last_pass, &["actor"]).map_err(wrong)?,
+            counts: IntGaugeVec::new(counts, &["actor", "what"]).map_err(wrong)?,
         };
         metrics.registry.register(Box::new(gauges.restarts.clone())).map_err(wrong)?;
         metrics.registry.register(Box::new(gauges.last_pass.clone())).map_err(wrong)?;
+        metrics.registry.register(Box::new(gauges.counts.clone())).map_err(wrong)?;
         Ok(gauges)
     }
 
     /// Shows how the actors are.
     pub fn set(&self, actors: &[ActorInfo]) {
+        // A pass that only waits has no numbers: those of an earlier one are not its own.
+        self.counts.reset();
         for actor in actors {
             let restarts = self.restarts.with_label_values(&[&actor.name]);
             // A counter only rises, and so do they.
             restarts.inc_by(actor.restarts.saturating_sub(restarts.get()));
             self.last_pass.with_label_values(&[&actor.name]).set(actor.last_pass_seconds.unwrap_or(0.0));
+            for count in &actor.counts {
+                self.counts.with_label_values(&[&actor.name, &count.what]).set(count.count as i64);
+            }
         }
     }
 }

@@ -40,7 +40,8 @@ use self::state::{JournalRound, Look, PASS_TIME_MAX, Pass, State};
 use super::state::Shared;
 use super::store::index;
 use super::writer::{INDEX_DEADLINE, IndexChange};
-use crate::actors::pass::{PassReport, Timing, Work};
+use crate::actors::pass::{Timing, Work};
+use crate::actors::pass_report::PassReport;
 use crate::decisions::scrub::{self};
 use crate::types::storage_api::{ScrubResult, ScrubStatus};
 use crate::types::{Error, Result};
@@ -130,7 +131,7 @@ impl Pass<'_> {
     async fn run(mut self) -> Result<PassReport> {
         if self.shared.condition.known().is_some() {
             // What is read from a sick disk says little, and nothing could be written down.
-            return Ok(PassReport { counts: vec![("waiting: the disk is in trouble", 1)], more: false });
+            return Ok(PassReport::noting("waiting: the disk is in trouble"));
         }
         let more = self.look().await;
         let journal = self.check_journal().await;
@@ -149,7 +150,7 @@ impl Pass<'_> {
             ("files missing", self.gone),
             ("damaged files of the journal", self.journal_damaged),
         ];
-        Ok(PassReport { counts, more })
+        Ok(PassReport { more, ..PassReport::of(counts) })
     }
 
     async fn read(&mut self) -> Result<()> {
