@@ -34,6 +34,7 @@ mod scrub;
 mod secrets;
 mod sick_disks;
 mod silences;
+mod slow_statements;
 mod storage_directory;
 mod tls;
 mod trees;
