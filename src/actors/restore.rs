@@ -116,13 +116,14 @@ impl Restores {
         Ok(())
     }
 
-    /// Starts a restore, unless one is under way.
-    pub fn start(
+    /// Starts a restore, unless one is under way, here or through another name server on the same database.
+    pub async fn start(
         self: &Arc<Self>,
         context: Context,
         request: RestoreRequest,
         by_first_token: bool,
     ) -> Result<RestoreStatus> {
+        let doing = do_alone(&context).await?;
         let begun = {
             let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
             if status.state == "running" {
@@ -138,6 +139,7 @@ impl Restores {
         };
         let this = self.clone();
         tokio::spawn(async move {
+            let _doing = doing;
             let run = Run::new(context.clone(), request, this.clone(), by_first_token);
             let id = run.id;
             let was_sound = context.db.soundness().trouble().is_none();
@@ -184,6 +186,28 @@ impl Restores {
         });
         Ok(begun)
     }
+}
+
+/// Makes this the one name server that does a restore. A database that does not say who does one, or one that was put
+/// aside, is for the restore itself to judge; so is another name server whose restore was aborted and that has not
+/// noticed yet: it may not write any more.
+async fn do_alone(context: &Context) -> Result<Option<restores::Doing>> {
+    let url = context.db.url().clone();
+    let doing = tokio::task::spawn_blocking(move || restores::do_alone(&url)).await;
+    let doing = doing.map_err(|error| Error::internal("asking who restores panicked").with_source(error))?;
+    if let Ok(None) = doing
+        && let Ok(Some(_)) = context.db.read(|connection| Ok(restores::elsewhere(connection)?)).await
+    {
+        return Err(Error::new(
+            ErrorCode::Busy,
+            "a restore is under way through another name server; `holdfast restore --status` follows it, and `holdfast restore \
+             --abort` ends it",
+        ));
+    }
+    Ok(doing.unwrap_or_else(|error| {
+        log::warn!("it cannot be told whether another name server does a restore: {}", error.chain());
+        None
+    }))
 }
 
 /// A restore that came to nothing leaves the cluster as it was. Where that cannot be written, `--abort` does it later.

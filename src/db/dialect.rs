@@ -8,7 +8,7 @@ use std::time::Duration;
 use chrono::{NaiveDateTime, Utc};
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
-use diesel::sql_types::{Array, BigInt, Nullable, Text, Timestamp};
+use diesel::sql_types::{Array, BigInt, Bool, Nullable, Text, Timestamp};
 
 use super::connection::AnyConnection;
 use super::rows::*;
@@ -145,6 +145,35 @@ bulk_insert! {
 bulk_insert! {
     /// Who asked for which change.
     insert_audit, AuditRow, audit
+}
+
+/// The number of the lock that whoever does a restore holds: "restore" in ASCII.
+const RESTORE_LOCK: i64 = 0x72_6573_746f_7265;
+
+/// Tries to be the only one that does a restore, until the connection ends. SQLite has only one name server.
+pub fn try_lock_restore(connection: &mut AnyConnection) -> QueryResult<bool> {
+    match connection {
+        AnyConnection::Postgres(connection) => {
+            diesel::select(diesel::dsl::sql::<Bool>(&format!("pg_try_advisory_lock({RESTORE_LOCK})")))
+                .get_result(connection)
+        }
+        AnyConnection::Sqlite(_) => Ok(true),
+    }
+}
+
+/// Whether somebody does a restore now, on Postgres.
+pub fn is_restore_locked(connection: &mut AnyConnection) -> QueryResult<bool> {
+    match connection {
+        AnyConnection::Postgres(connection) => {
+            let (high, low) = (RESTORE_LOCK >> 32, RESTORE_LOCK & 0xffff_ffff);
+            let held = format!(
+                "EXISTS (SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid = {high} \
+                 AND objid = {low} AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))"
+            );
+            diesel::select(diesel::dsl::sql::<Bool>(&held)).get_result(connection)
+        }
+        AnyConnection::Sqlite(_) => Ok(false),
+    }
 }
 
 /// Tries to be the only one that prepares the database, until the connection ends. SQLite has only one name server.

@@ -4,11 +4,12 @@
 use chrono::NaiveDateTime;
 use diesel::prelude::*;
 
-use super::connection::AnyConnection;
+use super::connection::{AnyConnection, Use, connect_once};
 use super::error::{Failure, Step};
 use super::migrate::FIRST_TOKEN;
 use super::rows::*;
 use super::schema::*;
+use super::url::DatabaseUrl;
 use super::{dialect, events};
 use crate::journal::{ENTRIES, OBJECTS, SERVERS, Staging, TOKENS};
 use crate::types::api::{ModeBefore, RestoreStatus};
@@ -64,6 +65,25 @@ fn unended(connection: &mut AnyConnection) -> Step<Option<(i64, RestoreStatus)>>
         .optional()?;
     // A report that another program wrote tells nothing.
     Ok(row.and_then(|(id, report)| Some((id, serde_json::from_str(&report).ok()?))))
+}
+
+/// Held by whoever does a restore, until it is dropped or its process ends.
+pub struct Doing(#[expect(dead_code, reason = "its connection holds a lock")] AnyConnection);
+
+/// Begins to be the one that does a restore; nothing when another name server does one. Whoever has ended, also by force,
+/// or whose restore was taken back, is in nobody's way.
+pub fn do_alone(url: &DatabaseUrl) -> Result<Option<Doing>> {
+    let mut connection = connect_once(url, Use::Write)?;
+    Ok(dialect::try_lock_restore(&mut connection)?.then_some(Doing(connection)))
+}
+
+/// The report of a restore that another name server does now.
+pub fn elsewhere(connection: &mut AnyConnection) -> Step<Option<RestoreStatus>> {
+    if !dialect::is_restore_locked(connection)? {
+        return Ok(None);
+    }
+    let under_way = unended(connection)?.map(|(_, status)| status);
+    Ok(under_way.map(|status| RestoreStatus { step: "another name server does it".into(), ..status }))
 }
 
 /// Takes a restore back that has not ended (`id`, or whichever it is): the cluster is again what it was before. The epoch

@@ -35,7 +35,7 @@ pub async fn start(
     if !body.force {
         app.restores.refuse_needless(&app.context).await?;
     }
-    let begun = app.restores.start(app.context.for_actors(), body, by_first_token)?;
+    let begun = app.restores.start(app.context.for_actors(), body, by_first_token).await?;
     note_start(&app, bearer.name()).await;
     Ok(HttpResponse::Accepted().json(begun))
 }
@@ -57,6 +57,11 @@ pub async fn abort(bearer: Bearer, app: Data) -> Result<HttpResponse> {
 )]
 pub async fn status(app: Data) -> Result<HttpResponse> {
     let status = app.restores.status();
+    if status.state != "running"
+        && let Ok(Some(other)) = app.context.db.read(|connection| Ok(restores::elsewhere(connection)?)).await
+    {
+        return Ok(HttpResponse::Ok().json(other));
+    }
     if !status.state.is_empty() {
         return Ok(HttpResponse::Ok().json(status));
     }

@@ -5,6 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use diesel::Connection;
+use diesel::connection::SimpleConnection;
+use diesel::pg::PgConnection;
+
 use crate::common::cluster::{Cluster, Http, Plan, Process};
 use crate::common::postgres::{self, Postgres};
 use crate::common::restore::{restored, settle, wait_until_healthy};
@@ -114,7 +118,8 @@ fn when_the_leader_dies_another_name_server_acts() {
 
 #[test]
 fn a_leader_that_was_frozen_cannot_act_any_more() {
-    let cluster = Cluster::start(&plan(postgres::shared().database(), 2));
+    let database = postgres::shared().database();
+    let cluster = Cluster::start(&plan(database.clone(), 2));
     cluster.name_server.signal(rustix::process::Signal::STOP);
     wait_for("the other one acts", 15, || leads(&cluster, &cluster.other_name_servers[0]).then_some(()));
     cluster.name_server.signal(rustix::process::Signal::CONT);
@@ -128,6 +133,36 @@ fn a_leader_that_was_frozen_cannot_act_any_more() {
     wait_for("deletions are carried out by the new leader", 30, || {
         (cluster.get("/api/v1/report")["outbox"] == 0).then_some(())
     });
+    a_restore_through_the_other_one_is_the_same(&cluster, &database);
+}
+
+/// Two restores at once are one, also through two name servers.
+fn a_restore_through_the_other_one_is_the_same(cluster: &Cluster, database: &str) {
+    let of = |base: String| Http { token: Some(cluster.token.clone()), base };
+    let [first, second] = [0, 1].map(|number| of(cluster.urls()[number].clone()));
+    // It cannot write yet.
+    let mut session = PgConnection::establish(database).unwrap();
+    session.batch_execute("BEGIN; LOCK TABLE entries IN SHARE MODE").unwrap();
+    let begun = first.post("/api/v1/restore", "{\"force\":true}");
+    assert_eq!(begun.status, 202, "{}", begun.body);
+    let seen = wait_for("the other one tells of it", 30, || {
+        let status = second.get("/api/v1/restore").json();
+        (status["step"] == "another name server does it").then_some(status)
+    });
+    assert_eq!(seen["state"], "running");
+    let refused = second.post("/api/v1/restore", "{\"force\":true}");
+    assert!(refused.code() == "busy" && refused.body.contains("another name server"), "{}", refused.body);
+    session.batch_execute("ROLLBACK").unwrap();
+    for http in [&first, &second] {
+        let done = wait_for("it ends", 60, || {
+            let status = http.get("/api/v1/restore").json();
+            (status["state"] != "running").then_some(status)
+        });
+        assert_eq!(
+            (&done["state"], &done["epoch"], &done["losses_total"]),
+            (&"done".into(), &seen["epoch"], &0.into())
+        );
+    }
 }
 
 #[test]
