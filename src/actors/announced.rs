@@ -3,9 +3,9 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, MutexGuard};
 use uuid::Uuid;
 
 use crate::types::api::RegisterRequest;
@@ -52,7 +52,7 @@ pub struct Refused {
 impl Announced {
     /// Remembers a storage server.
     pub fn note(&self, request: &RegisterRequest) {
-        let mut servers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut servers = self.0.lock();
         if servers.len() < SERVERS_MAX || servers.contains_key(&request.identity) {
             servers.insert(request.identity, (Instant::now(), request.clone()));
         }
@@ -60,11 +60,11 @@ impl Announced {
 
     /// One that is refused for good: it will not be waited for.
     pub fn forget(&self, identity: Uuid) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&identity);
+        self.0.lock().remove(&identity);
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
-        self.1.lock().unwrap_or_else(PoisonError::into_inner)
+        self.1.lock()
     }
 
     /// Notes one that was not taken.
@@ -128,13 +128,13 @@ impl Announced {
 
     /// All of them.
     pub fn all(&self) -> Vec<RegisterRequest> {
-        let servers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let servers = self.0.lock();
         servers.values().map(|(_, request)| request.clone()).collect()
     }
 
     /// Those that have the data of another cluster than `ours` and ask to be taken, by name.
     pub fn knocking(&self, ours: Uuid) -> Vec<RegisterRequest> {
-        let servers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let servers = self.0.lock();
         let mut knocking: Vec<RegisterRequest> = servers
             .values()
             .filter(|(at, request)| {

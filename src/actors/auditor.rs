@@ -7,10 +7,11 @@
 //! The one that holds the lease also sums up the kept numbers each minute, and once a day begins to count everything anew
 //! ([`crate::db::counts`]): a page in each pass, so that ten million objects take some hours and nobody notices.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
 
 use super::context::Context;
 use super::pass::{Timing, Work};
@@ -84,7 +85,7 @@ async fn pass(context: Context, looked: Arc<Mutex<Looked>>) -> Result<PassReport
 
 /// Looks for damage.
 async fn look(context: &Context, looked: &Mutex<Looked>, report: &mut PassReport) -> Result<()> {
-    let (last, now) = (*looked.lock().unwrap_or_else(PoisonError::into_inner), Instant::now());
+    let (last, now) = (*looked.lock(), Instant::now());
     if now - last.end < END_INTERVAL {
         return Ok(());
     }
@@ -95,7 +96,7 @@ async fn look(context: &Context, looked: &Mutex<Looked>, report: &mut PassReport
         drop(check::all_pages(context.db.url(), context.db.soundness()));
     }
     let all_pages = if all_pages { now } else { last.all_pages };
-    let mut looked = looked.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut looked = looked.lock();
     (looked.end, looked.all_pages) = (now, all_pages);
     report.counts.push(("looks at the journal's end", 1));
     Ok(())
@@ -103,7 +104,7 @@ async fn look(context: &Context, looked: &Mutex<Looked>, report: &mut PassReport
 
 /// Sums up the kept numbers, and counts the next page anew.
 async fn count(context: &Context, looked: &Mutex<Looked>, report: &mut PassReport) -> Result<()> {
-    let (last, now) = (*looked.lock().unwrap_or_else(PoisonError::into_inner), Instant::now());
+    let (last, now) = (*looked.lock(), Instant::now());
     let sums_up = now - last.summed_up >= SUM_UP_INTERVAL;
     if !sums_up && now < last.counts_due || context.hindrance().await?.is_some() {
         return Ok(());
@@ -111,7 +112,7 @@ async fn count(context: &Context, looked: &Mutex<Looked>, report: &mut PassRepor
     if sums_up {
         let summed = context.act(counts::fold).await?;
         let under_way = context.db.read(|connection| Ok(counts::audit_is_under_way(connection)?)).await?;
-        let mut looked = looked.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut looked = looked.lock();
         looked.summed_up = now;
         if under_way {
             looked.counts_due = looked.counts_due.min(now);
@@ -125,7 +126,7 @@ async fn count(context: &Context, looked: &Mutex<Looked>, report: &mut PassRepor
         Audited::Busy => {}
         Audited::Page => report.counts.push(("pages counted anew", 1)),
         Audited::Done { differences } => {
-            looked.lock().unwrap_or_else(PoisonError::into_inner).counts_due = now + COUNTS_INTERVAL;
+            looked.lock().counts_due = now + COUNTS_INTERVAL;
             report.counts.push(("numbers put right", differences));
         }
     }

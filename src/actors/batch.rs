@@ -225,8 +225,9 @@ impl<W: BatchWork> Handler<Submit<W::Item, W::Answer>> for Batcher<W> {
 
 #[cfg(test)]
 mod tests {
+    use parking_lot::Mutex;
+
     use super::*;
-    use std::sync::Mutex;
 
     /// Doubles numbers; no batch holds a number twice; 13 is bad luck.
     struct Doubler {
@@ -243,7 +244,7 @@ mod tests {
             !batch.contains(item)
         }
         fn run(&self, items: Vec<u32>) -> BoxFuture<'static, Vec<Result<u32>>> {
-            self.batches.lock().unwrap().push(items.clone());
+            self.batches.lock().push(items.clone());
             Box::pin(async move {
                 tokio::time::sleep(Duration::from_millis(5)).await;
                 assert!(!items.contains(&13), "bad luck");
@@ -262,7 +263,7 @@ mod tests {
 
     impl Drop for OnDrop {
         fn drop(&mut self) {
-            *self.0.lock().unwrap() += 1;
+            *self.0.lock() += 1;
         }
     }
 
@@ -310,14 +311,10 @@ mod tests {
             handle.submit(5, deadline).await
         });
         assert!(first.unwrap_err().message().contains("not known"));
-        assert_eq!(
-            (behind.unwrap(), *dropped.lock().unwrap()),
-            (10, 2),
-            "it was dropped, and who was behind it has his turn"
-        );
+        assert_eq!((behind.unwrap(), *dropped.lock()), (10, 2), "it was dropped, and who was behind it has his turn");
         // A batch that blocks the thread, and then the shell itself.
         for (restarts, blocks) in [(1, 1), (2, 9)] {
-            let held = gate.lock().unwrap();
+            let held = gate.lock();
             let _caller = handle.hand_in(blocks, Duration::from_millis(100)).await;
             while board.all()[0].restarts < restarts {
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -355,7 +352,7 @@ mod tests {
                 }
             }
         }
-        let batches = batches.lock().unwrap().clone();
+        let batches = batches.lock().clone();
         assert!(batches.len() < 20, "40 items took {} batches", batches.len());
         assert!(batches.iter().all(|batch| batch.len() <= 8));
         assert_eq!(handle.submit(4, deadline).await.unwrap(), 8);

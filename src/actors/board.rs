@@ -1,11 +1,12 @@
 //! Where actors and their supervisor write down how they are, for `holdfast actors` and the metrics.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::pass_report::PassReport;
 use crate::types::api::{ActorCount, ActorInfo};
+use parking_lot::Mutex;
 
 /// A shared board. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -15,7 +16,7 @@ pub struct Board {
 
 impl Board {
     fn change(&self, name: &str, change: impl FnOnce(&mut ActorInfo)) {
-        let mut actors = self.actors.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut actors = self.actors.lock();
         let info = actors.entry(name.into()).or_insert_with(|| ActorInfo {
             name: name.into(),
             state: "waiting".into(),
@@ -81,7 +82,7 @@ impl Board {
 
     /// All actors, by name.
     pub fn all(&self) -> Vec<ActorInfo> {
-        self.actors.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        self.actors.lock().values().cloned().collect()
     }
 }
 

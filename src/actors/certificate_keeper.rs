@@ -4,12 +4,13 @@
 //! A look every few seconds finds what was replaced in whatever way: renamed over, written anew, behind a symbolic link.
 //! SIGHUP brings the look forward, and makes it say again what is wrong.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
 use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::board::Board;
@@ -106,7 +107,7 @@ impl KeepCertificates {
         }
         // What cannot be used was said above.
         let lasting = crate::types::storage_api::CertificateStatus { refused: None, ..own.status() };
-        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut said = self.said.lock();
         match trouble(&lasting, now) {
             None => said.trouble = None,
             Some(text) => {
@@ -124,7 +125,7 @@ impl KeepCertificates {
     /// Answers whether other authorities are trusted from now on.
     fn look_at_trust(&self, asked: bool) -> bool {
         let Some(file) = self.trust.file().map(|file| file.display()) else { return false };
-        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut said = self.said.lock();
         match self.trust.reload() {
             Ok(changed) => {
                 if changed {

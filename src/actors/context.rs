@@ -1,9 +1,10 @@
 //! What the name server's actors and endpoints work with.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
+use parking_lot::Mutex;
 use uuid::Uuid;
 
 use super::journal_holders::JournalHolders;
@@ -234,7 +235,7 @@ impl Context {
 
     /// The storage servers, at most half a second old.
     pub async fn servers(&self) -> Result<Arc<Vec<ServerView>>> {
-        let cached = self.servers.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let cached = self.servers.lock().clone();
         match cached {
             Some((at, servers)) if at.elapsed() < SERVERS_TTL => Ok(servers),
             _ => self.fresh_servers().await,
@@ -244,7 +245,7 @@ impl Context {
     /// The storage servers as they are now.
     pub async fn fresh_servers(&self) -> Result<Arc<Vec<ServerView>>> {
         let servers = Arc::new(self.db.read(|connection| Ok(server_views(connection)?)).await?);
-        *self.servers.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), servers.clone()));
+        *self.servers.lock() = Some((Instant::now(), servers.clone()));
         Ok(servers)
     }
 }

@@ -1,11 +1,12 @@
 //! The `HealthMonitor`: asks every storage server how it is, all at once, each with its own deadline.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{NaiveDateTime, TimeDelta, Utc};
 use futures_util::future::{BoxFuture, join_all};
+use parking_lot::Mutex;
 
 use super::context::Context;
 use super::pass::{Timing, Work};
@@ -98,7 +99,7 @@ impl Found {
 
 async fn round(context: Context, memory: Arc<Mutex<Memory>>) -> Result<PassReport> {
     let Some(held) = context.standing.held() else { return Ok(context.standby()) };
-    memory.lock().unwrap_or_else(PoisonError::into_inner).begin(held.term);
+    memory.lock().begin(held.term);
     let started_late = started_late(&context, &memory);
     let servers = context.fresh_servers().await?;
     let timeout = context.settings.health_interval.min(CHECK_TIMEOUT_MAX);
@@ -201,7 +202,7 @@ async fn check(context: &Context, server: &ServerView, timeout: Duration, told: 
 /// Whether this round starts later after the end of the one before than it should: then this name server was
 /// in trouble, and a server that does not answer may be in none.
 fn started_late(context: &Context, memory: &Mutex<Memory>) -> bool {
-    let memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
+    let memory = memory.lock();
     let interval = TimeDelta::from_std(context.settings.health_interval).unwrap_or(TimeDelta::seconds(2));
     memory.last_round.is_some_and(|last| !round_counts(memory.now() - last, interval))
 }
@@ -223,7 +224,7 @@ fn judge(
     found: Vec<Found>,
     late: bool,
 ) -> Vec<Seen> {
-    let mut memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut memory = memory.lock();
     let now = memory.now();
     memory.last_round = Some(now);
     let mut rows = Vec::new();

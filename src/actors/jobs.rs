@@ -8,11 +8,12 @@
 //! A database that takes no writes is no reason not to look: then how far it is and what came of it are only here.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{NaiveDateTime, Utc};
 use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
 use serde::Serialize;
 
 use super::context::Context;
@@ -42,7 +43,7 @@ pub type Work = Box<dyn FnOnce(Job) -> BoxFuture<'static, Result<()>> + Send>;
 
 impl Job {
     fn with<T>(&self, change: impl FnOnce(&mut JobRow) -> T) -> T {
-        change(&mut self.row.lock().unwrap_or_else(PoisonError::into_inner))
+        change(&mut self.row.lock())
     }
 
     fn is_running(&self) -> bool {
@@ -62,7 +63,7 @@ impl Job {
 
 impl Jobs {
     fn here(&self, kind: &str) -> Option<Job> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner).get(kind).cloned()
+        self.running.lock().get(kind).cloned()
     }
 
     /// Begins a job. One of the same kind that is under way is answered instead, if the same was asked for.
@@ -92,7 +93,7 @@ impl Jobs {
         };
         let job = Job { row: Arc::new(Mutex::new(row)) };
         {
-            let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut running = self.running.lock();
             // Two that could not be written down.
             if let Some(other) = running.get(kind).filter(|job| job.is_running()) {
                 return joined(other.now(), &request);
@@ -193,7 +194,7 @@ async fn run(jobs: Jobs, context: Context, kind: &'static str, job: Job, work: W
     let is_written = write_down(&context, &job, Some(state)).await;
     // What could not be written down can be asked here until the next one begins.
     if is_written {
-        jobs.running.lock().unwrap_or_else(PoisonError::into_inner).remove(kind);
+        jobs.running.lock().remove(kind);
     } else {
         log::warn!("what came of {kind} is only known here");
     }

@@ -6,12 +6,13 @@
 //! begun twice and none is forgotten. From the version at which its reading began the database keeps its journal.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::decisions::journal::Trials;
 use crate::types::api::JournalHolder;
 use crate::types::{Error, ErrorCode, ServerId, Version};
+use parking_lot::{Mutex, MutexGuard};
 
 /// How long after a snapshot has failed the next one is begun.
 const AGAIN_AFTER: Duration = Duration::from_secs(10);
@@ -61,7 +62,7 @@ struct UnderWay {
 
 impl JournalHolders {
     pub(super) fn lock(&self) -> MutexGuard<'_, Memory> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// Forgets everything but what is under way: another name server acts.

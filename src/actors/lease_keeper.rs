@@ -1,10 +1,11 @@
 //! The `LeaseKeeper`: holds the lease or waits for it, and watches that the database forgets nothing.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
 use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
 
 use super::context::Context;
 use super::pass::{Timing, Work};
@@ -144,7 +145,7 @@ async fn announce(context: &Context, term: i64) -> Result<()> {
 /// Rule 5: a database that has lost changes which this process has seen takes none until a person restores it.
 async fn watch(context: &Context, seen: &Mutex<Option<Seen>>, state: &ClusterState) -> Result<()> {
     let now = Seen { history: state.history, version: state.version, tip: state.tip.clone() };
-    let before = seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let before = seen.lock().clone();
     if let Some(before) = before.filter(|before| before.history == now.history && *before != now) {
         let version = before.version;
         let tip = context.db.read(move |connection| Ok(journal::tip_at(connection, version)?)).await?;
@@ -163,6 +164,6 @@ async fn watch(context: &Context, seen: &Mutex<Option<Seen>>, state: &ClusterSta
             return Ok(());
         }
     }
-    *seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+    *seen.lock() = Some(now);
     Ok(())
 }

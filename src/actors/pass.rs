@@ -299,7 +299,7 @@ mod tests {
         let board = Board::default();
         let gate = Arc::new(std::sync::Mutex::new(()));
         let (passes, went_on) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-        let (held, inner) = (gate.lock().unwrap(), (gate.clone(), passes.clone(), went_on.clone()));
+        let (held, inner) = (gate.lock(), (gate.clone(), passes.clone(), went_on.clone()));
         let work = move || -> BoxFuture<'static, Result<PassReport>> {
             let (gate, passes, went_on) = inner.clone();
             Box::pin(async move {

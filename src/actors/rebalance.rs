@@ -9,9 +9,10 @@
 //! room; none is begun while repair has anything that it can do, is paused, or while a server is away.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use chrono::Utc;
+use parking_lot::Mutex;
 
 use super::context::Context;
 use super::transfers::{Transfers, carry};
@@ -109,11 +110,11 @@ pub async fn step(
 
 impl Rebalancing {
     fn get(&self) -> Option<Run> {
-        self.run.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+        self.run.lock().clone()
     }
 
     fn set(&self, run: Option<Run>) {
-        *self.run.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = run;
+        *self.run.lock() = run;
     }
 }
 

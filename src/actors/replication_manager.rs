@@ -4,11 +4,12 @@
 //! server's objects when the server is gone, is back, or drains; of everything when this name server begins to
 //! act or a server is new; and slowly, for ever, for whatever the rest has missed.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{TimeDelta, Utc};
 use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
 
 use super::context::Context;
 use super::pass::{Timing, Work};
@@ -83,13 +84,13 @@ async fn pass(
     let rules = rules(&context);
     let views = context.fresh_servers().await?;
     let facts = server_facts(&views, Utc::now().naive_utc(), rules.repair_delay);
-    scans.lock().unwrap_or_else(PoisonError::into_inner).note(held.term, &facts);
+    scans.lock().note(held.term, &facts);
     // A page that cannot be read keeps nobody from being repaired.
     let scanned = scan_pages(&context, &scans, rules).await;
     let pause =
         paused(views.iter().map(|view| (view.health_of_copies(), view.admin_state)), context.settings.mass_down_share);
     let mut report = work(&context, &transfers, rules, pause.is_some(), |servers| {
-        scans.lock().unwrap_or_else(PoisonError::into_inner).note(held.term, servers);
+        scans.lock().note(held.term, servers);
     })
     .await?;
     report.counts.push(("servers drained", finish_drains(&context, &views).await?));
@@ -104,7 +105,7 @@ async fn pass(
 
 /// Scans some pages. Answers how many objects were queued, and whether there is more to scan at once.
 async fn scan_pages(context: &Context, scans: &Mutex<Scans>, rules: Rules) -> Result<(usize, bool)> {
-    let scans = || scans.lock().unwrap_or_else(PoisonError::into_inner);
+    let scans = || scans.lock();
     let mut queued = 0;
     for _ in 0..SCAN_PAGES_MAX {
         let Some((fast, range, after)) = scans().next_page() else { break };

@@ -19,8 +19,8 @@ mod run;
 mod sources;
 mod state;
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use self::run::Run;
@@ -96,7 +96,7 @@ impl Restores {
         };
         context.standing.set_membership(state.cluster, state.epoch);
         log::warn!("the restore was aborted; the cluster is {} again", state.mode);
-        *self.status.lock().unwrap_or_else(PoisonError::into_inner) = status.clone();
+        *self.status.lock() = status.clone();
         Ok(status)
     }
 
@@ -125,7 +125,7 @@ impl Restores {
     ) -> Result<RestoreStatus> {
         let doing = do_alone(&context).await?;
         let begun = {
-            let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut status = self.status.lock();
             if status.state == "running" {
                 return Err(Error::new(
                     ErrorCode::Busy,
@@ -166,7 +166,7 @@ impl Restores {
                 status.before = go_back(&context, id, &status).await;
             }
             crate::types::failpoint::RESTORE_DONE.passed();
-            *this.status.lock().unwrap_or_else(PoisonError::into_inner) = status.clone();
+            *this.status.lock() = status.clone();
             let kept = context
                 .db
                 .write(move |connection| {

@@ -7,10 +7,11 @@
 //!
 //! Nobody acts by what a damaged database says: from the first sign of damage on the lease counts as not held.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
+use parking_lot::RwLock;
 use uuid::Uuid;
 
 use crate::client::http::SignedAs;
@@ -57,11 +58,11 @@ impl Standing {
     }
 
     fn get(&self) -> Inner {
-        *self.inner.read().unwrap_or_else(PoisonError::into_inner)
+        *self.inner.read()
     }
 
     fn change(&self, change: impl FnOnce(&mut Inner)) {
-        change(&mut self.inner.write().unwrap_or_else(PoisonError::into_inner));
+        change(&mut self.inner.write());
     }
 
     /// The cluster and its epoch.

@@ -17,13 +17,14 @@ use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use actix::dev::ToEnvelope;
 use actix::prelude::*;
+use parking_lot::RwLock;
 
 use super::board::Board;
 use crate::types::{Error, ErrorCode, Result};
@@ -102,7 +103,7 @@ impl<A: Actor> Handle<A> {
     }
 
     fn address(&self) -> Option<Addr<A>> {
-        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.current.read().clone()
     }
 
     /// Ends the life of the present incarnation, and answers that of the next one.
@@ -112,7 +113,7 @@ impl<A: Actor> Handle<A> {
     }
 
     fn replace(&self, address: Option<Addr<A>>) {
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = address;
+        *self.current.write() = address;
     }
 
     /// Sends a message and waits for its answer, at most for `deadline`. An actor that is being restarted is

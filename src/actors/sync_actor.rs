@@ -8,10 +8,11 @@
 //! applied.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::{BoxFuture, join_all};
+use parking_lot::Mutex;
 
 use super::context::Context;
 use super::pass::{Timing, Work};
@@ -59,8 +60,8 @@ impl Progress {
     }
 }
 
-fn lock(progress: &Mutex<Progress>) -> std::sync::MutexGuard<'_, Progress> {
-    progress.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(progress: &Mutex<Progress>) -> parking_lot::MutexGuard<'_, Progress> {
+    progress.lock()
 }
 
 /// How far a server's inventory has been compared.

@@ -9,7 +9,7 @@
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::context::Context;
@@ -20,6 +20,7 @@ use crate::db::repair::{Ended, Room, Transfer, lost_transfer};
 use crate::security::ReplicateTicket;
 use crate::types::storage_api::{ReplicaKey, ReplicateRequest};
 use crate::types::{CauseWord, Error, Generation, ObjectId, Result};
+use parking_lot::Mutex;
 
 /// A transfer may take as long as its bytes at this rate need, and [`TRANSFER_TIME_MIN`].
 const SLOWEST_BYTES_PER_SECOND: u64 = 256 << 10;
@@ -45,7 +46,7 @@ struct Inner {
 
 impl Transfers {
     fn with<T>(&self, work: impl FnOnce(&mut Inner) -> T) -> T {
-        work(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner))
+        work(&mut self.inner.lock())
     }
 
     /// Tells whom to wake when a transfer has ended.

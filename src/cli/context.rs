@@ -1,7 +1,7 @@
 //! What every command works with: options, the cluster's clients, the workspace, the remote directory.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use super::config;
 use super::host::trust;
@@ -12,6 +12,7 @@ use super::workspace::{Around, Workspace};
 use crate::client::{Credentials, HttpClient, NameServerClient, StorageClient};
 use crate::types::api::Entry;
 use crate::types::{DfsPath, Error, ErrorCode, Result, ServerId};
+use parking_lot::Mutex;
 
 /// Transfers at the same time unless told otherwise.
 const JOBS_DEFAULT: usize = 16;
@@ -33,12 +34,12 @@ impl Cluster {
 
     /// Remembers that a storage server has hung.
     pub(crate) fn note_hung(&self, server: ServerId) {
-        self.hung.lock().unwrap_or_else(PoisonError::into_inner).insert(server);
+        self.hung.lock().insert(server);
     }
 
     /// The storage servers that have hung.
     pub(crate) fn hung_servers(&self) -> Vec<ServerId> {
-        self.hung.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
+        self.hung.lock().iter().copied().collect()
     }
 
     /// A file or directory, or nothing.
@@ -154,7 +155,7 @@ impl Context {
 
     /// The remote directory that relative paths are resolved against.
     pub(crate) fn cwd(&self) -> DfsPath {
-        self.cwd.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.cwd.lock().clone()
     }
 
     /// Changes it, for the workspace too.
@@ -162,7 +163,7 @@ impl Context {
         if let Some(workspace) = &self.workspace {
             workspace.set_cwd(&path)?;
         }
-        *self.cwd.lock().unwrap_or_else(PoisonError::into_inner) = path;
+        *self.cwd.lock() = path;
         Ok(())
     }
 

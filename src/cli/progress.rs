@@ -8,10 +8,11 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use parking_lot::Mutex;
 use serde::Serialize;
 
 use super::exit::Exit;
@@ -121,7 +122,7 @@ impl Progress {
             return;
         }
         {
-            let mut last = self.0.last_line.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut last = self.0.last_line.lock();
             if last.elapsed() < LINE_INTERVAL {
                 return;
             }
@@ -269,7 +270,7 @@ pub(crate) fn tell_waits(waits: &Waits, quiet: bool) {
 }
 
 fn show_waiting(text: &str) {
-    let mut waiting = WAITING.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut waiting = WAITING.lock();
     let bar = waiting.get_or_insert_with(|| {
         let bar = BARS.add(ProgressBar::new_spinner());
         bar.enable_steady_tick(Duration::from_millis(250));
@@ -280,7 +281,7 @@ fn show_waiting(text: &str) {
 
 /// Takes the line away that says who is waited for: something else is written now.
 pub(crate) fn clear_waiting() {
-    if let Some(bar) = WAITING.lock().unwrap_or_else(PoisonError::into_inner).take() {
+    if let Some(bar) = WAITING.lock().take() {
         bar.finish_and_clear();
     }
 }
@@ -403,7 +404,7 @@ impl Tally {
     }
 
     fn count(&self, change: impl FnOnce(&mut Counts)) {
-        change(&mut self.counts.lock().unwrap_or_else(PoisonError::into_inner));
+        change(&mut self.counts.lock());
     }
 
     pub(crate) fn transferred(&self, bytes: u64) {
@@ -438,7 +439,7 @@ impl Tally {
         log::debug!("{what}: {}", error.chain());
         self.progress.tell(&Failure::of_one(what, error));
         self.count(|counts| counts.failed += 1);
-        *self.last_code.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.code());
+        *self.last_code.lock() = Some(error.code());
         // What the rest of the run will meet again: nobody answers, nobody may, or nothing fits.
         let hopeless = Exit::from(error.code());
         if matches!(hopeless, Exit::Unavailable | Exit::NotPermitted) || error.code() == ErrorCode::OutOfSpace {
@@ -461,7 +462,7 @@ impl Tally {
         if self.in_a_row.load(Relaxed) < FAILURES_IN_A_ROW_MAX {
             return Ok(());
         }
-        let code = self.last_code.lock().unwrap_or_else(PoisonError::into_inner).unwrap_or(ErrorCode::Unavailable);
+        let code = self.last_code.lock().unwrap_or(ErrorCode::Unavailable);
         let message =
             format!("{FAILURES_IN_A_ROW_MAX} transfers in a row failed; stopped. Run it again to send what is missing");
         Err(Error::new(code, message))
@@ -469,7 +470,7 @@ impl Tally {
 
     /// The numbers so far.
     pub(crate) fn counts(&self) -> Counts {
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.counts.lock().clone()
     }
 
     /// The exit code: conflicts first, then whatever was not done.

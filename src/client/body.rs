@@ -5,11 +5,12 @@
 //! a slow disk) has nothing to give, nobody stalls.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use futures_util::Stream;
+use parking_lot::Mutex;
 
 use super::waits::Waiting;
 
@@ -39,7 +40,7 @@ impl<S: Stream> Stream for Watched<S> {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<S::Item>> {
         let polled = self.inner.as_mut().poll_next(cx);
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
         state.source_is_waited_for = polled.is_pending();
         state.last = Instant::now();
         drop(state);
@@ -56,7 +57,7 @@ impl Progress {
     pub(super) async fn stalled(&self, limit: Duration) {
         loop {
             let idle = {
-                let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+                let state = self.0.lock();
                 if state.source_is_waited_for { Duration::ZERO } else { state.last.elapsed() }
             };
             match limit.checked_sub(idle) {

@@ -1,8 +1,9 @@
 //! What a program remembers of servers that hung.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 /// Servers that are remembered.
 const HUNG_MAX: usize = 1_000;
 
@@ -13,11 +14,11 @@ pub struct Hung(Arc<Mutex<HashSet<String>>>);
 impl Hung {
     /// Whether the server at this base URL has hung. It may be well again; others are better asked first.
     pub fn has(&self, base: &str) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(base)
+        self.0.lock().contains(base)
     }
 
     pub(super) fn note(&self, base: &str) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.0.lock();
         if known.len() < HUNG_MAX {
             known.insert(base.into());
         }

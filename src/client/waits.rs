@@ -4,10 +4,11 @@
 //! goes. Whoever shows it asks now and then for the one that has kept everybody waiting ([`Waits::longest`]).
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, MutexGuard};
 /// Names of servers that are remembered.
 const NAMES_MAX: usize = 1_000;
 
@@ -42,7 +43,7 @@ pub struct Waiting {
 
 impl Waits {
     fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock()
     }
 
     /// Whether nobody but the asker has it any more.

@@ -8,9 +8,10 @@
 //! there, such a database cannot say.
 
 use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
+use parking_lot::RwLock;
 
 use super::file_name::full_name;
 use super::room::Room;
@@ -142,7 +143,7 @@ impl Soundness {
 
     /// What is wrong with the database, if anything is.
     pub fn trouble(&self) -> Option<Arc<Trouble>> {
-        self.trouble.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.trouble.read().clone()
     }
 
     /// Refuses what changes, deletes or decides anything while the database is damaged, and what would tell that something
@@ -170,7 +171,7 @@ impl Soundness {
         if damage.of_disk && self.disk_is_full() {
             return None;
         }
-        let mut known = self.trouble.write().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.trouble.write();
         if let Some(trouble) = known.as_ref().filter(|trouble| trouble.unreadable || !unreadable) {
             return Some(trouble.clone());
         }
@@ -196,7 +197,7 @@ impl Soundness {
 
     /// Another database is in its place, or it was restored.
     pub fn clear(&self) {
-        *self.trouble.write().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.trouble.write() = None;
     }
 }
 

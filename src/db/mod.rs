@@ -66,13 +66,14 @@ pub mod verify;
 pub mod why;
 mod words;
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use connection::AnyConnection;
 pub use damage::Soundness;
 use diesel::prelude::*;
 pub use error::{Failure, Step};
+use parking_lot::RwLock;
 pub use room::Room;
 pub use url::DatabaseUrl;
 
@@ -242,14 +243,14 @@ impl Db {
         T: Send + 'static,
         F: FnOnce(&mut AnyConnection) -> Step<T> + Send + 'static,
     {
-        let pool = self.inner.pools.read().unwrap_or_else(PoisonError::into_inner).write.clone();
+        let pool = self.inner.pools.read().write.clone();
         let task = tokio::task::spawn_blocking(move || transaction(&mut *get(&pool)?, work));
         let outcome = task.await.map_err(|error| Error::internal("noting damage panicked").with_source(error))?;
         outcome.map_err(Failure::into_error)
     }
 
     fn set_pools(&self, pools: Pools) {
-        *self.inner.pools.write().unwrap_or_else(PoisonError::into_inner) = pools;
+        *self.inner.pools.write() = pools;
     }
 
     /// Runs a read. It sees one state of the database only inside a single query.
@@ -320,7 +321,7 @@ impl Db {
             return Err(refusal(&trouble));
         }
         // Not before its turn: meanwhile another database may have taken the place.
-        let pools = inner.pools.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let pools = inner.pools.read().clone();
         let pool = if purpose == Use::Read { pools.read } else { pools.write };
         let task = tokio::task::spawn_blocking(move || {
             let _turn = turn;

@@ -9,12 +9,13 @@
 //! A Postgres server keeps its own disk; here it is only noted that it had no room, for a moment, so that people are told.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::file_name::{full_name, with_suffix};
 use super::url::DatabaseUrl;
 use crate::types::{Error, ErrorCode, Result};
+use parking_lot::RwLock;
 
 /// The most that is kept: several times what SQLite's write-ahead log grows to.
 const BALLAST_BYTES_MAX: u64 = 16 << 20;
@@ -77,7 +78,7 @@ impl Room {
 
     /// Why nothing that makes the database grow is taken, if that is so.
     pub fn trouble(&self) -> Option<Arc<str>> {
-        self.short.read().unwrap_or_else(PoisonError::into_inner).as_ref().map(|short| short.sentence.clone())
+        self.short.read().as_ref().map(|short| short.sentence.clone())
     }
 
     /// Refuses what makes the database grow while it is short of room.
@@ -134,7 +135,7 @@ impl Room {
     }
 
     fn note_short(&self) -> Arc<str> {
-        let mut short = self.short.write().unwrap_or_else(PoisonError::into_inner);
+        let mut short = self.short.write();
         if let Some(before) = short.as_mut() {
             before.since = Instant::now();
             return before.sentence.clone();
@@ -147,13 +148,13 @@ impl Room {
     }
 
     fn note_room(&self) {
-        if self.short.write().unwrap_or_else(PoisonError::into_inner).take().is_some() {
+        if self.short.write().take().is_some() {
             log::info!("the database has room again");
         }
     }
 
     fn forget_old(&self) {
-        let mut short = self.short.write().unwrap_or_else(PoisonError::into_inner);
+        let mut short = self.short.write();
         if short.as_ref().is_some_and(|short| short.since.elapsed() >= POSTGRES_TRUST) {
             *short = None;
         }

@@ -108,13 +108,13 @@ mod tests {
     async fn where_there_is_one_connection_one_user_at_most_is_before_those_who_act() {
         let turns = Arc::new(Turns::new(1));
         let first = turns.take(Lane::Users).await.unwrap();
-        let order = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let order = Arc::new(parking_lot::Mutex::new(Vec::new()));
         let mut tasks = Vec::new();
         for (name, lane) in [("user", Lane::Users), ("user", Lane::Users), ("actor", Lane::Acting)] {
             let (turns, order) = (turns.clone(), order.clone());
             tasks.push(tokio::spawn(async move {
                 let turn = turns.take(lane).await.unwrap();
-                order.lock().unwrap().push(name);
+                order.lock().push(name);
                 drop(turn);
             }));
             tokio::task::yield_now().await;
@@ -123,7 +123,7 @@ mod tests {
         for task in tasks {
             task.await.unwrap();
         }
-        assert_eq!(order.lock().unwrap()[0], "actor");
+        assert_eq!(order.lock()[0], "actor");
     }
 
     #[tokio::test]

@@ -1,10 +1,11 @@
 //! What the endpoints share.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix_web::web;
+use parking_lot::Mutex;
 use uuid::Uuid;
 
 use crate::actors::context::Context;
@@ -131,7 +132,7 @@ impl App {
     /// What the token with this hash allows.
     pub async fn grant(&self, hash: Sha256) -> Result<Option<Grant>> {
         let membership = self.context.membership();
-        let known = self.tokens.lock().unwrap_or_else(PoisonError::into_inner).get(&hash).cloned();
+        let known = self.tokens.lock().get(&hash).cloned();
         if let Some(known) = known
             && known.at.elapsed() < TOKEN_TTL
             && known.of == membership
@@ -160,7 +161,7 @@ impl App {
             // When the restore is done, the journal says what it is.
             return Ok(grant);
         }
-        let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tokens = self.tokens.lock();
         if tokens.len() >= TOKENS_MAX {
             tokens.clear();
         }
@@ -171,7 +172,7 @@ impl App {
     /// What a token allows while the database does not answer: to see that, if it was valid not long ago, or is the one that
     /// is derived from the cluster's secret.
     pub fn grant_in_need(&self, hash: Sha256, why: &Error) -> Option<Grant> {
-        let known = self.tokens.lock().unwrap_or_else(PoisonError::into_inner).get(&hash).cloned();
+        let known = self.tokens.lock().get(&hash).cloned();
         let known =
             known.filter(|known| known.at.elapsed() < TOKEN_TTL_IN_NEED && known.of == self.context.membership());
         let only = || only_restore((ErrorCode::Unavailable, why.message().into()));
@@ -223,7 +224,7 @@ impl App {
 
     /// Forgets tokens that were found, after one was revoked here.
     pub fn forget_tokens(&self) {
-        self.tokens.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.tokens.lock().clear();
     }
 }
 

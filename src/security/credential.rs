@@ -9,10 +9,10 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -229,7 +229,7 @@ impl Seen {
     }
 
     fn use_at(&self, nonce: u64, now: Instant) -> Result<()> {
-        let mut generations = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut generations = self.0.lock();
         if now.saturating_duration_since(generations.began) >= REMEMBERED {
             generations.before = std::mem::take(&mut generations.now);
             generations.began = now;

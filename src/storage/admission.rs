@@ -6,9 +6,10 @@
 //! while the disk or another server holds the body up, nobody is slow.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use crate::types::limits::{STALL_TIMEOUT, UPLOAD_PATIENCE, UPLOAD_RATE_MIN_BYTES};
@@ -85,7 +86,7 @@ impl Places {
     }
 
     fn taken(&self) -> MutexGuard<'_, Taken> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+        self.taken.lock()
     }
 
     fn enter(self: &Arc<Self>) -> Result<Place> {
@@ -119,7 +120,7 @@ struct Body {
 
 impl Body {
     fn pace(&self) -> MutexGuard<'_, Pace> {
-        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
+        self.pace.lock()
     }
 }
 

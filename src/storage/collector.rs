@@ -3,11 +3,12 @@
 //! A pass asks about so many of them, and the next one goes on behind them: however many have to wait, each is asked about
 //! in its turn.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{NaiveDateTime, TimeDelta};
 use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
 
 use super::state::Shared;
 use super::store::{ReplicaRow, index};
@@ -55,13 +56,13 @@ async fn pass(shared: Arc<Shared>, behind: Arc<Mutex<Option<Place>>>) -> Result<
     let before = (shared.identity.now() - AGE_MIN).naive_utc();
     let (mut waiting, mut kept, mut deleted) = (0, 0, 0);
     for _ in 0..PAGES_MAX {
-        let place = *behind.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = *behind.lock();
         let rows = shared
             .index
             .read(move |connection| index::pending(connection, before, place, PENDING_BATCH_ITEMS_MAX))
             .await?;
         let next = rows.last().filter(|_| rows.len() == PENDING_BATCH_ITEMS_MAX).map(|row| (row.created, row.key()));
-        *behind.lock().unwrap_or_else(PoisonError::into_inner) = next;
+        *behind.lock() = next;
         if rows.is_empty() {
             break;
         }

@@ -5,11 +5,11 @@
 //!
 //! [`Layout::require_same`]: super::store::Layout::require_same
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::types::storage_api::{Trouble, TroubleCode};
 use crate::types::{Error, ErrorCode, Result};
+use parking_lot::{Mutex, MutexGuard};
 
 /// From the end of a probe to the beginning of the next one.
 const PROBE_INTERVAL: Duration = Duration::from_secs(3);
@@ -37,7 +37,7 @@ pub struct Probe<'a> {
 
 impl Condition {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// The trouble that is known of. Never waits for a disk.

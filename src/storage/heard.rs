@@ -2,10 +2,10 @@
 //! journal's copies have, and how many storage servers belong to the cluster. A restore that finds only an older journal, or
 //! only some of the servers, then knows that something is missing.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::types::storage_api::Told;
+use parking_lot::Mutex;
 
 /// The names of the settings that remember it: version, servers.
 pub const SETTINGS: [&str; 2] = ["heard_version", "heard_servers"];
@@ -31,7 +31,7 @@ impl Heard {
 
     /// What is known now.
     pub fn told(&self) -> Told {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).told
+        self.0.lock().told
     }
 
     /// Takes what a name server told. Answers what is to be written down now, if it is time.
@@ -40,7 +40,7 @@ impl Heard {
     }
 
     fn note_at(&self, told: Told, now: Instant) -> Option<Told> {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.0.lock();
         // Whoever is behind, as a database that was set back, does not know how many they are now.
         if told.version >= state.told.version {
             state.told = told;
@@ -55,7 +55,7 @@ impl Heard {
 
     /// Writing it down failed: it is tried again.
     pub fn not_written(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).written = None;
+        self.0.lock().written = None;
     }
 }
 

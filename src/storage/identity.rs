@@ -1,10 +1,11 @@
 //! Who a storage server is: identity, cluster, epoch, term, and the cluster's time.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Instant;
 
 use chrono::Utc;
+use parking_lot::{Mutex, RwLock};
 use uuid::Uuid;
 
 use crate::client::http::{SignedAs, Standing as ClientStanding};
@@ -52,12 +53,12 @@ impl Identity {
 
     /// What is known now.
     pub fn standing(&self) -> Standing {
-        *self.standing.read().unwrap_or_else(PoisonError::into_inner)
+        *self.standing.read()
     }
 
     /// Takes what a registration told.
     pub fn joined(&self, cluster: Uuid, server: ServerId, epoch: i64, time: Time) {
-        let mut standing = self.standing.write().unwrap_or_else(PoisonError::into_inner);
+        let mut standing = self.standing.write();
         standing.cluster = Some(cluster);
         standing.server = Some(server);
         if epoch > standing.epoch {
@@ -69,7 +70,7 @@ impl Identity {
 
     /// Raises epoch and term to those of a request. Answers whether that changed anything.
     pub fn raise(&self, epoch: i64, term: i64) -> bool {
-        let mut standing = self.standing.write().unwrap_or_else(PoisonError::into_inner);
+        let mut standing = self.standing.write();
         let newer = (epoch, term) > (standing.epoch, standing.term);
         if newer {
             (standing.epoch, standing.term) = (epoch, term);
@@ -80,7 +81,7 @@ impl Identity {
     /// The cluster's time: what the name server told last, moved on by a clock that never jumps. Before the
     /// first registration, this machine's.
     pub fn now(&self) -> Time {
-        match *self.clock.lock().unwrap_or_else(PoisonError::into_inner) {
+        match *self.clock.lock() {
             Some((time, at)) => bounds::moved_on(time, at.elapsed()),
             None => Utc::now(),
         }
@@ -119,17 +120,17 @@ impl Identity {
             log::error!("a name server tells a wrong time: {error}");
             return;
         }
-        *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = Some((time, Instant::now()));
+        *self.clock.lock() = Some((time, Instant::now()));
     }
 
     /// Whether an upload of this copy is under way.
     pub fn is_in_flight(&self, key: ReplicaKey) -> bool {
-        self.in_flight.lock().unwrap_or_else(PoisonError::into_inner).contains(&key)
+        self.in_flight.lock().contains(&key)
     }
 
     /// Claims a copy's name for one upload at a time; nothing is ever written over.
     pub fn claim(&self, key: ReplicaKey) -> Result<Claim> {
-        let mut in_flight = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut in_flight = self.in_flight.lock();
         if !in_flight.insert(key) {
             return Err(Error::new(ErrorCode::Busy, format!("another upload of {key} is under way")));
         }
@@ -146,7 +147,7 @@ pub struct Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        self.in_flight.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+        self.in_flight.lock().remove(&self.key);
     }
 }
 

@@ -4,9 +4,8 @@
 //! with the metadata. Only after that it is given new files. The name server reads inventories of live servers only, so
 //! that it asks for one shows that far more than the registration has gone well.
 
-use std::sync::{Mutex, PoisonError};
-
 use super::identity::Standing;
+use parking_lot::Mutex;
 
 /// It takes part in everything.
 pub const OK: &str = "ok";
@@ -34,14 +33,14 @@ struct Asked {
 impl Readiness {
     /// Notes that a page of the inventory was read.
     pub fn page_read(&self, epoch: i64, is_last: bool) {
-        let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut asked = self.0.lock();
         let whole = is_last || asked.is_some_and(|before| before.epoch == epoch && before.whole);
         *asked = Some(Asked { epoch, whole });
     }
 
     /// The word for a server of this standing.
     pub fn word(&self, standing: &Standing) -> &'static str {
-        let asked = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let asked = *self.0.lock();
         match asked.filter(|asked| asked.epoch == standing.epoch) {
             _ if standing.server.is_none() => UNREGISTERED,
             None => WAITING,

@@ -5,11 +5,12 @@
 //! upload of unknown size promises a piece at a time. The file system is asked on a thread that may wait for a disk, at
 //! most once in `SEEN_FOR` unless the answer decides, and what was written since is taken off until the next time.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::store::Layout;
 use crate::types::{Error, ErrorCode, Result};
+use parking_lot::{Mutex, MutexGuard};
 
 /// How long an answer of the file system is good for.
 const SEEN_FOR: Duration = Duration::from_millis(500);
@@ -50,7 +51,7 @@ impl Room {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Bytes of the file system, and bytes of it that new objects may take, asked now.

@@ -1,10 +1,11 @@
 //! The storage daemon: start and end.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use actix_web::{App, middleware, web};
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 

@@ -1,10 +1,11 @@
 //! What the endpoints and the actors of the daemon share.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use actix_web::web;
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
@@ -121,7 +122,7 @@ impl DiskFacts {
 impl Shared {
     /// Whether it has registered within this time, and since the last restore.
     pub fn registered_within(&self, time: Duration) -> bool {
-        let registered = *self.registered.lock().unwrap_or_else(PoisonError::into_inner);
+        let registered = *self.registered.lock();
         registered.is_some_and(|(at, epoch)| at.elapsed() < time && epoch == self.identity.standing().epoch)
     }
 
@@ -134,7 +135,7 @@ impl Shared {
                 let _permit = permit;
                 let trouble = shared.layout.trouble();
                 let facts = DiskFacts::look(&shared.layout, &shared.index)?;
-                *shared.disk.lock().unwrap_or_else(PoisonError::into_inner) = facts;
+                *shared.disk.lock() = facts;
                 Ok::<_, Error>(trouble)
             });
             // A disk that hangs is for the prober to say.
@@ -143,7 +144,7 @@ impl Shared {
                     looked.map_err(|error| Error::internal("a look at the disk panicked").with_source(error))??;
             }
         }
-        let facts = *self.disk.lock().unwrap_or_else(PoisonError::into_inner);
+        let facts = *self.disk.lock();
         Ok((facts, trouble.or_else(|| self.condition.known())))
     }
 
@@ -163,12 +164,12 @@ impl Shared {
     /// Notes a registration.
     pub fn note_registration(&self) {
         let now = (Instant::now(), self.identity.standing().epoch);
-        *self.registered.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+        *self.registered.lock() = Some(now);
     }
 
     /// Has it register anew within a second.
     pub fn forget_registration(&self) {
-        *self.registered.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.registered.lock() = None;
     }
 
     /// Reads what the gauges show.

@@ -2,13 +2,14 @@
 //! files are to be looked for, and whether this server still trusts its disk.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::actors::pass::Nudge;
 use crate::actors::{Handle, PassActor};
 use crate::types::storage_api::ReplicaKey;
+use parking_lot::Mutex;
 
 /// Copies that wait to be looked at; one more is dropped, and found by the round or by the next reader.
 const SUSPECTS_MAX: usize = 1_000;
@@ -34,7 +35,7 @@ pub struct Suspects {
 impl Suspects {
     /// Hands a copy to the scrubber, which looks at it at once.
     pub fn add(&self, key: ReplicaKey) {
-        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut queue = self.queue.lock();
         if queue.len() < SUSPECTS_MAX && !queue.contains(&key) {
             queue.push_back(key);
         }
@@ -48,7 +49,7 @@ impl Suspects {
     /// read, begins nothing anew.
     pub fn want_read(&self, key: ReplicaKey, size: u64) {
         let now = Instant::now();
-        let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut wanted = self.wanted.lock();
         wanted.retain(|_, until| *until > now);
         if wanted.len() >= SUSPECTS_MAX || wanted.contains_key(&key) {
             return;
@@ -60,12 +61,12 @@ impl Suspects {
 
     /// Somebody who asked for a copy has heard what came of it.
     pub fn is_told(&self, key: ReplicaKey) {
-        self.wanted.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+        self.wanted.lock().remove(&key);
     }
 
     /// The one that waits for the longest time.
     pub fn take(&self) -> Option<ReplicaKey> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+        self.queue.lock().pop_front()
     }
 
     /// A file is gone: perhaps it is not the only one.

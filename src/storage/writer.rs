@@ -1,13 +1,14 @@
 //! The `IndexWriter`: the one writer of the index, which drains what waits into one transaction.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::NaiveDateTime;
 use diesel::prelude::*;
 use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
 
 use super::store::index::{replicas, settings, small_bytes};
 use super::store::quarantine::{self, Aside};
@@ -105,7 +106,7 @@ impl BatchWork for WriteIndex {
         let changes = self.changes.clone();
         Box::pin(async move {
             let task = tokio::task::spawn_blocking(move || {
-                let mut connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut connection = connection.lock();
                 let answers = write_where_it_counts(&mut connection, &layout, &items);
                 match index::setting(&mut connection, index::CHANGES) {
                     Ok(now) => changes.store(now, Ordering::Relaxed),

@@ -203,7 +203,9 @@ pub fn setup() {
 
 #[cfg(feature = "failpoints")]
 mod armed {
-    use std::sync::{LazyLock, Mutex, PoisonError};
+    use std::sync::LazyLock;
+
+    use parking_lot::Mutex;
 
     /// What the environment says, where that is a file, and how often the point may still be passed.
     #[derive(Default)]
@@ -244,7 +246,7 @@ mod armed {
     }
 
     pub fn passed(name: &str) {
-        if SENTENCE.lock().unwrap_or_else(PoisonError::into_inner).passed(name) {
+        if SENTENCE.lock().passed(name) {
             eprintln!("crash point {name}: the process dies");
             std::process::abort();
         }

@@ -19,12 +19,13 @@ use std::collections::BTreeMap;
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix_tls::accept::rustls_0_23::TlsStream;
 use actix_web::dev::Extensions;
 use actix_web::rt::net::TcpStream as ServedStream;
+use parking_lot::{Mutex, MutexGuard};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::types::limits::{KEEP_ALIVE_TIMEOUT, REQUEST_HEAD_TIMEOUT, SEND_STALL_TIMEOUT};
@@ -155,7 +156,7 @@ impl Connections {
     }
 
     fn queues(&self) -> MutexGuard<'_, Queues> {
-        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queues.lock()
     }
 
     /// Takes a new connection in; for `HttpServer::on_connect`.

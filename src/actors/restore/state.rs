@@ -1,11 +1,12 @@
 //! What is known of the restore under way in this process, and of the storage servers that it may need.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::actors::announced::Announced;
 use crate::db::restore::progress::Progress;
 use crate::types::api::RestoreStatus;
+use parking_lot::Mutex;
 
 /// Storage servers that have announced themselves, and the restore under way.
 #[derive(Default)]
@@ -22,7 +23,7 @@ pub struct Restores {
 impl Restores {
     /// How the restore of this process goes on, or went.
     pub fn status(&self) -> RestoreStatus {
-        let status = self.status.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let status = self.status.lock().clone();
         let progress = self.progress.view().filter(|_| status.state == "running");
         RestoreStatus { progress, ..status }
     }
@@ -35,7 +36,7 @@ impl Restores {
 
     pub(super) fn step(&self, step: impl Into<String>) {
         let step = step.into();
-        let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut status = self.status.lock();
         if status.step != step {
             log::info!("restore: {step}");
             self.progress.leave();

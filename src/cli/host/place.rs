@@ -13,8 +13,8 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{File, Permissions};
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
-use std::sync::{Mutex, PoisonError};
 
+use parking_lot::Mutex;
 use rustix::fs::{AtFlags, RenameFlags, linkat, renameat, renameat_with, unlinkat};
 use rustix::io::Errno;
 
@@ -212,7 +212,7 @@ fn rename_to_free(dir: &HostDir, from: &OsStr, to: &OsStr) -> rustix::io::Result
     }
     // The file system can do neither. What is left is a look just before, one transfer at a time: of two names that
     // it takes for one, both would be free.
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = ALONE.lock();
     match Look::at(dir, to) {
         Err(Errno::NOENT) => renameat(dir, from, dir, to),
         Err(error) => Err(error),

@@ -16,9 +16,10 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
@@ -289,7 +290,7 @@ impl StateWriter {
         let line = serde_json::to_string(&Record { path: path.into(), is })
             .map_err(|error| Error::internal("the state cannot be written").with_source(error))?;
         let batch = {
-            let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut journal = self.journal.lock();
             if journal.waiting.records == 0 {
                 journal.since = Instant::now();
             }
@@ -309,7 +310,7 @@ impl StateWriter {
     async fn write(&self, batch: Batch) -> Result<()> {
         let (control, synced, written) = (self.control.clone(), self.synced.clone(), self.written.clone());
         let task = tokio::task::spawn_blocking(move || {
-            let mut written = written.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut written = written.lock();
             sighting::raise(&control, batch.highest)?;
             append(&control, synced.as_ref(), &batch.lines)?;
             *written += batch.records;
@@ -324,7 +325,7 @@ impl StateWriter {
 
     /// Writes everything into the state.
     pub(crate) async fn finish(&self) -> Result<()> {
-        let batch = std::mem::take(&mut self.journal.lock().unwrap_or_else(PoisonError::into_inner).waiting);
+        let batch = std::mem::take(&mut self.journal.lock().waiting);
         self.write(batch).await?;
         let control = self.control.clone();
         let task = tokio::task::spawn_blocking(move || compact(&control));

@@ -1,9 +1,9 @@
 //! How far a restore is, and its end before the end: both reach into transactions that run on other threads.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use crate::types::api::RestoreProgress;
@@ -32,7 +32,7 @@ struct Step {
 
 impl Progress {
     fn lock(&self) -> MutexGuard<'_, Option<Step>> {
-        self.step.lock().unwrap_or_else(PoisonError::into_inner)
+        self.step.lock()
     }
 
     /// A restore begins: nobody has ended it.

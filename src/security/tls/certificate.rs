@@ -2,9 +2,10 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
+use parking_lot::{Mutex, RwLock};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert};
@@ -89,7 +90,7 @@ impl ServerCertificate {
             }
             Ok(new)
         });
-        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut refused = self.refused.lock();
         match usable {
             Ok(new) if new.digest == current.digest => {
                 *refused = None;
@@ -97,7 +98,7 @@ impl ServerCertificate {
             }
             Ok(new) => {
                 *refused = None;
-                *self.current.write().unwrap_or_else(PoisonError::into_inner) = new;
+                *self.current.write() = new;
                 Reload::Replaced
             }
             Err((digest, error)) => {
@@ -121,7 +122,7 @@ impl ServerCertificate {
 
     /// When the chain in use is valid, and what is wrong with newer files, if they cannot be used.
     pub fn status(&self) -> CertificateStatus {
-        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let refused = self.refused.lock();
         CertificateStatus {
             validity: self.loaded().facts.validity,
             refused: refused.as_ref().filter(|refused| refused.told).map(|refused| refused.reason.clone()),
@@ -145,13 +146,13 @@ impl ServerCertificate {
     }
 
     fn loaded(&self) -> Loaded {
-        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.current.read().clone()
     }
 }
 
 impl ResolvesServerCert for ServerCertificate {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.current.read().unwrap_or_else(PoisonError::into_inner).key.clone())
+        Some(self.current.read().key.clone())
     }
 }
 

@@ -2,8 +2,9 @@
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock};
 
+use parking_lot::RwLock;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
@@ -39,7 +40,7 @@ impl Trust {
     pub fn reload(&self) -> Result<bool> {
         let Some(file) = &self.file else { return Ok(false) };
         let new = read(Some(file))?;
-        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        let mut current = self.current.write();
         let changed = new.digest != current.digest;
         if changed {
             *current = new;
@@ -118,7 +119,7 @@ impl ServerCertVerifier for Trust {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> std::result::Result<ServerCertVerified, rustls::Error> {
-        let verifier = self.current.read().unwrap_or_else(PoisonError::into_inner).verifier.clone();
+        let verifier = self.current.read().verifier.clone();
         let verifier = verifier.ok_or(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer))?;
         verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
     }

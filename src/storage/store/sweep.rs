@@ -185,7 +185,8 @@ fn remove(layout: &Layout, name: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::sync::Mutex;
+
+    use parking_lot::Mutex;
 
     use super::*;
     use crate::actors::batch::BatchWork;
@@ -255,7 +256,7 @@ mod tests {
         let connection = Arc::new(Mutex::new(crate::storage::store::opening::make(&layout.index_path()).unwrap()));
         let writer = WriteIndex { layout: layout.clone(), connection: connection.clone(), changes: Default::default() };
         let index = Index::open(&layout).unwrap();
-        let doubtful = || is_doubtful(&layout, &mut connection.lock().unwrap()).unwrap();
+        let doubtful = || is_doubtful(&layout, &mut connection.lock()).unwrap();
         let write = async |changes: Vec<IndexChange>| {
             let count: usize = writer.run(changes).await.into_iter().map(Result::unwrap).sum();
             count

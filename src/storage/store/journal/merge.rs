@@ -10,9 +10,9 @@
 
 use std::collections::HashSet;
 use std::io::Write;
-use std::sync::{MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
+use parking_lot::MutexGuard;
 use uuid::Uuid;
 
 use super::held::{HeldFile, file_name};
@@ -54,15 +54,11 @@ impl Merge {
 
 impl Journal {
     fn merging(&self) -> Option<MutexGuard<'_, Memory>> {
-        match self.merging.try_lock() {
-            Ok(memory) => Some(memory),
-            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-            Err(TryLockError::WouldBlock) => None,
-        }
+        self.merging.try_lock()
     }
 
     fn is_read(&self) -> bool {
-        let read = *self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let read = *self.read.lock();
         read.is_some_and(|at| at.elapsed() < READING)
     }
 
@@ -129,7 +125,7 @@ impl Journal {
                 Err(_) => {
                     let checked = self.check(part, cluster)?;
                     if checked.damage.is_some() {
-                        self.damaged.lock().unwrap_or_else(PoisonError::into_inner).push(checked);
+                        self.damaged.lock().push(checked);
                     }
                     return Ok(None);
                 }
@@ -174,7 +170,7 @@ impl Journal {
             _ => {
                 let checked = self.check(&cover, cluster)?;
                 if checked.damage.is_some() {
-                    self.damaged.lock().unwrap_or_else(PoisonError::into_inner).push(checked);
+                    self.damaged.lock().push(checked);
                 }
                 return Ok(0);
             }

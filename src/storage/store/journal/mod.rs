@@ -14,9 +14,10 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{BufReader, Write};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
@@ -120,7 +121,7 @@ impl Journal {
 
     /// Files that were found damaged since this was last asked.
     pub fn take_damaged(&self) -> Vec<Checked> {
-        std::mem::take(&mut self.damaged.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut self.damaged.lock())
     }
 
     fn check(&self, file: &HeldFile, cluster: Option<Uuid>) -> Result<Checked> {
@@ -152,16 +153,16 @@ impl Journal {
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+        self.held.lock()
     }
 
     fn note_position(&self, held: &Held) {
-        *self.position.lock().unwrap_or_else(PoisonError::into_inner) = held.position().cloned();
+        *self.position.lock() = held.position().cloned();
     }
 
     /// Where the copy ends. Never waits for a disk.
     pub fn position(&self) -> Option<JournalPosition> {
-        self.position.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.position.lock().clone()
     }
 
     /// What is told of it. It is known in memory.
@@ -190,7 +191,7 @@ impl Journal {
     }
 
     fn note_read(&self) {
-        *self.read.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        *self.read.lock() = Some(Instant::now());
     }
 
     fn previous(&self) -> Vec<JournalFile> {

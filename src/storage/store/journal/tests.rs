@@ -283,7 +283,7 @@ impl Server {
     /// Merges until there is nothing to merge, as the actor does. Answers how often.
     fn merge_all(&self) -> usize {
         let journal = self.journal();
-        *journal.read.lock().unwrap() = None;
+        *journal.read.lock() = None;
         let mut merges = 0;
         while let Some(merge) = journal.next_merge() {
             assert!(journal.merge(&merge, Some(ORIGIN.cluster)).unwrap());
@@ -293,7 +293,7 @@ impl Server {
     }
 
     fn remove_covered(&self) -> usize {
-        *self.journal().read.lock().unwrap() = None;
+        *self.journal().read.lock() = None;
         self.journal().remove_covered(Some(ORIGIN.cluster)).unwrap()
     }
 
