@@ -244,9 +244,18 @@ impl Context {
 
     /// The storage servers as they are now.
     pub async fn fresh_servers(&self) -> Result<Arc<Vec<ServerView>>> {
+        let asked = Instant::now();
         let servers = Arc::new(self.db.read(|connection| Ok(server_views(connection)?)).await?);
-        *self.servers.lock() = Some((Instant::now(), servers.clone()));
+        keep_newest(&mut self.servers.lock(), asked, servers.clone());
         Ok(servers)
+    }
+}
+
+/// Remembers what was seen, by the time at which it was asked for: what a slow read brings must not take the place of what a
+/// later one has seen, nor pass for younger than it is.
+fn keep_newest<T>(known: &mut Option<(Instant, T)>, asked: Instant, seen: T) {
+    if known.as_ref().is_none_or(|(at, _)| *at <= asked) {
+        *known = Some((asked, seen));
     }
 }
 
@@ -258,6 +267,17 @@ pub fn takes_files(server: &ServerView) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_slow_read_takes_no_newer_ones_place() {
+        let (early, mut known) = (Instant::now(), None);
+        let late = early + Duration::from_millis(1);
+        keep_newest(&mut known, late, "a server is down");
+        keep_newest(&mut known, early, "all are live");
+        assert_eq!(known, Some((late, "a server is down")));
+        keep_newest(&mut known, late + Duration::from_secs(1), "it is back");
+        assert_eq!(known.map(|(_, seen)| seen), Some("it is back"));
+    }
 
     #[test]
     fn tickets_outlive_slow_uploads_and_not_more() {

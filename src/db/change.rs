@@ -247,16 +247,9 @@ impl<'c> Changes<'c> {
         let why: HashMap<i64, &Released> = candidates.iter().map(|released| (released.object, released)).collect();
         let deletion = |copy: &ReplicaRow| {
             let why = why.get(&copy.object);
-            OutboxRow {
-                server: copy.server,
-                object: copy.object,
-                generation: copy.generation,
-                version,
-                queued: self.now,
-                not_before: self.now + times.read_ticket,
-                reason: why.map_or(CauseWord::Unknown, |why| why.cause).word().into(),
-                by_token: why.and_then(|why| why.by.clone()),
-            }
+            let cause = why.map_or(CauseWord::Unknown, |why| why.cause);
+            let row = OutboxRow::new(copy.server, (copy.object, copy.generation), version, cause, self.now);
+            OutboxRow { by_token: why.and_then(|why| why.by.clone()), ..row.after(times.read_ticket) }
         };
         let outbox: Vec<OutboxRow> = copies.iter().map(deletion).collect();
         dialect::insert_outbox(self.connection, &outbox)?;

@@ -315,14 +315,7 @@ fn fresh(
     if staying < parent.copies_wanted {
         // A server that drains will not come back; one that was missed may, within the delay.
         let delay = if staying < holders as i32 { TimeDelta::zero() } else { new.repair_delay };
-        new.repairs.push(RepairRow {
-            object: object.id,
-            copies: staying,
-            queued: changes.now,
-            next_attempt: changes.now + delay,
-            attempts: 0,
-            last_error: None,
-        });
+        new.repairs.push(RepairRow::new((object.id, staying), changes.now, changes.now + delay));
     }
     new.objects.push(object);
     Ok(committed(upload, version, parent.copies_wanted, counted))

@@ -284,15 +284,9 @@ pub fn drop_stale(connection: &mut AnyConnection, ids: &[i64], read_ttl: TimeDel
     let copies: Vec<ReplicaRow> =
         replicas::table.filter(replicas::object.eq_any(&dead)).select(ReplicaRow::as_select()).load(connection)?;
     let (now, version) = (dialect::clock(connection)?, cluster::table.select(cluster::last_version).first(connection)?);
-    let deletion = |copy: &ReplicaRow| OutboxRow {
-        server: copy.server,
-        object: copy.object,
-        generation: copy.generation,
-        version,
-        queued: now,
-        not_before: now + read_ttl,
-        reason: CauseWord::Unreferenced.word().into(),
-        by_token: None,
+    let cause = CauseWord::Unreferenced;
+    let deletion = |copy: &ReplicaRow| {
+        OutboxRow::new(copy.server, (copy.object, copy.generation), version, cause, now).after(read_ttl)
     };
     dialect::insert_outbox(connection, &copies.iter().map(deletion).collect::<Vec<_>>())?;
     diesel::delete(replicas::table.filter(replicas::object.eq_any(&dead))).execute(connection)?;

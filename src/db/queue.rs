@@ -110,14 +110,7 @@ pub fn wake(connection: &mut AnyConnection, ids: &[i64], now: NaiveDateTime) -> 
 }
 
 fn insert(connection: &mut AnyConnection, places: &[(i64, i32)], now: NaiveDateTime) -> QueryResult<usize> {
-    let row = |(object, copies): &(i64, i32)| RepairRow {
-        object: *object,
-        copies: *copies,
-        queued: now,
-        next_attempt: now,
-        attempts: 0,
-        last_error: None,
-    };
+    let row = |place: &(i64, i32)| RepairRow::new(*place, now, now);
     dialect::queue_repairs(connection, &places.iter().map(row).collect::<Vec<_>>())
 }
 

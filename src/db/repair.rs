@@ -445,17 +445,8 @@ impl Written {
 
     fn trim(&mut self, loaded: &Loaded, id: i64, server: ServerId, why: CauseWord, rules: &Rules) {
         let Some(generation) = loaded.generation(id, server) else { return };
-        self.trimmed.push(OutboxRow {
-            server: server.0,
-            object: id,
-            generation: generation.0,
-            version: self.last_version,
-            queued: self.now,
-            // Whoever got a ticket for this copy may still read it.
-            not_before: self.now + rules.read_ttl,
-            reason: why.word().into(),
-            by_token: None,
-        });
+        let row = OutboxRow::new(server.0, (id, generation.0), self.last_version, why, self.now);
+        self.trimmed.push(row.after(rules.read_ttl));
         if why == CauseWord::Rebalanced {
             self.moves_over.push(id);
             self.moved.0 += 1;
@@ -552,16 +543,7 @@ fn give_up_copy(
         .filter(replicas::generation.eq(generation).and(replicas::state.eq(ReplicaRow::COPYING)));
     if diesel::delete(row).execute(connection)? > 0 {
         let version = last_version(connection)?;
-        let row = OutboxRow {
-            server,
-            object,
-            generation,
-            version,
-            queued: now,
-            not_before: now,
-            reason: CauseWord::CopyFailed.word().into(),
-            by_token: None,
-        };
+        let row = OutboxRow::new(server, (object, generation), version, CauseWord::CopyFailed, now);
         dialect::insert_outbox(connection, &[row])?;
     }
     Ok(())

@@ -1,14 +1,14 @@
 //! Rows as they are stored. Times are naive UTC; ids are plain numbers.
 #![allow(missing_docs, reason = "the migrations comment each column")]
 
-use chrono::NaiveDateTime;
+use chrono::{NaiveDateTime, TimeDelta};
 use diesel::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::schema::*;
 use crate::decisions::room::Filling;
 use crate::types::storage_api::Peer;
-use crate::types::{AdminState, Health, Mode, Result, Sha256, Time};
+use crate::types::{AdminState, CauseWord, Health, Mode, Result, Sha256, Time};
 
 /// A stored time as the rest of the program has it.
 pub fn utc(time: NaiveDateTime) -> Time {
@@ -193,6 +193,13 @@ pub struct RepairRow {
     pub last_error: Option<String>,
 }
 
+impl RepairRow {
+    /// An object that is to be looked at from `next_attempt` on, and so many copies of which are at hand.
+    pub fn new((object, copies): (i64, i32), queued: NaiveDateTime, next_attempt: NaiveDateTime) -> Self {
+        Self { object, copies, queued, next_attempt, attempts: 0, last_error: None }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Queryable, Selectable, Insertable)]
 #[diesel(table_name = outbox, treat_none_as_default_value = false)]
 pub struct OutboxRow {
@@ -204,6 +211,20 @@ pub struct OutboxRow {
     pub not_before: NaiveDateTime,
     pub reason: String,
     pub by_token: Option<String>,
+}
+
+impl OutboxRow {
+    /// The deletion of a copy `(object, generation)` on a server, decided at a version, for a cause.
+    pub fn new(server: i64, copy: (i64, i64), version: i64, cause: CauseWord, now: NaiveDateTime) -> Self {
+        let (object, generation) = copy;
+        let reason = cause.word().into();
+        Self { server, object, generation, version, queued: now, not_before: now, reason, by_token: None }
+    }
+
+    /// Whoever got a ticket for this copy may still read it for so long.
+    pub fn after(self, read_ttl: TimeDelta) -> Self {
+        Self { not_before: self.queued + read_ttl, ..self }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Queryable, Selectable, Insertable)]

@@ -221,17 +221,9 @@ impl Write {
                 self.applied.adopted += 1;
             }
             Verdict::Delete(why) => {
-                let row = OutboxRow {
-                    server: self.server,
-                    object: key.object.0,
-                    generation: key.generation.0,
-                    version: self.version,
-                    queued: self.now,
-                    not_before: self.now + self.read_ttl,
-                    reason: CauseWord::Outdated.word().into(),
-                    by_token: None,
-                };
-                dialect::insert_outbox(connection, &[row])?;
+                let copy = (key.object.0, key.generation.0);
+                let row = OutboxRow::new(self.server, copy, self.version, CauseWord::Outdated, self.now);
+                dialect::insert_outbox(connection, &[row.after(self.read_ttl)])?;
                 self.event(key, EventKind::ReplicaOutdated, format!("this copy will be deleted: {why}"));
                 self.applied.deleted += 1;
             }

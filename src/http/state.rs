@@ -140,6 +140,7 @@ impl App {
             let now = self.context.standing.now();
             return Ok(known.grant.filter(|grant| !grant.has_ended(now)));
         }
+        let asked = Instant::now();
         let is_first = self.is_first_token(hash);
         let waiting = if is_first { self.waits_for_restore().await } else { None };
         let found = self.context.db.read(move |connection| crate::db::token::find(connection, hash)).await;
@@ -165,7 +166,7 @@ impl App {
         if tokens.len() >= TOKENS_MAX {
             tokens.clear();
         }
-        tokens.insert(hash, KnownToken { at: Instant::now(), of: membership, grant: grant.clone() });
+        tokens.insert(hash, KnownToken { at: asked, of: membership, grant: grant.clone() });
         Ok(grant)
     }
 
@@ -203,8 +204,9 @@ impl App {
         {
             return Ok(counts.clone());
         }
+        let asked = Instant::now();
         let counts = self.context.db.read(crate::db::report::counts).await?;
-        *known = Some((Instant::now(), counts.clone()));
+        *known = Some((asked, counts.clone()));
         Ok(counts)
     }
 
@@ -217,8 +219,9 @@ impl App {
         {
             return Ok(readiness.clone());
         }
+        let asked = Instant::now();
         let readiness = look.await?;
-        *known = Some((Instant::now(), readiness.clone()));
+        *known = Some((asked, readiness.clone()));
         Ok(readiness)
     }
 
