@@ -2,7 +2,7 @@
 //! `SnapshotSender`. All of it is found out anew after a start.
 //!
 //! A holder that cannot go on without a snapshot *is filled*; one that can and has outgrown its last snapshot gets one beside
-//! the segments. A [`Claim`] stands for a snapshot under way: it is dropped with the work, however that ends, so that none is
+//! the segments. A `Claim` stands for a snapshot under way: it is dropped with the work, however that ends, so that none is
 //! begun twice and none is forgotten. From the version at which its reading began the database keeps its journal.
 
 use std::collections::HashMap;

@@ -21,7 +21,7 @@
 //! | [`options`] | what can be set |
 //! | [`command`] | what the command line says to do |
 //! | [`state`] | what the endpoints and the actors share |
-//! | [`server`] | start and end of the daemon |
+//! | `server` | start and end of the daemon |
 
 pub mod admission;
 pub mod collector;

@@ -13,7 +13,7 @@
 //!
 //! A copy whose file is gone needs no second reading: the `IndexWriter` looks once more and takes its row out of the
 //! inventory, and then the name server is told. One that is gone is rarely alone, so all files are looked for then, as
-//! at the start: directory by directory, the names against the rows ([`sweep`]).
+//! at the start: directory by directory, the names against the rows ([`super::store::sweep`]).
 //!
 //! Many at once mean that the disk or the memory is bad, and then every verdict of this server is doubtful: an
 //! alarm is raised, nothing is moved any more, and the name server is told so with each report. What was found stays

@@ -4,7 +4,7 @@
 //! are one journal without a gap, unless a disk loses some: then the position falls back to what is still linked,
 //! and files beyond stay, because together with another server's they may be worth something.
 //!
-//! Segments that follow each other are merged ([`merge`]), so that files stay few: nothing that is asked or told each second
+//! Segments that follow each other are merged (`merge`), so that files stay few: nothing that is asked or told each second
 //! looks into the directory.
 
 mod held;
