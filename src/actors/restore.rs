@@ -123,14 +123,17 @@ impl Restores {
         request: RestoreRequest,
         by_first_token: bool,
     ) -> Result<RestoreStatus> {
+        let busy =
+            || Error::new(ErrorCode::Busy, "a restore is under way already; `holdfast restore --status` follows it");
+        // The one of this process holds the lock, too: it is told as what it is.
+        if self.status().state == "running" {
+            return Err(busy());
+        }
         let doing = do_alone(&context).await?;
         let begun = {
             let mut status = self.status.lock();
             if status.state == "running" {
-                return Err(Error::new(
-                    ErrorCode::Busy,
-                    "a restore is under way already; `holdfast restore --status` follows it",
-                ));
+                return Err(busy());
             }
             *status = RestoreStatus { state: "running".into(), started: Some(Utc::now()), ..RestoreStatus::default() };
             self.by_first_token.store(by_first_token, Ordering::SeqCst);

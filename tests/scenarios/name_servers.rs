@@ -152,6 +152,8 @@ fn a_restore_through_the_other_one_is_the_same(cluster: &Cluster, database: &str
     assert_eq!(seen["state"], "running");
     let refused = second.post("/api/v1/restore", "{\"force\":true}");
     assert!(refused.code() == "busy" && refused.body.contains("another name server"), "{}", refused.body);
+    let again = first.post("/api/v1/restore", "{\"force\":true}");
+    assert!(again.code() == "busy" && !again.body.contains("another name server"), "{}", again.body);
     session.batch_execute("ROLLBACK").unwrap();
     for http in [&first, &second] {
         let done = wait_for("it ends", 60, || {
